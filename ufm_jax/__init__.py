@@ -1,0 +1,53 @@
+"""ufm_jax: a numerical landscape explorer for the unconstrained feature model of neural collapse.
+
+Public names are imported on first use, so that `ufm --help` does not wait for JAX. Verdicts need float64:
+`jax.config.update("jax_enable_x64", True)` is the caller's to say; the command line, the experiments and the
+tests say it.
+"""
+
+import importlib
+import os
+from typing import Any
+
+# Batched LAPACK calls of jaxlib (0.10.2 at least) hold a worker of XLA's CPU thread pool while they wait for
+# other workers: with as many such calls at once as workers, all wait for ever. On machines of few cores that
+# happens in any vmapped pipeline with a few eigen-solves. More workers than concurrent calls prevent it; read
+# by XLA when the first computation starts, and left alone where the user has set it.
+MIN_CPU_WORKERS = 16
+if (os.cpu_count() or 1) < MIN_CPU_WORKERS:
+    os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
+
+_HOMES = {
+    "numerics.derivatives": ("hvp", "dense_hessian", "second_order"),
+    "numerics.status": ("Status",),
+    "numerics.lanczos": ("extreme_eigenpairs",),
+    "numerics.density": ("spectral_density",),
+    "numerics.descent": ("minimise", "lbfgs", "trust_region_newton"),
+    "numerics.rootfind": ("critical_point", "follow_to_index", "levenberg_marquardt"),
+    "numerics.flow": ("gradient_flow", "discrete_flow"),
+    "model.problem": ("Params", "Problem", "problem"),
+    "model.losses": ("CrossEntropy", "Loss", "Squared"),
+    "model.objective": ("objective", "hessian"),
+    "model.reduction": ("collapse", "lift", "restrict", "full_spectrum"),
+    "model.geometry": ("simplex_etf", "collapse_metrics"),
+    "model.theory": ("predict", "global_minimum"),
+    "landscape.critical": ("find_minimum", "find_critical"),
+    "landscape.evidence": ("examine",),
+    "landscape.certificate": ("dual_bound",),
+    "landscape.verdict": ("Verdict", "Reason"),
+    "sweep.engine": ("sweep",),
+    "sweep.store": ("load",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ufm_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ufm_jax.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

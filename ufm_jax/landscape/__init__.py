@@ -1,0 +1,1 @@
+"""What the surface looks like: starts, searches, spectra, certificates and verdicts."""

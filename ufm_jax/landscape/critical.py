@@ -1,0 +1,70 @@
+"""From a start to a critical point."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ufm_jax.landscape import starts
+from ufm_jax.model.objective import gradient_norm, oracle, ravel, unravel
+from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.reduction import collapse, compress, embed, lift, rank_bound, restrict
+from ufm_jax.numerics.descent import Solution, trust_region_newton
+from ufm_jax.numerics.rootfind import levenberg_marquardt
+from ufm_jax.numerics.status import Status
+
+SOLVE_GTOL = 1e-10  # what a search must reach; it then takes one more Newton step
+START_SCALES = (0.01, 3.0)  # range of the standard deviation of Gaussian starts
+
+
+class CriticalPoint(NamedTuple):
+    """Where a search ended, in the problem it was asked about."""
+
+    params: Params
+    grad_norm: Float[Array, ""]  # measured again here, whatever space the search ran in
+    status: Int[Array, ""]
+    num_steps: Int[Array, ""]
+
+
+def find_minimum(prob: Problem, start: Params, *, max_steps: int = 500) -> CriticalPoint:
+    """Descend from `start` by trust-region Newton to ‖∇f‖₂ ≤ 1e-10."""
+    found = trust_region_newton(oracle(prob), ravel(start), gtol=SOLVE_GTOL, max_steps=max_steps)
+    return _measured(prob, unravel(prob, found.x), found)
+
+
+def find_critical(prob: Problem, start: Params, *, max_steps: int = 300) -> CriticalPoint:
+    """Find a critical point of any index near a class-constant `start` in the first `rank_bound` coordinates.
+
+    Levenberg–Marquardt on ∇f in the collapsed, rank-reduced problem, which has every critical point
+    (`model.reduction`): the features of `start` are replaced by their class means, its other coordinates
+    dropped. The result is lifted back and measured in `prob`.
+    """
+    axes = jnp.eye(prob.dim, dtype=start.W.dtype)
+    small, q = compress(collapse(prob), axes, restrict(prob, start))
+    found = levenberg_marquardt(oracle(small), ravel(q), gtol=SOLVE_GTOL, max_steps=max_steps)
+    return _measured(prob, lift(prob, embed(prob, axes, unravel(small, found.x))), found)
+
+
+def minimum_from(prob: Problem, key: starts.Key) -> CriticalPoint:
+    """Draw a Gaussian start with log-uniform scale in `START_SCALES` and descend."""
+    scale_key, point_key = jax.random.split(key)
+    scale = starts.log_uniform_scale(scale_key, *START_SCALES)
+    return find_minimum(prob, starts.gaussian(prob, point_key, scale))
+
+
+def critical_from(prob: Problem, key: starts.Key, rank: Int[Array, ""]) -> CriticalPoint:
+    """Draw a balanced start of the given rank and find a critical point of any index."""
+    return find_critical(prob, starts.balanced(prob, key, rank))
+
+
+def start_rank(prob: Problem, start: Int[Array, ""]) -> Int[Array, ""]:
+    """Return the rank of start number `start` toward saddles: 0..`rank_bound` in turn."""
+    return (start % (rank_bound(prob) + 1)).astype(jnp.int32)
+
+
+def _measured(prob: Problem, p: Params, found: Solution) -> CriticalPoint:
+    norm = gradient_norm(prob, p)
+    lost = (found.status == Status.CONVERGED) & ~(norm <= 10 * SOLVE_GTOL)
+    status = jnp.where(lost, Status.STALLED, found.status).astype(jnp.int32)
+    return CriticalPoint(p, norm, status, found.num_steps)

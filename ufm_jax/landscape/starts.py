@@ -1,0 +1,52 @@
+"""Where searches begin."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.reduction import collapse, lift
+
+Key = PRNGKeyArray
+
+
+def gaussian(prob: Problem, key: Key, scale: Float[Array, ""] | float = 1.0) -> Params:
+    """Return independent N(0, scale²) entries in W, H and b."""
+    zeros = prob.zeros()
+    draws = [
+        None if a is None else scale * jax.random.normal(k, a.shape, a.dtype)
+        for k, a in zip(jax.random.split(key, 3), zeros, strict=True)
+    ]
+    return Params(*draws)
+
+
+def log_uniform_scale(key: Key, low: float, high: float) -> Float[Array, ""]:
+    """Return a scale whose logarithm is uniform between those of `low` and `high`."""
+    return jnp.exp(jax.random.uniform(key, minval=np.log(low), maxval=np.log(high)))
+
+
+def balanced(prob: Problem, key: Key, rank: Int[Array, ""] | int, noise: float = 0.3) -> Params:
+    """Return a class-constant point of the given rank, balanced (λ_W WᵀW ≈ λ_H HHᵀ) up to `noise`.
+
+    Critical points are exactly balanced and class-constant, so such starts reach far more saddles than
+    Gaussian ones. Only the first `rank` feature coordinates are non-zero: f is invariant under the
+    reflection of a coordinate, so a Newton-type search keeps the others exactly zero. The logits' size is
+    log-uniform in 0.1..30.
+    """
+    small = collapse(prob)
+    K, d = small.num_classes, small.dim
+    size_key, w_key, h_key, b_key = jax.random.split(key, 4)
+    logit_size = log_uniform_scale(size_key, 0.1, 30.0)
+    used = jnp.where(jnp.arange(d, dtype=jnp.int32) < rank, jnp.sqrt(logit_size / np.sqrt(K)), 0.0)
+    A = jax.random.normal(w_key, (K, d)) * used
+    A = A - jnp.mean(A, axis=0)
+    B = A + noise * jax.random.normal(h_key, (K, d)) * used
+    tilt = (prob.decay_h / prob.decay_w) ** 0.25
+    b = noise * jax.random.normal(b_key, (K,)) if prob.bias else None
+    return lift(prob, Params(A * tilt, B.T / tilt, b))
+
+
+def near(prob: Problem, key: Key, p: Params, radius: Float[Array, ""] | float) -> Params:
+    """Return p plus independent N(0, radius²) entries."""
+    return jax.tree.map(jnp.add, p, gaussian(prob, key, radius))

@@ -1,0 +1,1 @@
+"""The unconstrained feature model: its objective, exact derivatives, symmetries and theory."""

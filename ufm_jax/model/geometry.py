@@ -1,0 +1,82 @@
+"""The simplex equiangular tight frame and the neural-collapse metrics that measure the way to it."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ufm_jax.model.problem import Params
+
+# Eigenvalues of Σ_B below this share of the largest are rounding of exact zeros (Σ_B has rank ≤ K − 1).
+PINV_RTOL = 1e-10
+
+
+class CollapseMetrics(NamedTuple):
+    """Neural-collapse metrics of Zhu et al. 2021 as their released code computes them; 0 at collapse.
+
+    NaN where a metric is 0/0: NC2 at W = 0, NC3 at W H̄ = 0.
+    """
+
+    nc1: Float[Array, ""]  # tr(Σ_W Σ_B^†)/K: within-class variability
+    nc2: Float[Array, ""]  # ‖WWᵀ/‖WWᵀ‖ − ETF Gram/‖·‖‖: classifier rows form a simplex ETF
+    nc3: Float[Array, ""]  # the same of W H̄: features align with the classifier
+    nc4: Float[Array, ""]  # ‖W h_G + b‖: the bias cancels the global mean
+
+
+def simplex_gram(num_classes: int) -> np.ndarray:
+    """Return (I − J/K)/√(K−1), the Gram matrix of a simplex ETF with unit Frobenius norm."""
+    K = num_classes
+    return (np.eye(K) - 1.0 / K) / np.sqrt(K - 1.0)
+
+
+def simplex_etf(num_classes: int, dim: int) -> np.ndarray:
+    """Return K unit rows in R^d with pairwise inner products −1/(K−1).
+
+    Raises:
+        ValueError: if d < K − 1, where no simplex ETF exists.
+    """
+    K = num_classes
+    if dim < K - 1:
+        raise ValueError(f"dim: a simplex ETF of {K} classes needs dim >= {K - 1}, got {dim}")
+    # Helmert's basis of the vectors with zero sum, orthonormal columns.
+    basis = np.triu(np.ones((K, K - 1))) - np.arange(1, K) * np.eye(K, K - 1, -1)
+    basis = basis / np.linalg.norm(basis, axis=0)
+    return np.pad(basis * np.sqrt(K / (K - 1.0)), ((0, 0), (0, dim - (K - 1))))
+
+
+def collapse_metrics(p: Params, labels: np.ndarray, num_classes: int) -> CollapseMetrics:
+    """Return NC1–NC4 of raw (not normalised) features H (d, N) with `labels` (N,).
+
+    Σ_W = N⁻¹ Σ (h − h̄_k)(h − h̄_k)ᵀ, Σ_B = K⁻¹ Σ_k (h̄_k − h_G)(h̄_k − h_G)ᵀ, h_G the mean of all h.
+    For a collapsed problem give `lift`ed parameters.
+    """
+    K, dtype = num_classes, p.W.dtype
+    member = jnp.asarray(labels[:, None] == np.arange(K), dtype)
+    means = (p.H @ member) / jnp.sum(member, axis=0)
+    centre = jnp.mean(p.H, axis=1)
+    within = p.H - means[:, labels]
+    between = means - centre[:, None]
+    W_between = p.W @ between
+    mean_logits = p.W @ centre
+    return CollapseMetrics(
+        nc1=_variability(within, between),
+        nc2=_distance_to_simplex(p.W @ p.W.T),
+        nc3=_distance_to_simplex(W_between),
+        nc4=jnp.linalg.norm(mean_logits if p.b is None else mean_logits + p.b),
+    )
+
+
+def _variability(within: Float[Array, "d N"], between: Float[Array, "d K"]) -> Float[Array, ""]:
+    """Return tr(Σ_W Σ_B^†)/K through the K x K Gram matrix of `between`, which has the same spectrum."""
+    K, N = between.shape[1], within.shape[1]
+    eigenvalues, V = jnp.linalg.eigh(between.T @ between / K)
+    kept = eigenvalues > PINV_RTOL * jnp.max(eigenvalues)
+    # Σ_B = U Λ Uᵀ with U = between V Λ^{-1/2}/√K; so tr(Σ_W Σ_B^†) = ‖withinᵀ U Λ^{-1/2}‖²/N.
+    inverse = jnp.where(kept, 1.0 / jnp.where(kept, eigenvalues, 1.0), 0.0)
+    projected = (within.T @ between) @ V * inverse
+    return jnp.sum(projected**2) / (N * K * K)
+
+
+def _distance_to_simplex(A: Float[Array, "K K"]) -> Float[Array, ""]:
+    return jnp.linalg.norm(A / jnp.linalg.norm(A) - jnp.asarray(simplex_gram(A.shape[0]), A.dtype))

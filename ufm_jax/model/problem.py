@@ -1,0 +1,189 @@
+"""What is minimised: sizes and decays (`Problem`) and the optimisation variables (`Params`).
+
+Dictionary used everywhere: `K` classes, `d` feature dimension, `n_k` samples of class k, `N = Σ n_k`,
+`C` columns of H: N in the full problem, K in the collapsed one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ufm_jax.model.losses import CrossEntropy, Loss
+
+
+class Params(NamedTuple):
+    """Optimisation variables. `b` is None where the problem has no bias (then it has no dimensions)."""
+
+    W: Float[Array, "K d"]  # classifier
+    H: Float[Array, "d C"]  # features, columns sorted by class
+    b: Float[Array, " K"] | None  # bias
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Problem:
+    """One unconstrained feature model; build it with `problem(...)`, which checks its arguments.
+
+    Decays are traced leaves, so a sweep over them compiles once; everything else is static.
+    """
+
+    decay_w: Float[Array, "..."]
+    decay_h: Float[Array, "..."]
+    decay_b: Float[Array, "..."]
+    counts: tuple[int, ...] = field(metadata={"static": True})  # n_1..n_K
+    dim: int = field(metadata={"static": True})  # d
+    bias: bool = field(metadata={"static": True}, default=True)
+    loss: Loss = field(metadata={"static": True}, default=CrossEntropy())
+    collapsed: bool = field(metadata={"static": True}, default=False)  # see model.reduction
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
+
+    @property
+    def num_samples(self) -> int:
+        """N, also in the collapsed problem."""
+        return sum(self.counts)
+
+    @property
+    def num_columns(self) -> int:
+        """C, the number of columns of H."""
+        return self.num_classes if self.collapsed else self.num_samples
+
+    @property
+    def num_variables(self) -> int:
+        """D = Kd + dC, and K more with a bias."""
+        K = self.num_classes
+        return self.dim * (K + self.num_columns) + (K if self.bias else 0)
+
+    @property
+    def balanced(self) -> bool:
+        """True if every class has the same count."""
+        return len(set(self.counts)) == 1
+
+    @property
+    def strength(self) -> Float[Array, "..."]:
+        """s = √(λ_W λ_H)."""
+        return jnp.sqrt(self.decay_w) * jnp.sqrt(self.decay_h)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each column of H, (C,)."""
+        return np.repeat(np.arange(self.num_classes), 1 if self.collapsed else np.array(self.counts))
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Targets of each column, (K, C)."""
+        return self.loss.targets(self.labels, self.num_classes)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Share of the samples that each column stands for, (C,); sums to 1."""
+        counts = np.array(self.counts, float)
+        return (counts if self.collapsed else np.ones(self.num_samples)) / counts.sum()
+
+    @property
+    def scales(self) -> np.ndarray:
+        """Factor from a column of H to a feature, (C,): 1/√n_k in the collapsed problem, else 1."""
+        return np.array(self.counts, float) ** -0.5 if self.collapsed else np.ones(self.num_samples)
+
+    def zeros(self) -> Params:
+        """Return the origin, in the dtype of the decays."""
+        K, d, dtype = self.num_classes, self.dim, self.decay_w.dtype
+        b = jnp.zeros(K, dtype) if self.bias else None
+        return Params(jnp.zeros((K, d), dtype), jnp.zeros((d, self.num_columns), dtype), b)
+
+
+def problem(
+    *,
+    num_classes: int | None = None,
+    per_class: int | None = None,
+    counts: Sequence[int] | None = None,
+    dim: int,
+    decay_w: Any,
+    decay_h: Any,
+    decay_b: Any = 0.0,
+    bias: bool = True,
+    loss: Loss | None = None,
+) -> Problem:
+    """Check the arguments and return the full (not collapsed) problem.
+
+    Sizes are either `num_classes` and `per_class`, or `counts`. Decays are numbers, or arrays of one shape
+    for `jax.vmap` over problems; λ_b = 0 with `bias=True` is the trained, undecayed bias.
+
+    Raises:
+        ValueError: naming the argument and its value: K < 2, a count or d below 1, a decay that is not
+            finite, λ_W ≤ 0, λ_H ≤ 0 or λ_b < 0.
+    """
+    decays = {"decay_w": decay_w, "decay_h": decay_h, "decay_b": decay_b}
+    traced = {name: _checked_decay(name, value) for name, value in decays.items()}
+    if bias is False and np.any(np.asarray(decay_b) != 0):
+        raise ValueError(f"decay_b: need 0 where there is no bias, got {decay_b}")
+    return Problem(
+        **traced,
+        counts=_checked_counts(num_classes, per_class, counts),
+        dim=_checked_size("dim", dim, least=1),
+        bias=bias,
+        loss=loss if loss is not None else CrossEntropy(),
+    )
+
+
+def check_params(prob: Problem, params: Params) -> None:
+    """Check a concrete point against the problem.
+
+    Raises:
+        ValueError: naming W, H or b and what is wrong with its shape or its values.
+    """
+    if (params.b is None) == prob.bias:
+        raise ValueError(f"b: the problem has bias={prob.bias}, got {'no bias' if params.b is None else 'one'}")
+    for name, array, expected in zip("WHb", params, prob.zeros(), strict=True):
+        if expected is None:
+            continue
+        if array.shape != expected.shape:
+            raise ValueError(f"{name}: need shape {expected.shape}, got {array.shape}")
+        if not bool(jnp.all(jnp.isfinite(array))):
+            raise ValueError(f"{name}: has {int(jnp.sum(~jnp.isfinite(array)))} non-finite entries")
+
+
+def _checked_decay(name: str, value: Any) -> Float[Array, "..."]:
+    numbers = np.asarray(value, dtype=float)
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"{name}: need finite numbers, got {value}")
+    if name == "decay_b" and np.any(numbers < 0):
+        raise ValueError(f"{name}: need >= 0, got {value}")
+    if name != "decay_b" and np.any(numbers <= 0):
+        raise ValueError(f"{name}: need > 0 (without it no minimiser exists), got {value}")
+    return jnp.asarray(numbers, dtype=jnp.zeros(()).dtype)
+
+
+def _checked_size(name: str, value: int, least: int) -> int:
+    if int(value) != value or value < least:
+        raise ValueError(f"{name}: need an integer >= {least}, got {value}")
+    return int(value)
+
+
+def _checked_counts(
+    num_classes: int | None, per_class: int | None, counts: Sequence[int] | None
+) -> tuple[int, ...]:
+    if counts is None:
+        if num_classes is None or per_class is None:
+            raise ValueError(
+                f"counts: give counts, or num_classes and per_class; got num_classes={num_classes}, "
+                f"per_class={per_class}"
+            )
+        counts = [_checked_size("per_class", per_class, least=1)] * _checked_size(
+            "num_classes", num_classes, least=2
+        )
+    elif per_class is not None:
+        raise ValueError(f"per_class: give it or counts, not both; got {per_class} and {tuple(counts)}")
+    elif num_classes is not None and num_classes != len(counts):
+        raise ValueError(f"num_classes: got {num_classes}, but counts has {len(counts)} entries")
+    if len(counts) < 2:
+        raise ValueError(f"counts: need at least 2 classes, got {tuple(counts)}")
+    return tuple(_checked_size("counts", count, least=1) for count in counts)

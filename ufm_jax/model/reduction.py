@@ -1,0 +1,106 @@
+"""Class collapse: every critical point lives on class means, whatever the number of samples.
+
+At a critical point all features of a class coincide when ℓ is convex in z and λ_H > 0 (for fixed W, b each
+column solves the same strictly convex problem). With H̃ = [√n_1 m_1 … √n_K m_K], m_k the class means,
+
+    f̃(W,H̃,b) = Σ_k (n_k/N) ℓ(W H̃_k/√n_k + b, k) + λ_W/2 ‖W‖² + λ_H/2 ‖H̃‖² + λ_b/2 ‖b‖²
+
+has the same critical values, and H̃ -> H is an isometry onto the class-constant directions, so the full
+Hessian's spectrum is that of f̃ and, n_k − 1 times each, the positive spectra of λ_H I + Wᵀ A_k W / N,
+A_k = ∇²_z ℓ at class k. Index and nullity of f and f̃ agree. Both are tested against dense Hessians.
+"""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ufm_jax.model.objective import columns, hessian, logits
+from ufm_jax.model.problem import Params, Problem
+
+
+def collapse(prob: Problem) -> Problem:
+    """Return the collapsed problem, with K columns in place of N."""
+    return replace(prob, collapsed=True)
+
+
+def restrict(prob: Problem, p: Params) -> Params:
+    """Map a point of the full problem to the collapsed one: H̃_k = √n_k (mean of class k)."""
+    if prob.collapsed:
+        return p
+    member = jnp.asarray(prob.labels[:, None] == np.arange(prob.num_classes), p.H.dtype)
+    return p._replace(H=(p.H @ member) * jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype))
+
+
+def lift(prob: Problem, p: Params) -> Params:
+    """Map a point (or a direction) of the collapsed problem to the full `prob`: h_i = H̃_k / √n_k.
+
+    An isometry; `restrict(lift(p)) = p`.
+    """
+    if prob.collapsed:
+        return p
+    scale = jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype)
+    return p._replace(H=(p.H * scale)[:, prob.labels])
+
+
+def within_class_deviation(prob: Problem, p: Params) -> Float[Array, ""]:
+    """Return ‖H − lift(restrict(H))‖_F: 0 exactly at a critical point."""
+    return jnp.linalg.norm(p.H - lift(prob, restrict(prob, p)).H)
+
+
+def within_class_hessians(prob: Problem, p: Params) -> Float[Array, "K d d"]:
+    """Return λ_H I + Wᵀ A_k W / N for each class, at a point of the collapsed problem.
+
+    The full Hessian on the directions in which the features of class k differ, n_k − 1 times each.
+    """
+    small = collapse(prob)
+    apply = small.loss.curvature(logits(small, p), columns(small, p.W.dtype).T)
+    # A_k W, a column of W at a time: each column is sent through every class's A_k at once.
+    AW = jnp.stack([apply(jnp.broadcast_to(w[:, None], (w.size, w.size))) for w in p.W.T], axis=2)
+    return prob.decay_h * jnp.eye(prob.dim, dtype=p.W.dtype) + jnp.einsum("jd,jke->kde", p.W, AW) / (
+        jnp.asarray(prob.num_samples, p.W.dtype)
+    )
+
+
+def full_spectrum(prob: Problem, p: Params) -> np.ndarray:
+    """Return all D eigenvalues of the full Hessian, ascending, from a critical point of the collapsed problem.
+
+    Costs one dense eigen-solve of size 2Kd + K and K of size d.
+    """
+    between = np.linalg.eigvalsh(hessian(collapse(prob), p))
+    within = np.linalg.eigvalsh(within_class_hessians(prob, p))
+    return np.sort(np.concatenate([between, *(np.repeat(w, n - 1) for w, n in zip(within, prob.counts, strict=True))]))
+
+
+def rank_bound(prob: Problem) -> int:
+    """Return a bound on the rank of W H̃ at critical points: d, K, and K − 1 for softmax losses (1ᵀG = 0)."""
+    K = prob.num_classes
+    return min(prob.dim, K - 1 if prob.loss.shift_invariant else K)
+
+
+def compress(prob: Problem, frame: Float[Array, "d d"], p: Params) -> tuple[Problem, Params]:
+    """Return the problem and the point in the first r = `rank_bound` coordinates of an orthonormal frame.
+
+    Exact where the point has rank ≤ r and the frame lists its feature directions first
+    (`symmetry.feature_frame`): critical points of the r-dimensional problem are exactly the rank ≤ r critical
+    points of every larger d.
+    """
+    r = rank_bound(prob)
+    return replace(prob, dim=r), p._replace(W=p.W @ frame[:, :r], H=frame[:, :r].T @ p.H)
+
+
+def embed(prob: Problem, frame: Float[Array, "d d"], p: Params) -> Params:
+    """Undo `compress`, for points and directions; an isometry."""
+    r = p.W.shape[1]
+    return p._replace(W=p.W @ frame[:, :r].T, H=frame[:, :r] @ p.H)
+
+
+def tail_hessian(prob: Problem, G: Float[Array, "K K"]) -> Float[Array, "2K 2K"]:
+    """Return the Hessian in one feature coordinate that W and H̃ do not use: [[λ_W I, G̃], [G̃ᵀ, λ_H I]].
+
+    Acts on (a column of W, a row of H̃) of the collapsed problem, G̃ its `logit_gradient`. Eigenvalues
+    (λ_W+λ_H)/2 ± √((λ_W−λ_H)²/4 + σ_i(G̃)²).
+    """
+    eye = jnp.eye(G.shape[0], dtype=G.dtype)
+    return jnp.block([[prob.decay_w * eye, G], [G.T, prob.decay_h * eye]])

@@ -1,0 +1,212 @@
+"""Minimisers of a smooth function: trust-region Newton and L-BFGS, each lane with its own ending."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from ufm_jax.numerics.derivatives import Objective, Oracle, on_vectors, second_order
+from ufm_jax.numerics.status import Status
+
+# A change of f below this many units of rounding says nothing about f: the gradient is asked instead.
+ROUNDING_UNITS = 50.0
+
+
+class Solution(NamedTuple):
+    """Where a search ended. `x` has the shape of the start; the gradient norm is measured at `x`."""
+
+    x: Any
+    value: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    status: Int[Array, ""]
+    num_steps: Int[Array, ""]
+
+
+class _Newton(NamedTuple):
+    x: Float[Array, " D"]
+    value: Float[Array, ""]
+    grad: Float[Array, " D"]
+    radius: Float[Array, ""]
+    status: Int[Array, ""]
+    num_steps: Int[Array, ""]
+
+
+def minimise(f: Objective, start: Any, *, gtol: float = 1e-10, max_steps: int = 500) -> Solution:
+    """Minimise f from `start`, any pytree, by `trust_region_newton` with exact automatic derivatives."""
+    flat, x, unravel = on_vectors(f, start)
+    found = trust_region_newton(second_order(flat), x, gtol=gtol, max_steps=max_steps)
+    return found._replace(x=unravel(found.x))
+
+
+def trust_region_newton(
+    expand: Oracle,
+    start: Float[Array, " D"],
+    *,
+    gtol: float = 1e-10,
+    max_steps: int = 500,
+    max_products: int | None = None,
+    radius: float = 1.0,
+) -> Solution:
+    """Trust-region Newton with Steihaug–Toint conjugate gradients (Nocedal & Wright 2006, algs. 4.1, 7.2).
+
+    Negative curvature is followed to the trust region's edge, so saddles are left; null directions (a
+    symmetry's orbit) carry no gradient and are left alone. Where the change in f drowns in rounding, a step
+    is judged by the gradient norm. `gtol` bounds ‖∇f‖₂; having met it, one more Newton step is kept if it
+    lowers the gradient norm. `max_products` Hessian products at most per step (default 2 D).
+    """
+    cap = 2 * start.size if max_products is None else max_products
+    eps = jnp.finfo(start.dtype).eps
+
+    def step(s: _Newton) -> _Newton:
+        here = expand(s.x)
+        norm = jnp.linalg.norm(s.grad)
+        p, Hp, at_edge = _steihaug(here.hv, s.grad, s.radius, jnp.minimum(0.1, jnp.sqrt(norm)) * norm, cap)
+        predicted = -(jnp.dot(s.grad, p) + jnp.dot(p, Hp) / 2)
+        there = expand(s.x + p)
+        new_norm = jnp.linalg.norm(there.grad)
+        drowned = predicted <= ROUNDING_UNITS * eps * jnp.abs(s.value)
+        ratio = jnp.where(
+            drowned, jnp.where(new_norm < norm, 1.0, -1.0), (s.value - there.value) / predicted
+        ).astype(s.x.dtype)
+        # A non-finite trial is only a step too long; the start itself is checked in `init`.
+        accept = (ratio > 0.05) & jnp.isfinite(there.value) & jnp.isfinite(new_norm)
+        length = jnp.linalg.norm(p)
+        shrunk = jnp.where((ratio > 0.75) & at_edge, 2 * s.radius, s.radius)
+        new_radius = jnp.where(accept & (ratio >= 0.25), shrunk, 0.25 * length)
+        x, value, grad = jax.tree.map(
+            lambda new, old: jnp.where(accept, new, old), (s.x + p, there.value, there.grad), s[:3]
+        )
+        met = norm <= gtol  # `p` was the extra step
+        stuck = ~accept & (length <= 4 * eps * (1 + jnp.linalg.norm(s.x)))
+        status = jnp.where(met, Status.CONVERGED, jnp.where(stuck, Status.STALLED, s.status))
+        return _Newton(x, value, grad, new_radius, status.astype(jnp.int32), s.num_steps + 1)
+
+    def run(s: _Newton) -> _Newton:
+        return jax.lax.while_loop(
+            lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps), step, s
+        )
+
+    first = expand(start)
+    finite = jnp.isfinite(first.value) & jnp.all(jnp.isfinite(first.grad))
+    end = run(
+        _Newton(
+            start,
+            first.value,
+            first.grad,
+            jnp.asarray(radius, start.dtype),
+            jnp.where(finite, Status.RUNNING, Status.NONFINITE).astype(jnp.int32),
+            jnp.zeros((), jnp.int32),
+        )
+    )
+    return solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol)
+
+
+def solution(
+    x: Any,
+    value: Float[Array, ""],
+    grad: Float[Array, " D"],
+    status: Int[Array, ""],
+    num_steps: Int[Array, ""],
+    gtol: float,
+) -> Solution:
+    """Measure the gradient norm at the end; CONVERGED means that it meets `gtol`, and nothing else does."""
+    norm = jnp.linalg.norm(grad)
+    ended = jnp.where(status == Status.RUNNING, Status.MAX_STEPS, status)
+    ended = jnp.where(norm <= gtol, Status.CONVERGED, ended)
+    ended = jnp.where((status == Status.CONVERGED) & ~(norm <= gtol), Status.STALLED, ended)
+    return Solution(x, value, norm, ended.astype(jnp.int32), num_steps)
+
+
+class _Conjugate(NamedTuple):
+    p: Float[Array, " D"]
+    Hp: Float[Array, " D"]
+    r: Float[Array, " D"]
+    v: Float[Array, " D"]
+    at_edge: Bool[Array, ""]
+    num_products: Int[Array, ""]
+
+
+def _steihaug(
+    hv: Callable[[Float[Array, " D"]], Float[Array, " D"]],
+    grad: Float[Array, " D"],
+    radius: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    cap: int,
+) -> tuple[Float[Array, " D"], Float[Array, " D"], Bool[Array, ""]]:
+    """Return p, H p and whether ‖p‖ = radius, p an approximate minimiser of gᵀp + ½pᵀHp, ‖p‖ ≤ radius."""
+
+    def step(s: _Conjugate) -> _Conjugate:
+        Hv = hv(s.v)
+        rr, curvature = jnp.dot(s.r, s.r), jnp.dot(s.v, Hv)
+        alpha = rr / curvature
+        leaves = (curvature <= 0) | (jnp.linalg.norm(s.p + alpha * s.v) >= radius)
+        alpha = jnp.where(leaves, _to_edge(s.p, s.v, radius), alpha)
+        r = s.r + alpha * Hv
+        v = -r + jnp.dot(r, r) / rr * s.v
+        return _Conjugate(s.p + alpha * s.v, s.Hp + alpha * Hv, r, v, leaves, s.num_products + 1)
+
+    def go_on(s: _Conjugate) -> Bool[Array, ""]:
+        return ~s.at_edge & (jnp.linalg.norm(s.r) > tolerance) & (s.num_products < cap)
+
+    zero = jnp.zeros_like(grad)
+    first = _Conjugate(zero, zero, grad, -grad, jnp.asarray(False), jnp.zeros((), jnp.int32))
+    end = jax.lax.while_loop(go_on, step, first)
+    return end.p, end.Hp, end.at_edge
+
+
+def _to_edge(p: Float[Array, " D"], v: Float[Array, " D"], radius: Float[Array, ""]) -> Float[Array, ""]:
+    """Return τ ≥ 0 with ‖p + τ v‖ = radius."""
+    a, b, c = jnp.dot(v, v), jnp.dot(p, v), jnp.dot(p, p) - radius**2
+    root = jnp.sqrt(jnp.maximum(b**2 - a * c, 0.0))
+    # The form without cancellation for either sign of b.
+    return jnp.where(b > 0, -c / (b + root), (root - b) / a)
+
+
+class _Quasi(NamedTuple):
+    x: Float[Array, " D"]
+    optimiser: Any
+    value: Float[Array, ""]
+    grad: Float[Array, " D"]
+    status: Int[Array, ""]
+    num_steps: Int[Array, ""]
+
+
+def lbfgs(
+    f: Objective, start: Any, *, gtol: float = 1e-10, max_steps: int = 2000, memory: int = 10
+) -> Solution:
+    """Minimise f by optax's L-BFGS with a zoom line search, stopped on ‖∇f‖₂ and on failing steps.
+
+    First order: near 1e-10 the line search's f differences drown in rounding and it may end as STALLED;
+    `trust_region_newton` then polishes.
+    """
+    flat, x0, unravel = on_vectors(f, start)
+    optimiser = optax.lbfgs(memory_size=memory)
+    cached = optax.value_and_grad_from_state(flat)
+
+    def step(s: _Quasi) -> _Quasi:
+        updates, state = optimiser.update(
+            s.grad, s.optimiser, s.x, value=s.value, grad=s.grad, value_fn=flat
+        )
+        x = optax.apply_updates(s.x, updates)
+        value, grad = cached(x, state=state)
+        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))
+        moved = jnp.any(x != s.x)
+        status = jnp.where(finite, jnp.where(moved, s.status, Status.STALLED), Status.NONFINITE)
+        status = jnp.where(jnp.linalg.norm(grad) <= gtol, Status.CONVERGED, status)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (x, value, grad), (s.x, s.value, s.grad))
+        return _Quasi(kept[0], state, kept[1], kept[2], status.astype(jnp.int32), s.num_steps + 1)
+
+    value, grad = jax.value_and_grad(flat)(x0)
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))
+    begin = jnp.where(jnp.linalg.norm(grad) <= gtol, Status.CONVERGED, Status.RUNNING)
+    begin = jnp.where(finite, begin, Status.NONFINITE).astype(jnp.int32)
+    end = jax.lax.while_loop(
+        lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps),
+        step,
+        _Quasi(x0, optimiser.init(x0), value, grad, begin, jnp.zeros((), jnp.int32)),
+    )
+    measured = jax.grad(flat)(end.x)
+    return solution(unravel(end.x), end.value, measured, end.status, end.num_steps, gtol)

@@ -1,0 +1,345 @@
+"""Extreme eigenpairs of a symmetric operator by block Lanczos, and the tridiagonal of one start vector.
+
+Inside, vectors are rows: a basis is an array (m, D) whose rows are orthonormal or zero (an empty place). Any such
+basis is admissible in the Rayleigh-Ritz step, so a breakdown may cost steps, never correctness.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ufm_jax.numerics.status import Status
+
+Vector = Float[Array, " D"]
+Matvec = Callable[[Vector], Vector]
+
+BREAKDOWN = 100  # in units of eps ||A v||: so little of A v outside the basis is rounding
+SEPARATION = 1e-4  # in the check, a residual this small beside the gap to the pairs found is small enough
+
+
+class RitzPairs(NamedTuple):
+    """Approximate eigenpairs: unit columns v_i with ||A v_i - values_i v_i|| = residuals_i.
+
+    Some eigenvalue of A lies within `residuals_i` of `values_i`, whatever the status.
+    """
+
+    values: Float[Array, " k"]  # ascending
+    vectors: Float[Array, "D k"]
+    residuals: Float[Array, " k"]  # measured with the operator at the end
+    status: Int[Array, ""]
+    num_matvecs: Int[Array, ""]
+    norm: Float[Array, ""]  # largest |Ritz value| seen: at most ||A||, and close to it
+
+
+class _Ritz(NamedTuple):
+    """Ritz pairs, ascending; empty places come last, with value inf and zero rows."""
+
+    values: Float[Array, " m"]
+    rows: Float[Array, "m D"]
+    images: Float[Array, "m D"]  # A applied to the rows
+
+
+class _State(NamedTuple):
+    """Between cycles: what is locked, and a Krylov decomposition in its orthogonal complement."""
+
+    locked: _Ritz
+    kept: _Ritz
+    candidate: Float[Array, "b D"]  # the directions that continue the Krylov space
+    norm: Float[Array, ""]
+    cycle: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+def shows_negative_curvature(value: Float[Array, "*n"], residual: Float[Array, "*n"]) -> Bool[Array, "*n"]:
+    """True where some eigenvalue is surely negative: one lies within `residual` of `value`.
+
+    Needs a unit Ritz vector. False shows nothing: a smallest Ritz value bounds the eigenvalue from above.
+    """
+    return value + residual < 0
+
+
+def extreme_eigenpairs(
+    matvec: Matvec,
+    dim: int,
+    num_pairs: int = 1,
+    *,
+    which: Literal["smallest", "largest"] = "smallest",
+    key: PRNGKeyArray,
+    rtol: float = 1e-10,
+    block_size: int = 2,
+    basis_size: int | None = None,
+    max_restarts: int = 100,
+    deflate: Float[Array, "D q"] | None = None,
+    dtype: DTypeLike | None = None,
+) -> RitzPairs:
+    """Return the `num_pairs` smallest or largest eigenpairs of the symmetric operator `matvec` on R^dim.
+
+    Block Lanczos with full reorthogonalisation and thick restarts (Wu & Simon 2000; Stewart 2001). Pairs found
+    are locked, and a search from a fresh random block in their orthogonal complement must find nothing beyond
+    them: so a multiplicity above `block_size` is counted, by about one search per `block_size` more copies.
+
+    `deflate` holds orthonormal or zero columns that span an invariant subspace; the answer is the spectrum on
+    its orthogonal complement. `basis_size` is the number of vectors held in a search; `max_restarts` bounds the
+    cycles of all searches together. The caller jits and vmaps: outside `jit` each call compiles anew.
+
+    Status, per lane: CONVERGED if every residual is at most rtol ||A|| and the check found nothing; MAX_STEPS,
+    with the best pairs so far; NONFINITE if a product was not finite; STALLED if a residual measured at the end
+    is larger (`deflate` is not invariant) or the complement has fewer than `num_pairs` dimensions. A pair that
+    does not exist has value and residual NaN and a zero vector. `rtol` is raised to 10 eps sqrt(dim), the
+    rounding of a product: for dim 300, 4e-14 in float64 and 2e-5 in float32.
+
+    Raises:
+        ValueError: if a size, `rtol`, `which`, `dtype`, `deflate` or the product's shape or dtype is impossible.
+    """
+    dtype = jnp.zeros((), dtype).dtype
+    size = max(96, 2 * num_pairs + 32, num_pairs + 8 * block_size) if basis_size is None else basis_size
+    _check(matvec, dim, num_pairs, which, rtol, block_size, size, max_restarts, deflate, dtype)
+    known = jnp.zeros((0, dim), dtype) if deflate is None else deflate.T.astype(dtype)
+    num_kept = num_pairs + (size - num_pairs) // 3
+    num_steps = min(max((size - num_kept) // block_size, 1), -(-dim // block_size))
+    rtol = max(rtol, 10 * float(jnp.finfo(dtype).eps) * dim**0.5)
+
+    def product(rows: Float[Array, "m D"]) -> Float[Array, "m D"]:
+        return jax.vmap(matvec)(rows) * (1 if which == "smallest" else -1)
+
+    def running(state: _State) -> Bool[Array, ""]:
+        return (state.status == Status.RUNNING) & (state.cycle < max_restarts)
+
+    # Half the tolerance inside leaves room for the rounding of the last measurement.
+    cycle = partial(_cycle, product=product, known=known, key=key, rtol=rtol / 2, num_steps=num_steps)
+    start = _State(
+        locked=_empty(num_pairs, dim, dtype),
+        kept=_empty(num_kept, dim, dtype),
+        candidate=jax.random.normal(key, (block_size, dim), dtype),
+        norm=jnp.zeros((), dtype),
+        cycle=jnp.zeros((), jnp.int32),
+        status=jnp.asarray(Status.RUNNING, jnp.int32),
+    )
+    pairs = _measured(jax.lax.while_loop(running, cycle, start), product, rtol)
+    pairs = pairs._replace(num_matvecs=pairs.num_matvecs * (num_steps * block_size) + num_pairs)
+    if which == "smallest":
+        return pairs
+    values, vectors, residuals = (jnp.flip(x, axis=-1) for x in pairs[:3])
+    return pairs._replace(values=-values, vectors=vectors, residuals=residuals)
+
+
+def _cycle(
+    state: _State, *, product: Matvec, known: Array, key: PRNGKeyArray, rtol: float, num_steps: int
+) -> _State:
+    """Expand, take the best Ritz pairs, and if those wanted have converged lock them or finish."""
+    expand_key, fresh_key = jax.random.split(jax.random.fold_in(key, state.cycle))
+    basis, images, candidate, exhausted = _expand(state, product, known, expand_key, num_steps)
+    finite = jnp.all(jnp.isfinite(images))
+    ritz, largest = _rayleigh_ritz(basis, jnp.where(finite, images, 0))
+    norm = jnp.maximum(state.norm, largest)
+    num_pairs, (num_kept, dim) = state.locked.values.size, state.kept.rows.shape
+    kept, first = (jax.tree.map(lambda x, m=m: x[:m], ritz) for m in (num_kept, num_pairs))
+
+    settled, converged, finished = _judge(state.locked.values, first, rtol * norm, exhausted)
+    first = first._replace(values=jnp.where(settled, first.values, jnp.inf))
+    fresh = jax.random.normal(fresh_key, candidate.shape, candidate.dtype)
+    new = _State(
+        locked=_select(converged, _lowest(state.locked, first), state.locked),
+        kept=_select(converged, _empty(num_kept, dim, basis.dtype), kept),
+        candidate=jnp.where(converged, fresh, candidate),
+        norm=norm,
+        cycle=state.cycle,
+        status=jnp.where(finished, jnp.int32(Status.CONVERGED), state.status),
+    )
+    new = _select(finite, new, state._replace(status=jnp.full_like(state.status, Status.NONFINITE)))
+    return new._replace(cycle=state.cycle + 1)
+
+
+def _judge(
+    locked: Float[Array, " k"], ritz: _Ritz, tol: Float[Array, ""], exhausted: Bool[Array, ""]
+) -> tuple[Bool[Array, " k"], Bool[Array, ""], Bool[Array, ""]]:
+    """Return which Ritz pairs have settled, if those wanted have, and if nothing is left to find.
+
+    Wanted are as many as there are empty places, and when there are none, one: the check.
+    """
+    exists = jnp.isfinite(ritz.values)
+    gap = jnp.where(exists, ritz.values - locked[-1], 0)
+    settled = jnp.where(exists, _residuals(ritz) <= jnp.maximum(tol, SEPARATION * gap), exhausted)
+    wanted = jnp.arange(locked.size) < jnp.maximum(jnp.sum(jnp.isinf(locked)), 1)
+    converged = jnp.all(settled | ~wanted)
+    return settled, converged, converged & (exhausted | (ritz.values[0] >= locked[-1] - tol))
+
+
+def _expand(
+    state: _State, product: Matvec, known: Float[Array, "q D"], key: PRNGKeyArray, num_steps: int
+) -> tuple[Float[Array, "m D"], Float[Array, "m D"], Float[Array, "b D"], Bool[Array, ""]]:
+    """Add `num_steps` Lanczos blocks to the kept vectors, all orthogonal to what is known or locked.
+
+    Returns the basis, its images, the block that continues it, and whether the complement is used up.
+    """
+    held = jnp.concatenate([known, state.locked.rows])
+    size, dim = state.candidate.shape
+    num_kept, eps = state.kept.values.size, jnp.finfo(held.dtype).eps
+
+    def step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
+        rows, images, candidate = carry
+        at, key = inputs
+        block = _orthonormal(candidate, rows)
+        image = _project(product(block), held)
+        rows = jax.lax.dynamic_update_slice_in_dim(rows, block, held.shape[0] + at, axis=0)
+        images = jax.lax.dynamic_update_slice_in_dim(images, image, at, axis=0)
+        left, norms = _gram_schmidt(_project(image, rows))
+        broken = norms <= BREAKDOWN * eps * jnp.max(jnp.linalg.norm(image, axis=1))
+        other = jax.random.normal(key, block.shape, block.dtype)
+        return (rows, images, jnp.where(broken[:, None], other, left)), jnp.any(block != 0, axis=1)
+
+    room = jnp.zeros((num_steps * size, dim), held.dtype)
+    start = (
+        jnp.concatenate([held, state.kept.rows, room]),
+        jnp.concatenate([state.kept.images, room]),
+        state.candidate,
+    )
+    places = num_kept + size * jnp.arange(num_steps)
+    (rows, images, candidate), exists = jax.lax.scan(step, start, (places, jax.random.split(key, num_steps)))
+    return rows[held.shape[0] :], images, candidate, ~jnp.all(exists)
+
+
+def _rayleigh_ritz(basis: Float[Array, "m D"], images: Float[Array, "m D"]) -> tuple[_Ritz, Float[Array, ""]]:
+    """Return the Ritz pairs of the basis, and the largest |Ritz value|."""
+    matrix = basis @ images.T
+    bound = jnp.linalg.norm(matrix)
+    above = jnp.where(bound > 0, 2 * bound, 1)  # puts the empty places last, at the matrix's own scale
+    values, rotation = jnp.linalg.eigh(matrix + jnp.diag(jnp.where(jnp.any(basis != 0, axis=1), 0, above)))
+    exists = values < 0.75 * above
+    rotation = jnp.where(exists, rotation, 0).T
+    largest = jnp.max(jnp.abs(jnp.where(exists, values, 0)))
+    return _Ritz(jnp.where(exists, values, jnp.inf), rotation @ basis, rotation @ images), largest
+
+
+def _measured(state: _State, product: Matvec, rtol: float) -> RitzPairs:
+    """Return the best pairs of the last state, measured anew with the operator."""
+    rows = _lowest(state.locked, state.kept).rows
+    images = product(rows)
+    finite = jnp.all(jnp.isfinite(images))
+    ritz, largest = _rayleigh_ritz(rows, jnp.where(finite, images, 0))
+    exists = finite & jnp.isfinite(ritz.values)
+    values, residuals = (jnp.where(exists, x, jnp.nan) for x in (ritz.values, _residuals(ritz)))
+    norm = jnp.maximum(state.norm, largest)
+    met = jnp.all(residuals <= rtol * norm)
+    status = jnp.where((state.status == Status.CONVERGED) & ~met, Status.STALLED, state.status)
+    status = jnp.where(status == Status.RUNNING, Status.MAX_STEPS, status)
+    return RitzPairs(values, ritz.rows.T, residuals, status, state.cycle, norm)
+
+
+def _empty(size: int, dim: int, dtype: DTypeLike) -> _Ritz:
+    rows = jnp.zeros((size, dim), dtype)
+    return _Ritz(jnp.full(size, jnp.inf, dtype), rows, rows)
+
+
+def _lowest(some: _Ritz, others: _Ritz) -> _Ritz:
+    """Return the lowest of both, as many as in the first."""
+    both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), some, others)
+    order = jnp.argsort(both.values)[: some.values.size]
+    return jax.tree.map(lambda x: x[order], both)
+
+
+def _select(take: Bool[Array, ""], yes: Any, no: Any) -> Any:
+    return jax.tree.map(partial(jnp.where, take), yes, no)
+
+
+def _residuals(ritz: _Ritz) -> Float[Array, " m"]:
+    shift = jnp.where(jnp.isfinite(ritz.values), ritz.values, 0)
+    return jnp.linalg.norm(ritz.images - shift[:, None] * ritz.rows, axis=1)
+
+
+def _project(block: Float[Array, "b D"], rows: Float[Array, "m D"]) -> Float[Array, "b D"]:
+    return block - (block @ rows.T) @ rows
+
+
+def _gram_schmidt(block: Float[Array, "b D"]) -> tuple[Float[Array, "b D"], Float[Array, " b"]]:
+    """Orthonormalise the rows in order; return also the norm of what was left of each."""
+    rows, norms = [], []
+    for row in block:
+        for done in rows:
+            row = row - (done @ row) * done
+        norm = jnp.linalg.norm(row)
+        rows.append(row / jnp.where(norm > 0, norm, 1))
+        norms.append(norm)
+    return jnp.stack(rows), jnp.stack(norms)
+
+
+def _orthonormal(block: Float[Array, "b D"], rows: Float[Array, "m D"]) -> Float[Array, "b D"]:
+    """Orthonormalise a block against `rows`, twice; a row that is in the span of the others becomes zero."""
+    block, _ = _gram_schmidt(_project(block, rows))
+    block, norms = _gram_schmidt(_project(block, rows))
+    return jnp.where((norms > 0.5)[:, None], block, 0)
+
+
+def tridiagonalise(
+    matvec: Matvec, start: Vector, num_steps: int
+) -> tuple[Float[Array, " steps"], Float[Array, " steps_less_one"]]:
+    """Return the diagonal and off-diagonal of the Lanczos matrix T of a symmetric operator from v = start / ||start||.
+
+    Full reorthogonalisation, twice. (T^j)_11 = v^T A^j v for j < 2 num_steps (Golub & Meurant 2010, ch. 6). Where
+    an invariant subspace ends the process, the off-diagonal is 0 and the diagonal goes on with v^T A v: the added
+    nodes have no weight and lie inside the spectrum. A zero `start` gives zeros.
+
+    Raises:
+        ValueError: if `num_steps` is below 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps: need at least 1, got {num_steps}")
+
+    def step(carry: tuple[Array, Array, Array], at: Array) -> tuple[Any, tuple[Array, Array]]:
+        basis, vector, scale = carry
+        basis = jax.lax.dynamic_update_index_in_dim(basis, vector, at, axis=0)
+        image = matvec(vector)
+        scale = jnp.maximum(scale, jnp.linalg.norm(image))
+        left = _project(_project(image[None], basis), basis)[0]
+        norm = jnp.linalg.norm(left)
+        ended = norm <= BREAKDOWN * jnp.finfo(start.dtype).eps * scale
+        following = jnp.where(ended, 0, left / jnp.where(ended, 1, norm))
+        return (basis, following, scale), (vector @ image, jnp.where(ended, 0, norm))
+
+    norm = jnp.linalg.norm(start)
+    first = start / jnp.where(norm > 0, norm, 1)
+    carry = (jnp.zeros((num_steps, start.size), start.dtype), first, jnp.zeros((), start.dtype))
+    _, (alphas, betas) = jax.lax.scan(step, carry, jnp.arange(num_steps))
+    reached = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(betas[:-1] != 0) != 0])
+    return jnp.where(reached, alphas, alphas[0]), betas[:-1]
+
+
+def _check(
+    matvec: Matvec,
+    dim: int,
+    num_pairs: int,
+    which: str,
+    rtol: float,
+    block_size: int,
+    basis_size: int,
+    max_restarts: int,
+    deflate: Array | None,
+    dtype: Any,
+) -> None:
+    for name, value, least in [
+        ("dim", dim, 1),
+        ("num_pairs", num_pairs, 1),
+        ("block_size", block_size, 1),
+        ("basis_size", basis_size, num_pairs + block_size),
+        ("max_restarts", max_restarts, 1),
+    ]:
+        if value < least:
+            raise ValueError(f"{name}: need at least {least}, got {value}")
+    if num_pairs > dim:
+        raise ValueError(f"num_pairs: need at most dim = {dim}, got {num_pairs}")
+    if which not in ("smallest", "largest"):
+        raise ValueError(f"which: need 'smallest' or 'largest', got {which!r}")
+    if not 0 <= rtol < 1:
+        raise ValueError(f"rtol: need 0 <= rtol < 1, got {rtol}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype: need a floating-point type, got {dtype}")
+    if deflate is not None and (deflate.ndim != 2 or deflate.shape[0] != dim):
+        raise ValueError(f"deflate: need shape ({dim}, q), got {deflate.shape}")
+    image = jax.eval_shape(matvec, jax.ShapeDtypeStruct((dim,), dtype))
+    if image.shape != (dim,) or image.dtype != dtype:
+        raise ValueError(f"matvec: need {dtype} of shape ({dim},), got {image.dtype} of shape {image.shape}")
