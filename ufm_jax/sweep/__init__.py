@@ -1,0 +1,1 @@
+"""Many starts and decay settings at once: plan, engine, store."""
