@@ -16,6 +16,9 @@ from typing import Any
 MIN_CPU_WORKERS = 16
 if (os.cpu_count() or 1) < MIN_CPU_WORKERS:
     os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
+# The matrices here are small: a multi-threaded LAPACK under XLA's own threads made one eigen-solve of size 190
+# fifty times slower (measured on 2 cores). Read when SciPy's OpenBLAS is loaded; the user's setting stands.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _HOMES = {
     "numerics.derivatives": ("hvp", "dense_hessian", "second_order"),

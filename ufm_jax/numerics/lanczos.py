@@ -1,7 +1,7 @@
 """Extreme eigenpairs of a symmetric operator by block Lanczos, and the tridiagonal of one start vector.
 
-Inside, vectors are rows: a basis is an array (m, D) whose rows are orthonormal or zero (an empty place). Any such
-basis is admissible in the Rayleigh-Ritz step, so a breakdown may cost steps, never correctness.
+Inside, vectors are rows: a basis is an array (m, D) whose rows are orthonormal or zero (an empty place). Any
+such basis is admissible in the Rayleigh-Ritz step, so a breakdown may cost steps, never correctness.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,10 @@ from ufm_jax.numerics.status import Status
 
 Vector = Float[Array, " D"]
 Matvec = Callable[[Vector], Vector]
+Product = Callable[[Float[Array, "m D"]], Float[Array, "m D"]]
 
-BREAKDOWN = 100  # in units of eps ||A v||: so little of A v outside the basis is rounding
-SEPARATION = 1e-2  # in the check, a residual this small beside the gap to the pairs found is small enough
+BREAKDOWN = 100  # in units of eps: what is left of a vector outside the basis is then rounding
+SEPARATION = 1e-3  # in the check, a residual this small beside the gap to the pairs found is small enough
 
 
 class RitzPairs(NamedTuple):
@@ -55,14 +56,6 @@ class _State(NamedTuple):
     status: Int[Array, ""]
 
 
-def shows_negative_curvature(value: Float[Array, "*n"], residual: Float[Array, "*n"]) -> Bool[Array, "*n"]:
-    """True where some eigenvalue is surely negative: one lies within `residual` of `value`.
-
-    Needs a unit Ritz vector. False shows nothing: a smallest Ritz value bounds the eigenvalue from above.
-    """
-    return value + residual < 0
-
-
 def extreme_eigenpairs(
     matvec: Matvec,
     dim: int,
@@ -79,32 +72,40 @@ def extreme_eigenpairs(
 ) -> RitzPairs:
     """Return the `num_pairs` smallest or largest eigenpairs of the symmetric operator `matvec` on R^dim.
 
-    Block Lanczos with full reorthogonalisation and thick restarts (Wu & Simon 2000; Stewart 2001). Pairs found
-    are locked, and a search from a fresh random block in their orthogonal complement must find nothing beyond
-    them: so a multiplicity above `block_size` is counted, by about one search per `block_size` more copies.
+    Block Lanczos with full reorthogonalisation and thick restarts (Wu & Simon 2000; Stewart 2001). Pairs
+    found are locked, and a search from a fresh random block in their orthogonal complement must find nothing
+    beyond them: a multiplicity above `block_size` costs about one search per `block_size` more copies.
 
     `deflate` holds orthonormal or zero columns that span an invariant subspace; the answer is the spectrum on
-    its orthogonal complement. `basis_size` is the number of vectors held in a search; `max_restarts` bounds the
-    cycles of all searches together. The caller jits and vmaps: outside `jit` each call compiles anew.
+    its orthogonal complement. `basis_size` is the number of vectors a search holds: from dim + num_pairs on
+    (the default up to dim 256) one cycle spans the whole space and the method is direct. `max_restarts`
+    bounds the cycles of all searches together. The caller jits and vmaps: outside `jit` each call compiles.
 
-    Status, per lane: CONVERGED if every residual is at most rtol ||A|| and the check found nothing; MAX_STEPS,
-    with the best pairs so far; NONFINITE if a product was not finite; STALLED if a residual measured at the end
-    is larger (`deflate` is not invariant) or the complement has fewer than `num_pairs` dimensions. A pair that
-    does not exist has value and residual NaN and a zero vector. `rtol` is raised to 10 eps sqrt(dim), the
-    rounding of a product: for dim 300, 4e-14 in float64 and 2e-5 in float32.
+    Status, per lane: CONVERGED if every residual is at most rtol ||A|| and the check found nothing; MAX_STEPS
+    with the best pairs so far; NONFINITE if a product was not finite; STALLED if a residual measured at the
+    end is larger (`deflate` is not invariant) or the complement has fewer than `num_pairs` dimensions. A pair
+    that does not exist has value and residual NaN and a zero vector. `rtol` is raised to 10 eps sqrt(dim),
+    the rounding of a product: for dim 300, 4e-14 in float64 and 2e-5 in float32.
 
     Raises:
-        ValueError: if a size, `rtol`, `which`, `dtype`, `deflate` or the product's shape or dtype is impossible.
+        ValueError: if a size or `which` is impossible.
     """
     dtype = jnp.zeros((), dtype).dtype
-    if basis_size is None:
-        basis_size = max(96, 2 * num_pairs + 32, num_pairs + 8 * block_size) if dim > 192 else dim + num_pairs
-    sizes = {"dim": dim, "num_pairs": num_pairs, "block_size": block_size, "max_restarts": max_restarts}
-    _check(sizes, basis_size, which, rtol, deflate, dtype)
-    _check_product(matvec, dim, dtype)
-    num_kept, num_steps = _split(basis_size, dim, num_pairs, block_size)
+    least = num_pairs + min(block_size, dim)
+    for name, needed, ok, value in (
+        ("dim", "at least 1", dim >= 1, dim),
+        ("num_pairs", f"1 to dim = {dim}", 1 <= num_pairs <= dim, num_pairs),
+        ("which", "'smallest' or 'largest'", which in ("smallest", "largest"), which),
+        ("block_size", "at least 1", block_size >= 1, block_size),
+        ("basis_size", f"at least {least}", basis_size is None or basis_size >= least, basis_size),
+        ("max_restarts", "at least 1", max_restarts >= 1, max_restarts),
+    ):
+        if not ok:
+            raise ValueError(f"{name}: need {needed}, got {value!r}")
+    num_kept, num_steps = _sizes(basis_size, dim, num_pairs, block_size)
     known = jnp.zeros((0, dim), dtype) if deflate is None else deflate.T.astype(dtype)
     rtol = max(rtol, 10 * float(jnp.finfo(dtype).eps) * dim**0.5)
+    key, first_key = jax.random.split(key)
 
     def product(rows: Float[Array, "m D"]) -> Float[Array, "m D"]:
         return jax.vmap(matvec)(rows) * (1 if which == "smallest" else -1)
@@ -117,13 +118,13 @@ def extreme_eigenpairs(
     start = _State(
         locked=_empty(num_pairs, dim, dtype),
         kept=_empty(num_kept, dim, dtype),
-        candidate=jax.random.normal(key, (block_size, dim), dtype),
+        candidate=jax.random.normal(first_key, (block_size, dim), dtype),
         norm=jnp.zeros((), dtype),
         cycle=jnp.zeros((), jnp.int32),
         status=jnp.asarray(Status.RUNNING, jnp.int32),
     )
-    pairs = _measured(jax.lax.while_loop(running, cycle, start), product, rtol)
-    pairs = pairs._replace(num_matvecs=pairs.num_matvecs * (num_steps * block_size) + num_pairs)
+    end = jax.lax.while_loop(running, cycle, start)
+    pairs = _measured(end, product, rtol, num_matvecs=end.cycle * (num_steps * block_size) + num_pairs)
     if which == "smallest":
         return pairs
     values, vectors, residuals = (jnp.flip(x, axis=-1) for x in pairs[:3])
@@ -131,7 +132,7 @@ def extreme_eigenpairs(
 
 
 def _cycle(
-    state: _State, *, product: Matvec, known: Array, key: PRNGKeyArray, rtol: float, num_steps: int
+    state: _State, *, product: Product, known: Array, key: PRNGKeyArray, rtol: float, num_steps: int
 ) -> _State:
     """Expand, take the best Ritz pairs, and if those wanted have converged lock them or finish."""
     expand_key, fresh_key = jax.random.split(jax.random.fold_in(key, state.cycle))
@@ -173,7 +174,7 @@ def _judge(
 
 
 def _expand(
-    state: _State, product: Matvec, known: Float[Array, "q D"], key: PRNGKeyArray, num_steps: int
+    state: _State, product: Product, known: Float[Array, "q D"], key: PRNGKeyArray, num_steps: int
 ) -> tuple[Float[Array, "m D"], Float[Array, "m D"], Float[Array, "b D"], Bool[Array, ""]]:
     """Add `num_steps` Lanczos blocks to the kept vectors, all orthogonal to what is known or locked.
 
@@ -181,19 +182,18 @@ def _expand(
     """
     held = jnp.concatenate([known, state.locked.rows])
     size, dim = state.candidate.shape
-    num_kept, eps = state.kept.values.size, jnp.finfo(held.dtype).eps
+    num_kept, rounding = state.kept.values.size, BREAKDOWN * float(jnp.finfo(held.dtype).eps)
 
     def step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array]) -> tuple[Any, None]:
         rows, images, candidate = carry
         at, key = inputs
-        block = _orthonormal(candidate, rows)
+        block = _orthonormal(_orthonormal(candidate, rows, rounding), rows, 0.5)  # twice is enough
         image = _project(product(block), held)
         rows = jax.lax.dynamic_update_slice_in_dim(rows, block, held.shape[0] + at, axis=0)
         images = jax.lax.dynamic_update_slice_in_dim(images, image, at, axis=0)
-        left, norms = _gram_schmidt(_project(image, rows))
-        broken = norms <= BREAKDOWN * eps * jnp.max(jnp.linalg.norm(image, axis=1))
+        left = _orthonormal(image, rows, rounding)
         other = jax.random.normal(key, block.shape, block.dtype)
-        return (rows, images, jnp.where(broken[:, None], other, left)), None
+        return (rows, images, jnp.where(jnp.any(left != 0, axis=1, keepdims=True), left, other)), None
 
     room = jnp.zeros((num_steps * size, dim), held.dtype)
     start = (
@@ -219,7 +219,7 @@ def _rayleigh_ritz(basis: Float[Array, "m D"], images: Float[Array, "m D"]) -> t
     return _Ritz(jnp.where(exists, values, jnp.inf), rotation @ basis, rotation @ images), largest
 
 
-def _measured(state: _State, product: Matvec, rtol: float) -> RitzPairs:
+def _measured(state: _State, product: Product, rtol: float, num_matvecs: Array) -> RitzPairs:
     """Return the best pairs of the last state, measured anew with the operator."""
     rows = _lowest(state.locked, state.kept).rows
     images = product(rows)
@@ -231,7 +231,8 @@ def _measured(state: _State, product: Matvec, rtol: float) -> RitzPairs:
     met = jnp.all(residuals <= rtol * norm)
     status = jnp.where((state.status == Status.CONVERGED) & ~met, Status.STALLED, state.status)
     status = jnp.where(status == Status.RUNNING, Status.MAX_STEPS, status)
-    return RitzPairs(values, ritz.rows.T, residuals, status, state.cycle, norm)
+    status = jnp.where(finite, status, Status.NONFINITE)
+    return RitzPairs(values, ritz.rows.T, residuals, status, num_matvecs, norm)
 
 
 def _empty(size: int, dim: int, dtype: DTypeLike) -> _Ritz:
@@ -259,33 +260,26 @@ def _project(block: Float[Array, "b D"], rows: Float[Array, "m D"]) -> Float[Arr
     return jnp.stack([row - (rows @ row) @ rows for row in block])  # row by row: faster when batched on a CPU
 
 
-def _gram_schmidt(block: Float[Array, "b D"]) -> tuple[Float[Array, "b D"], Float[Array, " b"]]:
-    """Orthonormalise the rows in order; return also the norm of what was left of each."""
-    rows, norms = [], []
-    for row in block:
-        for done in rows:
-            row = row - (done @ row) * done
+def _orthonormal(block: Float[Array, "b D"], rows: Float[Array, "m D"], cut: float) -> Float[Array, "b D"]:
+    """Orthonormalise a block against `rows` and itself, in order; what shrinks below `cut` becomes zero."""
+    smallest = cut * jnp.max(jnp.linalg.norm(block, axis=1))
+    done: list[Array] = []
+    for row in _project(block, rows):
+        for other in done:
+            row = row - (other @ row) * other
         norm = jnp.linalg.norm(row)
-        rows.append(row / jnp.where(norm > 0, norm, 1))
-        norms.append(norm)
-    return jnp.stack(rows), jnp.stack(norms)
-
-
-def _orthonormal(block: Float[Array, "b D"], rows: Float[Array, "m D"]) -> Float[Array, "b D"]:
-    """Orthonormalise a block against `rows`, twice; a row that is in the span of the others becomes zero."""
-    block, _ = _gram_schmidt(_project(block, rows))
-    block, norms = _gram_schmidt(_project(block, rows))
-    return jnp.where((norms > 0.5)[:, None], block, 0)
+        done.append(jnp.where(norm > smallest, row / jnp.where(norm > 0, norm, 1), 0))
+    return jnp.stack(done)
 
 
 def tridiagonalise(
     matvec: Matvec, start: Vector, num_steps: int
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps_less_one"]]:
-    """Return the diagonal and off-diagonal of the Lanczos matrix T of a symmetric operator from v = start / ||start||.
+    """Return diagonal and off-diagonal of the Lanczos matrix T of a symmetric A from v = start / ||start||.
 
-    Full reorthogonalisation, twice. (T^j)_11 = v^T A^j v for j < 2 num_steps (Golub & Meurant 2010, ch. 6). Where
-    an invariant subspace ends the process, the off-diagonal is 0 and the diagonal goes on with v^T A v: the added
-    nodes have no weight and lie inside the spectrum. A zero `start` gives zeros.
+    Full reorthogonalisation, twice. (T^j)_11 = v^T A^j v for j < 2 num_steps (Golub & Meurant 2010, ch. 6).
+    Where an invariant subspace ends the process, the off-diagonal is 0 and the diagonal goes on with v^T A v:
+    the added nodes have no weight and lie inside the spectrum. A zero `start` gives zeros.
 
     Raises:
         ValueError: if `num_steps` is below 1.
@@ -312,36 +306,11 @@ def tridiagonalise(
     return jnp.where(reached, alphas, alphas[0]), betas[:-1]
 
 
-def _split(basis_size: int, dim: int, num_pairs: int, block_size: int) -> tuple[int, int]:
+def _sizes(basis_size: int | None, dim: int, num_pairs: int, block_size: int) -> tuple[int, int]:
     """Return how many Ritz vectors a restart keeps and how many blocks a cycle adds."""
-    if basis_size >= dim + num_pairs:
+    if basis_size is None and dim > 256:
+        basis_size = max(96, 2 * num_pairs + 32, num_pairs + 8 * block_size)
+    if basis_size is None or basis_size >= dim + num_pairs:
         return num_pairs, -(-dim // block_size)  # the whole space fits: one cycle is enough
     num_kept = num_pairs + (basis_size - num_pairs - block_size) // 3
     return num_kept, (basis_size - num_kept) // block_size
-
-
-def _check(
-    sizes: dict[str, int], basis_size: int, which: str, rtol: float, deflate: Array | None, dtype: Any
-) -> None:
-    dim, num_pairs, block_size = sizes["dim"], sizes["num_pairs"], sizes["block_size"]
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: need at least 1, got {size}")
-    if num_pairs > dim:
-        raise ValueError(f"num_pairs: need at most dim = {dim}, got {num_pairs}")
-    if basis_size < num_pairs + min(block_size, dim):
-        raise ValueError(f"basis_size: need at least {num_pairs} pairs and a block, got {basis_size}")
-    if which not in ("smallest", "largest"):
-        raise ValueError(f"which: need 'smallest' or 'largest', got {which!r}")
-    if not 0 <= rtol < 1:
-        raise ValueError(f"rtol: need 0 <= rtol < 1, got {rtol}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype: need a floating-point type, got {dtype}")
-    if deflate is not None and deflate.shape[0] != dim:
-        raise ValueError(f"deflate: need {dim} rows, got shape {deflate.shape}")
-
-
-def _check_product(matvec: Matvec, dim: int, dtype: Any) -> None:
-    image = jax.eval_shape(matvec, jax.ShapeDtypeStruct((dim,), dtype))
-    if image.shape != (dim,) or image.dtype != dtype:
-        raise ValueError(f"matvec: need {dtype} of shape ({dim},), got {image.dtype} of shape {image.shape}")

@@ -1,0 +1,137 @@
+"""Configuration of JAX and Hypothesis, and the points that many tests speak of.
+
+The package is imported under jaxtyping's hook, so that every annotated shape is checked at run time.
+"""
+
+import functools
+import os
+from typing import NamedTuple
+
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+install_import_hook("ufm_jax", "beartype.beartype")
+
+import ufm_jax  # noqa: E402  (sets the number of XLA's CPU workers: before the first computation)
+
+assert ufm_jax.MIN_CPU_WORKERS > 1
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+settings.register_profile(
+    "ufm", deadline=None, max_examples=25, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ufm")
+
+from ufm_jax.landscape import starts  # noqa: E402
+from ufm_jax.landscape.critical import find_critical, start_rank  # noqa: E402
+from ufm_jax.model.losses import CrossEntropy, Squared  # noqa: E402
+from ufm_jax.model.objective import objective, ravel, unravel  # noqa: E402
+from ufm_jax.model.problem import Params, Problem, problem  # noqa: E402
+from ufm_jax.model.symmetry import rank as rank_of  # noqa: E402
+from ufm_jax.numerics.status import Status  # noqa: E402
+
+CE, SMOOTH, SQUARED = CrossEntropy(), CrossEntropy(smoothing=0.1), Squared()
+BALANCED, IMBALANCED = (2, 2, 2), (3, 1, 2)
+
+
+def make(counts, dim, *, loss=CE, bias=True, decay_b=1e-2, decay_w=5e-3, decay_h=1e-3) -> Problem:
+    """Build a problem whose decays are unequal and small enough for non-zero minimisers."""
+    return problem(
+        counts=counts,
+        dim=dim,
+        decay_w=decay_w,
+        decay_h=decay_h,
+        decay_b=decay_b if bias else 0.0,
+        bias=bias,
+        loss=loss,
+    )
+
+
+# K = 3: d below, at and above K - 1; every pair of (d, loss), (d, bias mode), (loss, bias mode) occurs once.
+PROBLEMS = {
+    "below-ce-decayed": make(BALANCED, 1),
+    "below-smooth-undecayed": make(IMBALANCED, 1, loss=SMOOTH, decay_b=0.0),
+    "below-squared-unbiased": make(IMBALANCED, 1, loss=SQUARED, bias=False),
+    "at-ce-undecayed": make(IMBALANCED, 2, decay_b=0.0),
+    "at-smooth-unbiased": make(BALANCED, 2, loss=SMOOTH, bias=False),
+    "at-squared-decayed": make(IMBALANCED, 2, loss=SQUARED),
+    "above-ce-unbiased": make(IMBALANCED, 4, bias=False),
+    "above-smooth-decayed": make(IMBALANCED, 4, loss=SMOOTH),
+    "above-squared-undecayed": make(BALANCED, 4, loss=SQUARED, decay_b=0.0),
+}
+
+
+class Zoo(NamedTuple):
+    """Critical points of one problem, batched, the lowest first."""
+
+    prob: Problem
+    points: Params
+    values: np.ndarray
+    grad_norms: np.ndarray
+    ranks: np.ndarray
+    hessians: np.ndarray  # dense, of the full problem, by automatic differentiation alone
+
+
+def dense(prob: Problem, p: Params):
+    """Return the dense Hessian of the objective at p, by plain automatic differentiation."""
+    return jax.hessian(lambda x: objective(prob)(unravel(prob, x)))(ravel(p))
+
+
+dense_batch = jax.jit(jax.vmap(dense, in_axes=(None, 0)))
+values_of = jax.jit(jax.vmap(lambda prob, p: objective(prob)(p), in_axes=(None, 0)))
+ranks_of = jax.jit(jax.vmap(rank_of, in_axes=(None, 0)))
+
+
+@jax.jit
+def saddles(prob: Problem, keys):
+    """Find critical points of any index from balanced starts of every rank in turn."""
+    numbers = jnp.arange(len(keys), dtype=jnp.int32)
+    return jax.vmap(lambda key, i: find_critical(prob, starts.balanced(prob, key, start_rank(prob, i))))(keys, numbers)
+
+
+@jax.jit
+def gaussians(prob: Problem, keys):
+    """Draw Gaussian points of scales from 1e-3 to 1e2."""
+
+    def draw(key):
+        scale_key, point_key = jax.random.split(key)
+        return starts.gaussian(prob, point_key, starts.log_uniform_scale(scale_key, 1e-3, 1e2))
+
+    return jax.vmap(draw)(keys)
+
+
+def keys(seed: int, count: int):
+    """Return `count` random keys."""
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def take(batch, which):
+    """Index the leading axis of every leaf."""
+    return jax.tree.map(lambda a: a[which], batch)
+
+
+@functools.cache
+def zoo(name: str) -> Zoo:
+    """Return minima and saddles of `PROBLEMS[name]`, searched for once per session."""
+    prob = PROBLEMS[name]
+    found = saddles(prob, keys(1, 24))
+    values = np.asarray(values_of(prob, found.params))
+    order = [i for i in np.argsort(values) if found.status[i] == Status.CONVERGED]
+    points = take(found.params, np.array(order))
+    return Zoo(
+        prob,
+        points,
+        values[order],
+        np.asarray(found.grad_norm)[order],
+        np.asarray(ranks_of(prob, points)),
+        np.asarray(dense_batch(prob, points)),
+    )

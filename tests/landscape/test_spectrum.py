@@ -1,0 +1,102 @@
+"""Index, nullity and λ_min modulo the orbit against the dense full Hessian; the public test case."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from conftest import BALANCED, CE, PROBLEMS, SMOOTH, keys, make, ranks_of, saddles, take, values_of, zoo
+
+from ufm_jax.landscape.spectrum import spectrum
+from ufm_jax.model.objective import ravel
+from ufm_jax.model.reduction import collapse
+from ufm_jax.model.symmetry import feature_frame, orbit_tangent
+from ufm_jax.model.symmetry import rank as rank_of
+from ufm_jax.numerics.status import Status
+
+spectra = jax.jit(jax.vmap(lambda prob, p: spectrum(prob, p, rank_of(prob, p)), in_axes=(None, 0)))
+tangents = jax.jit(
+    jax.vmap(lambda prob, p: orbit_tangent(prob, p, feature_frame(prob, p), rank_of(prob, p)), in_axes=(None, 0))
+)
+
+
+@functools.cache
+def spectra_of(name):
+    return spectra(zoo(name).prob, zoo(name).points)
+
+
+def modulo_orbit(H, Q):
+    """Eigenvalues of H on the orthogonal complement of the columns of Q."""
+    U, s, _ = np.linalg.svd(Q, full_matrices=True)
+    complement = U[:, int(np.sum(s > 0.5)) :]
+    return np.linalg.eigvalsh(complement.T @ H @ complement)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_spectrum_agrees_with_the_dense_full_hessian(name):
+    z, spec = zoo(name), spectra_of(name)
+    orbit = np.asarray(tangents(z.prob, z.points))
+    assert np.mean(spec.resolved) > 0.9
+    for i in np.flatnonzero(spec.resolved):
+        tolerance = spec.tolerance[i]
+        eigenvalues = np.linalg.eigvalsh(z.hessians[i])
+        assert spec.index[i] == np.sum(eigenvalues < -tolerance)
+        assert spec.nullity[i] == np.sum(np.abs(eigenvalues) <= tolerance)
+        expected = modulo_orbit(z.hessians[i], orbit[i])
+        np.testing.assert_allclose(spec.lambda_min[i], expected[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_lowest_eigenpair_stands_up_in_the_full_problem(name):
+    z, spec = zoo(name), spectra_of(name)
+    for i in range(len(z.values)):
+        v = np.asarray(ravel(take(spec.direction, i)))
+        np.testing.assert_allclose(np.linalg.norm(v), 1.0, rtol=1e-10)
+        residual = np.linalg.norm(z.hessians[i] @ v - spec.lambda_min[i] * v)
+        np.testing.assert_allclose(spec.residual[i], residual, atol=1e-12)
+        assert residual <= 10 * spec.tolerance[i]
+        assert spec.orbit_residual[i] <= spec.tolerance[i]
+
+
+def test_full_and_collapsed_problems_have_one_index_and_nullity():
+    prob = make(BALANCED, 2, loss=CE)
+    found = saddles(collapse(prob), keys(1, 24))
+    full = saddles(prob, keys(1, 24))
+    small_spec, full_spec = spectra(collapse(prob), found.params), spectra(prob, full.params)
+    done = np.asarray((found.status == Status.CONVERGED) & (full.status == Status.CONVERGED))
+    assert done.sum() >= 20
+    assert np.array_equal(small_spec.index[done], full_spec.index[done])
+    assert np.array_equal(small_spec.nullity[done], full_spec.nullity[done])
+
+
+@pytest.mark.parametrize(
+    ("K", "n", "d", "loss", "bias"), [(2, 1, 1, CE, True), (3, 2, 2, CE, True), (3, 4, 5, SMOOTH, False), (4, 3, 2, CE, True)]
+)
+def test_the_origin_has_index_dimension_times_classes_less_one(K, n, d, loss, bias):
+    prob = make((n,) * K, d, loss=loss, bias=bias)
+    spec = jax.jit(spectrum)(prob, prob.zeros(), rank_of(prob, prob.zeros()))
+    mean, half = (prob.decay_w + prob.decay_h) / 2, (prob.decay_w - prob.decay_h) / 2
+    sigma = (1.0 - loss.smoothing) / (K * np.sqrt(n))
+    np.testing.assert_allclose(spec.lambda_min, mean - np.sqrt(half**2 + sigma**2), atol=1e-13)
+    assert spec.index == (K - 1) * d
+    assert spec.nullity == spec.orbit_dim == 0
+    assert spec.resolved
+    assert spec.residual <= 1e-13
+
+
+def test_the_public_case_has_exactly_four_orbits():
+    prob = make((5, 5, 5), 2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    found = saddles(prob, keys(0, 400))
+    done = np.asarray(found.status) == Status.CONVERGED
+    assert done.mean() > 0.95
+    points = take(found.params, np.flatnonzero(done))
+    values, ranks, spec = values_of(prob, points), ranks_of(prob, points), spectra(prob, points)
+    assert np.all(spec.resolved)
+    rows = zip(np.round(values, 8), ranks, spec.index, spec.nullity, strict=True)
+    orbits = {tuple(float(x) for x in row) for row in rows}
+    assert sorted(orbits) == [
+        (0.06293301, 2, 0, 1),
+        (0.14356253, 1, 1, 1),
+        (0.50262885, 1, 2, 1),
+        (1.09861229, 0, 4, 0),
+    ]

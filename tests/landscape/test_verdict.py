@@ -1,0 +1,141 @@
+"""A verdict claims only what was shown: on real points, and in a table of made-up evidence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import BALANCED, CE, SQUARED, gaussians, keys, make, take, zoo
+
+from ufm_jax.landscape import starts
+from ufm_jax.landscape.critical import find_minimum
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.spectrum import Spectrum
+from ufm_jax.landscape.verdict import GRAD_TOL, Reason, Verdict, judge
+from ufm_jax.model.objective import expand, ravel
+from ufm_jax.model.theory import global_minimum
+from ufm_jax.numerics.status import Status
+
+examined = jax.jit(jax.vmap(lambda prob, p: examine(prob, p), in_axes=(None, 0)))
+
+
+@jax.jit
+def descend_and_examine(prob, keys):
+    def one(key):
+        found = find_minimum(prob, starts.balanced(prob, key, prob.dim))
+        return found, examine(prob, found.params)
+
+    return jax.vmap(one)(keys)
+
+
+def at_threshold(kt, decay_b=1e-2):
+    """K = 3, n = 2 with Kθ = kt and λ_W = 5 λ_H."""
+    s = kt / (3 * np.sqrt(2.0))
+    return make(BALANCED, 2, decay_w=s * np.sqrt(5.0), decay_h=s / np.sqrt(5.0), decay_b=decay_b)
+
+
+@pytest.mark.parametrize("name", ["at-ce-undecayed", "above-squared-undecayed"])
+def test_random_points_are_not_critical(name):
+    prob = zoo(name).prob
+    evidence = examined(prob, gaussians(prob, keys(21, 300))).evidence
+    assert np.all(evidence.verdict == Verdict.NOT_CRITICAL)
+    assert np.all(evidence.reason == Reason.NONE)
+    assert np.all(evidence.grad_norm > GRAD_TOL)
+
+
+@pytest.mark.parametrize("kt", [0.05, 0.5, 1 - 1e-3, 1 + 1e-3, 1.5])
+@pytest.mark.parametrize("decay_b", [1e-2, 0.0])
+def test_the_minimiser_is_certified_on_both_sides_of_the_threshold(kt, decay_b):
+    prob = at_threshold(kt, decay_b)
+    found, seen = descend_and_examine(prob, keys(22, 6))
+    evidence = seen.evidence
+    assert np.all(found.status == Status.CONVERGED)
+    assert np.all(evidence.verdict == Verdict.GLOBAL_MINIMUM)
+    np.testing.assert_allclose(evidence.loss, global_minimum(prob), atol=1e-11)
+    assert np.all(evidence.rank == (2 if kt < 1 else 0))
+    assert np.all(evidence.index == 0)
+    assert np.all(evidence.nullity == (1 if kt < 1 else 0) + (decay_b == 0))
+
+
+@pytest.mark.parametrize("name", ["at-ce-undecayed", "above-squared-undecayed", "below-ce-decayed"])
+def test_verdicts_agree_with_the_dense_hessian(name):
+    z = zoo(name)
+    seen = examined(z.prob, z.points)
+    for i in range(len(z.values)):
+        lowest = np.linalg.eigvalsh(z.hessians[i])[0]
+        verdict = seen.evidence.verdict[i]
+        if lowest < -1e-7:
+            assert verdict == Verdict.STRICT_SADDLE
+            v = np.asarray(ravel(take(seen.direction, i)))
+            assert v @ z.hessians[i] @ v < -1e-7
+            np.testing.assert_allclose(v @ z.hessians[i] @ v, seen.evidence.negative_curvature[i], atol=1e-12)
+        elif z.prob.dim >= z.prob.num_classes - 1:
+            assert verdict == Verdict.GLOBAL_MINIMUM
+        else:  # d < K − 1: the relaxation is not tight, and no more than a local minimum can be shown
+            assert verdict == Verdict.LOCAL_MINIMUM
+            assert seen.evidence.dual_gap[i] > 1e-6
+        np.testing.assert_allclose(seen.evidence.grad_norm[i], jnp.linalg.norm(ravel(expand(z.prob, take(z.points, i)).grad)), atol=1e-15)
+
+
+def test_a_family_larger_than_the_orbit_is_called_degenerate():
+    # Squared loss, balanced, d = 1 < K: any unit vector of a K-dimensional eigenspace does equally well.
+    prob = make(BALANCED, 1, loss=SQUARED, bias=False)
+    found, seen = descend_and_examine(prob, keys(23, 4))
+    assert np.all(found.status == Status.CONVERGED)
+    assert np.all(seen.evidence.verdict == Verdict.DEGENERATE)
+    assert np.all(seen.evidence.nullity == 2)
+
+
+def made_up(**change):
+    """Evidence of a clean local minimum, with tolerance 1e-8, changed as asked."""
+    scalars = {
+        "lambda_min": 0.1,
+        "residual": 1e-12,
+        "orbit_residual": 1e-12,
+        "tolerance": 1e-8,
+        "resolved": True,
+    }
+    counts = {"index": 0, "nullity": 1, "orbit_dim": 1}
+    values = {k: jnp.asarray(change.get(k, v)) for k, v in scalars.items()}
+    values |= {k: jnp.asarray(change.get(k, v), jnp.int32) for k, v in counts.items()}
+    return Spectrum(direction=take(gaussians(PLAIN, keys(0, 1)), 0), **values)
+
+
+PLAIN = make((1, 1), 1, loss=CE)
+NAN, OPEN, SHUT = np.nan, 0.3, 1e-12
+TABLE = [
+    ("local minimum", 1e-12, OPEN, 0.1, {}, Verdict.LOCAL_MINIMUM, Reason.NONE),
+    ("no certificate", 1e-12, NAN, 0.1, {}, Verdict.LOCAL_MINIMUM, Reason.NONE),
+    ("global minimum", 1e-12, SHUT, 0.1, {}, Verdict.GLOBAL_MINIMUM, Reason.NONE),
+    ("gap of rounding below zero", 1e-12, -1e-15, 0.1, {}, Verdict.GLOBAL_MINIMUM, Reason.NONE),
+    ("global whatever the spectrum", 1e-12, SHUT, 0.0, {"resolved": False}, Verdict.GLOBAL_MINIMUM, Reason.NONE),
+    ("saddle", 1e-12, OPEN, -0.1, {"index": 2}, Verdict.STRICT_SADDLE, Reason.NONE),
+    ("saddle near the minimum in f", 1e-12, SHUT, -0.1, {"index": 1}, Verdict.STRICT_SADDLE, Reason.NONE),
+    ("saddle without certificate", 1e-12, NAN, -0.1, {"resolved": False}, Verdict.STRICT_SADDLE, Reason.NONE),
+    ("curvature of rounding", 1e-12, OPEN, -1e-9, {}, Verdict.LOCAL_MINIMUM, Reason.NONE),
+    ("degenerate", 1e-12, OPEN, 0.0, {"nullity": 3}, Verdict.DEGENERATE, Reason.NONE),
+    ("degenerate without certificate", 1e-12, NAN, 0.0, {"nullity": 2}, Verdict.DEGENERATE, Reason.NONE),
+    ("unresolved", 1e-12, OPEN, 0.0, {"resolved": False}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
+    ("unresolved, no certificate", 1e-12, NAN, 0.0, {"resolved": False}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
+    ("index without curvature", 1e-12, OPEN, 0.0, {"index": 1}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
+    ("bad eigenvector", 1e-12, OPEN, 0.1, {"residual": 1e-3}, Verdict.UNDECIDED, Reason.RESIDUAL_TOO_LARGE),
+    ("NaN eigenvector", 1e-12, OPEN, NAN, {"residual": NAN}, Verdict.UNDECIDED, Reason.RESIDUAL_TOO_LARGE),
+    ("gradient", 1e-6, SHUT, 0.1, {}, Verdict.NOT_CRITICAL, Reason.NONE),
+    ("gradient and curvature", 1e-6, OPEN, -5.0, {}, Verdict.NOT_CRITICAL, Reason.NONE),
+    ("NaN gradient", NAN, SHUT, 0.1, {}, Verdict.NOT_CRITICAL, Reason.NONE),
+]
+
+
+@pytest.mark.parametrize(
+    ("grad_norm", "gap", "curvature", "change", "verdict", "reason"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_judge(grad_norm, gap, curvature, change, verdict, reason):
+    spec = made_up(**change)
+    found = judge(jnp.asarray(grad_norm), jnp.asarray(gap), jnp.asarray(curvature), spec)
+    assert (Verdict(int(found.verdict)), Reason(int(found.reason))) == (verdict, reason)
+
+
+def test_tolerances_are_the_callers():
+    spec = made_up()
+    arguments = jnp.asarray(1e-6), jnp.asarray(1e-5), jnp.asarray(0.1), spec
+    assert judge(*arguments, grad_tol=1e-5).verdict == Verdict.LOCAL_MINIMUM
+    assert judge(*arguments, grad_tol=1e-5, gap_tol=1e-4).verdict == Verdict.GLOBAL_MINIMUM

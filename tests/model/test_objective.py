@@ -1,0 +1,159 @@
+"""The closed-form derivatives against automatic ones; losses against their defaults and conjugates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense, keys, make
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ufm_jax.landscape import starts
+from ufm_jax.model.losses import Loss
+from ufm_jax.model.objective import expand, hessian, logit_gradient, logits, objective, oracle, ravel, unravel
+from ufm_jax.model.problem import Params
+from ufm_jax.model.reduction import collapse
+from ufm_jax.numerics.derivatives import hvp
+
+LOSSES = {"ce": CE, "smoothed": SMOOTH, "squared": SQUARED}
+SHAPES = [
+    (loss, bias, collapsed, BALANCED if (bias + collapsed) % 2 else IMBALANCED)
+    for loss in LOSSES
+    for bias in (True, False)
+    for collapsed in (True, False)
+]
+
+
+@jax.jit
+def everything(prob, p, v):
+    """Value, gradient and H v: fused, by forward over reverse mode, by the dense Hessian; both Hessians."""
+    e, H, f = expand(prob, p), dense(prob, p), objective(prob)
+    fused = e.value, ravel(e.grad), ravel(e.hv(v))
+    automatic = f(p), ravel(jax.grad(f)(p)), ravel(hvp(f)(p, v))
+    return fused, automatic, H @ ravel(v), hessian(prob, p), H
+
+
+@jax.jit
+def along(prob, p, v, t):
+    return objective(prob)(jax.tree.map(lambda a, b: a + t * b, p, v))
+
+
+def close(a, b, rtol=1e-12):
+    assert np.linalg.norm(np.asarray(a) - np.asarray(b)) <= rtol * max(np.linalg.norm(b), 1e-3)
+
+
+@pytest.mark.parametrize(("loss", "bias", "collapsed", "counts"), SHAPES)
+def test_fused_derivatives_are_exact_and_the_taylor_remainder_is_cubic(loss, bias, collapsed, counts):
+    prob = make(counts, 2, loss=LOSSES[loss], bias=bias, decay_w=0.03, decay_h=0.02, decay_b=0.05)
+    prob = collapse(prob) if collapsed else prob
+    for key in keys(7, 3):
+        p, v = (starts.gaussian(prob, k) for k in jax.random.split(key))
+        fused, automatic, Hv, H, reference = everything(prob, p, v)
+        for a, b in zip(fused, automatic, strict=True):
+            close(a, b)
+        close(fused[2], Hv)
+        close(H, reference)
+        steps = np.geomspace(3e-3, 3e-2, 6)
+        value, grad, product = fused
+        model = [value + t * grad @ ravel(v) + t**2 / 2 * product @ ravel(v) for t in steps]
+        remainder = [abs(float(along(prob, p, v, t) - m)) for t, m in zip(steps, model, strict=True)]
+        assert 2.8 < np.polyfit(np.log(steps), np.log(remainder), 1)[0] < 3.2
+
+
+def test_oracle_is_expand_on_vectors():
+    prob = make(IMBALANCED, 2)
+    p, v = starts.gaussian(prob, jax.random.key(0)), starts.gaussian(prob, jax.random.key(1))
+    flat, tree = oracle(prob)(ravel(p)), expand(prob, p)
+    assert flat.value == tree.value
+    assert np.array_equal(flat.grad, ravel(tree.grad))
+    assert np.array_equal(flat.hv(ravel(v)), ravel(tree.hv(v)))
+    assert unravel(prob, ravel(p)).b.shape == (3,)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_logits_of_ten_thousand_are_harmless(loss, sign):
+    prob = make(BALANCED, 3, loss=LOSSES[loss])
+    H = np.eye(3)[:, prob.labels] * 100.0
+    p = Params(jnp.eye(3) * 100.0 * sign, jnp.asarray(H), jnp.zeros(3))
+    np.testing.assert_allclose(jnp.abs(logits(prob, p)).max(), 1e4)
+    e = expand(prob, p)
+    values = (e.value, ravel(e.grad), ravel(e.hv(p)), ravel(jax.grad(objective(prob))(p)), ravel(hvp(objective(prob))(p, p)))
+    assert all(np.all(np.isfinite(a)) for a in values)
+    close(values[1], values[3])
+    close(values[2], values[4])
+    fit = e.value - (prob.decay_w * 3e4 + prob.decay_h * 6e4) / 2
+    smoothing = SMOOTH.smoothing if loss == "smoothed" else 0.0
+    if loss != "squared":  # right: α(K−1)/K · 1e4; wrong: log 2 + the rest of the targets' weight · 1e4
+        off = smoothing * 2 / 3
+        expected = off * 1e4 if sign > 0 else (1 - off) * 1e4 + np.log(2.0)
+        np.testing.assert_allclose(fit, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rotations_and_class_permutations_leave_f_unchanged(seed):
+    prob = make(BALANCED, 3)
+    p = starts.gaussian(prob, jax.random.key(seed))
+    Q = jnp.asarray(np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0])
+    np.testing.assert_allclose(objective(prob)(Params(p.W @ Q, Q.T @ p.H, p.b)), objective(prob)(p), rtol=1e-13)
+    classes, samples = np.array([2, 0, 1]), np.array([4, 5, 0, 1, 2, 3])
+    moved = Params(p.W[classes], p.H[:, samples], p.b[classes])
+    np.testing.assert_allclose(objective(prob)(moved), objective(prob)(p), rtol=1e-13)
+
+
+@pytest.mark.parametrize("loss", [CE, SMOOTH], ids=["ce", "smoothed"])
+def test_columns_of_the_logit_gradient_sum_to_zero(loss):
+    prob = make(IMBALANCED, 2, loss=loss)
+    G = logit_gradient(prob, starts.gaussian(prob, jax.random.key(4)))
+    np.testing.assert_allclose(jnp.sum(G, axis=0), 0.0, atol=1e-16)
+    assert np.linalg.matrix_rank(G) <= 2
+
+
+class Default(Loss):
+    """A loss that gives `value` alone."""
+
+    def __init__(self, of: Loss):
+        object.__setattr__(self, "of", of)
+
+    def value(self, Z, T):
+        return self.of.value(Z, T)
+
+
+@given(st.sampled_from(sorted(LOSSES)), st.integers(0, 10**6), st.floats(0.1, 30.0))
+def test_handwritten_slope_and_curvature_equal_the_defaults(name, seed, scale):
+    loss, rng = LOSSES[name], np.random.default_rng(seed)
+    Z, V = jnp.asarray(scale * rng.normal(size=(4, 5))), jnp.asarray(rng.normal(size=(4, 5)))
+    T = jnp.asarray(loss.targets(rng.integers(0, 4, 5), 4))
+    default = Default(loss)
+    np.testing.assert_allclose(loss.slope(Z, T), default.slope(Z, T), atol=1e-14 * max(1.0, scale))
+    np.testing.assert_allclose(loss.curvature(Z, T)(V), default.curvature(Z, T)(V), atol=1e-13)
+
+
+@given(st.sampled_from(sorted(LOSSES)), st.integers(0, 10**6), st.floats(0.0, 1.0))
+def test_dual_obeys_fenchel_and_young(name, seed, c):
+    loss, rng = LOSSES[name], np.random.default_rng(seed)
+    Z, other = (jnp.asarray(3.0 * rng.normal(size=(4, 5))) for _ in range(2))
+    T = jnp.asarray(loss.targets(rng.integers(0, 4, 5), 4))
+    slope = loss.slope(Z, T)
+    lower = loss.dual(slope, T, jnp.asarray(c)) + c * jnp.sum(slope * other, axis=0)
+    assert np.all(lower <= loss.value(other, T) + 1e-13)
+    at_point = loss.dual(slope, T, jnp.asarray(1.0)) + jnp.sum(slope * Z, axis=0)
+    np.testing.assert_allclose(at_point, loss.value(Z, T), atol=1e-12)
+
+
+@given(st.sampled_from(sorted(LOSSES)), st.integers(0, 10**6), st.floats(0.1, 10.0))
+def test_reach_bounds_logits_of_small_loss(name, seed, scale):
+    loss = LOSSES[name]
+    z = scale * np.random.default_rng(seed).normal(size=(4, 1))
+    for y in range(4):
+        cap = float(loss.value(jnp.asarray(z), jnp.asarray(loss.targets(np.array([y]), 4)))[0])
+        furthest = np.max(np.abs(z)) if name == "squared" else np.max(z - z[y])
+        assert furthest <= loss.reach(cap) + 1e-12
+
+
+def test_losses_without_a_conjugate_say_so():
+    nameless = Default(CE)
+    object.__setattr__(nameless, "name", "default")
+    with pytest.raises(NotImplementedError, match="default has no convex conjugate"):
+        nameless.dual(jnp.zeros((2, 1)), jnp.zeros((2, 1)), jnp.asarray(1.0))
+    assert not nameless.certified

@@ -1,0 +1,135 @@
+"""Arguments are checked by name; sizes and derived quantities are consistent; sweeps compile once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ufm_jax.model.losses import CrossEntropy
+from ufm_jax.model.objective import gradient_norm, ravel, unravel
+from ufm_jax.model.problem import Params, check_params, problem
+from ufm_jax.model.reduction import collapse
+
+GOOD = {"counts": (2, 3), "dim": 2, "decay_w": 1e-3, "decay_h": 1e-3, "decay_b": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"counts": (5,)}, "counts"),
+        ({"counts": ()}, "counts"),
+        ({"counts": (2, 0)}, "counts"),
+        ({"counts": (2, -1)}, "counts"),
+        ({"counts": (2, 1.5)}, "counts"),
+        ({"counts": None}, "counts"),
+        ({"counts": None, "num_classes": 3}, "counts"),
+        ({"counts": None, "per_class": 3}, "counts"),
+        ({"counts": None, "num_classes": 1, "per_class": 3}, "num_classes"),
+        ({"counts": None, "num_classes": 3, "per_class": 0}, "per_class"),
+        ({"per_class": 2}, "per_class"),
+        ({"num_classes": 3}, "num_classes"),
+        ({"dim": 0}, "dim"),
+        ({"dim": -2}, "dim"),
+        ({"decay_w": 0.0}, "decay_w"),
+        ({"decay_h": 0.0}, "decay_h"),
+        ({"decay_w": -1e-3}, "decay_w"),
+        ({"decay_h": -1e-3}, "decay_h"),
+        ({"decay_b": -1e-3}, "decay_b"),
+        ({"decay_w": np.nan}, "decay_w"),
+        ({"decay_h": np.inf}, "decay_h"),
+        ({"decay_b": np.nan}, "decay_b"),
+        ({"decay_w": [1e-3, -1.0]}, "decay_w"),
+        ({"bias": False}, "decay_b"),
+    ],
+)
+def test_a_bad_argument_is_named(change, named):
+    with pytest.raises(ValueError, match=rf"^{named}:"):
+        problem(**(GOOD | change))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, np.nan])
+def test_a_bad_smoothing_is_named(smoothing):
+    with pytest.raises(ValueError, match=r"^smoothing:"):
+        CrossEntropy(smoothing=smoothing)
+
+
+def test_an_undecayed_bias_is_allowed():
+    assert problem(**(GOOD | {"decay_b": 0.0})).bias
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.integers(1, 4), st.booleans(), st.booleans())
+def test_sizes_are_consistent(counts, dim, bias, collapsed):
+    prob = make(tuple(counts), dim, bias=bias)
+    prob = collapse(prob) if collapsed else prob
+    zeros = prob.zeros()
+    assert sum(a.size for a in jax.tree.leaves(zeros)) == prob.num_variables
+    assert prob.targets.shape == (prob.num_classes, prob.num_columns)
+    np.testing.assert_allclose(prob.weights.sum(), 1.0, rtol=1e-15)
+    np.testing.assert_allclose(prob.targets.sum(axis=0), 1.0, rtol=1e-15)
+    # ω σ⁻² is one column's share of Σ n_k/N · n_k in the collapsed problem and 1/N in the full one.
+    np.testing.assert_allclose(np.sum(prob.weights * prob.scales**2), prob.num_columns / prob.num_samples)
+    assert prob.balanced == (len(set(counts)) == 1)
+    check_params(prob, zeros)
+
+
+def test_both_ways_of_giving_sizes_agree():
+    by_counts = make((4, 4, 4), 2)
+    by_class = problem(num_classes=3, per_class=4, dim=2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    assert jax.tree.structure(by_counts) == jax.tree.structure(by_class)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_unravel_undoes_ravel(bias):
+    prob = make((2, 3), 4, bias=bias)
+    x = jnp.arange(float(prob.num_variables))
+    assert np.array_equal(ravel(unravel(prob, x)), x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"W": jnp.zeros((3, 2))}, r"^W: need shape \(2, 2\), got \(3, 2\)"),
+        ({"H": jnp.zeros((2, 4))}, r"^H: need shape \(2, 5\)"),
+        ({"b": jnp.zeros(3)}, r"^b: need shape \(2,\)"),
+        ({"b": None}, r"^b: the problem has bias=True"),
+        ({"W": jnp.full((2, 2), jnp.nan)}, r"^W: has 4 non-finite"),
+        ({"H": jnp.zeros((2, 5)).at[0, 0].set(jnp.inf)}, r"^H: has 1 non-finite"),
+    ],
+)
+def test_check_params_names_what_is_wrong(change, message):
+    prob = problem(**GOOD)
+    with pytest.raises(ValueError, match=message):
+        check_params(prob, prob.zeros()._replace(**change))
+
+
+def test_check_params_refuses_a_bias_where_there_is_none():
+    prob = problem(**(GOOD | {"bias": False, "decay_b": 0.0}))
+    with pytest.raises(ValueError, match=r"^b: the problem has bias=False"):
+        check_params(prob, Params(*prob.zeros()[:2], jnp.zeros(2)))
+
+
+def test_a_sweep_over_decays_compiles_once():
+    traces = []
+
+    @jax.jit
+    def measured(prob, p):
+        traces.append(prob.counts)
+        return gradient_norm(prob, p)
+
+    for decay in (1e-3, 2e-3, 0.5):
+        prob = make((2, 2), 2, decay_w=decay, decay_b=decay - 1e-3)
+        measured(prob, prob.zeros())
+    assert len(traces) == 1
+
+
+def test_problems_are_vmapped_over_their_decays():
+    decays = np.array([1e-3, 1e-2, 1e-1])
+    many = problem(**(GOOD | dict.fromkeys(("decay_w", "decay_h", "decay_b"), decays)))
+    x = jnp.linspace(-1.0, 1.0, many.num_variables)
+    norms = jax.vmap(lambda prob: gradient_norm(prob, unravel(prob, x)))(many)
+    for decay, norm in zip(decays, norms, strict=True):
+        one = problem(**(GOOD | dict.fromkeys(("decay_w", "decay_h", "decay_b"), decay)))
+        np.testing.assert_allclose(norm, gradient_norm(one, unravel(one, x)), rtol=1e-13)

@@ -1,0 +1,98 @@
+"""Orbits of O(d) and of the logit shift: tangent spaces, dimensions, and the Hessian's null space."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import BALANCED, CE, IMBALANCED, PROBLEMS, SMOOTH, SQUARED, dense, make, take, zoo
+
+from ufm_jax.landscape import starts
+from ufm_jax.model.objective import gradient_norm, objective, ravel
+from ufm_jax.model.reduction import collapse, restrict
+from ufm_jax.model.symmetry import feature_frame, orbit_dimension, orbit_tangent, rank, shift_dimension
+from ufm_jax.model.theory import etf_minimiser
+
+
+@jax.jit
+def tangent_of(prob, p):
+    return orbit_tangent(prob, p, feature_frame(prob, p), rank(prob, p))
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_orbit_tangents_are_orthonormal_or_zero_and_null(name):
+    z = zoo(name)
+    for i in np.unique(np.round(z.values, 8), return_index=True)[1]:
+        Q = np.asarray(tangent_of(z.prob, take(z.points, i)))
+        lengths = np.linalg.norm(Q, axis=0)
+        moves = lengths > 0.5
+        np.testing.assert_allclose(Q.T @ Q, np.diag(moves.astype(float)), atol=1e-8)
+        assert moves.sum() == orbit_dimension(z.prob, int(z.ranks[i]))
+        assert np.linalg.norm(z.hessians[i] @ Q) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("K", "n", "d", "decay_b", "loss"),
+    [
+        (2, 3, 1, 1e-2, CE),
+        (3, 2, 2, 1e-2, CE),
+        (3, 2, 2, 0.0, CE),
+        (3, 2, 4, 0.0, SMOOTH),
+        (4, 1, 4, 1e-2, CE),
+        (4, 2, 3, 0.0, CE),
+    ],
+)
+def test_nullity_at_the_etf_is_the_orbit_dimension(K, n, d, decay_b, loss):
+    prob = make((n,) * K, d, decay_b=decay_b, loss=loss)
+    p = etf_minimiser(prob)
+    assert gradient_norm(prob, p) <= 1e-14
+    eigenvalues = np.linalg.eigvalsh(jax.jit(dense)(prob, p))
+    dimension = (K - 1) * (2 * d - K) // 2 + (decay_b == 0)
+    assert eigenvalues[0] > -1e-12
+    assert np.sum(np.abs(eigenvalues) < 1e-10) == dimension == orbit_dimension(prob, K - 1)
+    assert rank(prob, p) == rank(collapse(prob), restrict(prob, p)) == K - 1
+
+
+def test_nullity_below_the_simplex_dimension_is_the_orbit_dimension():
+    z = zoo("below-ce-decayed")  # K = 3, d = 1: the orbit is two points
+    assert np.sum(np.abs(np.linalg.eigvalsh(z.hessians[0])) < 1e-10) == orbit_dimension(z.prob, 1) == 0
+    z = zoo("below-smooth-undecayed")
+    assert np.sum(np.abs(np.linalg.eigvalsh(z.hessians[0])) < 1e-10) == orbit_dimension(z.prob, 1) == 1
+
+
+@pytest.mark.parametrize(("d", "r"), [(d, r) for d in range(1, 6) for r in range(d + 1)])
+def test_orbit_dimension_is_that_of_the_stiefel_manifold(d, r):
+    frame = np.eye(d)[:, :r]
+    skew = [np.outer(a, b) - np.outer(b, a) for i, a in enumerate(np.eye(d)) for b in np.eye(d)[:i]]
+    moves = np.array([(A @ frame).ravel() for A in skew]).reshape(len(skew), -1)
+    assert orbit_dimension(make((1,) * (r + 1) if r else (1, 1), d), r) == (np.linalg.matrix_rank(moves) if moves.size else 0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "bias", "decay_b", "expected"),
+    [(CE, True, 0.0, 1), (SMOOTH, True, 0.0, 1), (SQUARED, True, 0.0, 0), (CE, True, 1e-3, 0), (CE, False, 0.0, 0)],
+)
+def test_the_shift_is_a_symmetry_only_where_it_is_counted(loss, bias, decay_b, expected):
+    prob = make(IMBALANCED, 2, loss=loss, bias=bias, decay_b=decay_b)
+    assert shift_dimension(prob) == expected
+    if bias:
+        p = starts.gaussian(prob, jax.random.key(0))
+        change = objective(prob)(p._replace(b=p.b + 1.7)) - objective(prob)(p)
+        assert (abs(change) < 1e-13) == bool(expected)
+
+
+def test_the_frame_diagonalises_both_gram_matrices_at_critical_points():
+    z = zoo("above-smooth-decayed")
+    p = take(z.points, 0)
+    U = feature_frame(z.prob, p)
+    np.testing.assert_allclose(U.T @ U, np.eye(4), atol=1e-14)
+    for gram in (U.T @ p.W.T @ p.W @ U, U.T @ p.H @ p.H.T @ U):
+        assert np.all(np.diff(np.diag(gram)) <= 1e-9)
+        np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-8)
+
+
+def test_rank_counts_independent_feature_directions():
+    prob = make(BALANCED, 4)
+    for r in range(3):
+        assert rank(prob, starts.balanced(prob, jax.random.key(r), r)) == r
+    assert rank(prob, prob.zeros()) == 0
+    assert jnp.linalg.norm(ravel(prob.zeros())) == 0

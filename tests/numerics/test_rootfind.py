@@ -1,0 +1,120 @@
+"""Critical points of any index, on the Müller–Brown surface (Müller & Brown 1979) and on small normal forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ufm_jax.numerics.derivatives import dense_hessian, second_order
+from ufm_jax.numerics.rootfind import critical_point, follow_to_index, levenberg_marquardt
+from ufm_jax.numerics.status import Status
+
+A = np.array([-200.0, -100.0, -170.0, 15.0])
+a, b, c = np.array([-1.0, -1.0, -6.5, 0.7]), np.array([0.0, 0.0, 11.0, 0.6]), np.array([-10.0, -10.0, -6.5, 0.7])
+X, Y = np.array([1.0, 0.0, -0.5, -1.0]), np.array([0.0, 0.5, 1.5, 1.0])
+
+MINIMA, SADDLES = (-146.6995, -108.1667, -80.7678), (-40.6648, -72.2489)
+NEAR_MINIMA = [(-0.5, 1.4), (0.6, 0.0), (-0.1, 0.5)]
+NEAR_SADDLES = [(-0.8, 0.6), (0.2, 0.3)]
+# An energy of order 100 and its gradient are rounded at about 1e-13.
+GTOL = 1e-9
+
+
+def mueller_brown(z):
+    x, y = z[0] - X, z[1] - Y
+    return jnp.sum(A * jnp.exp(a * x**2 + b * x * y + c * y**2))
+
+
+MARQUARDT = jax.jit(lambda z: levenberg_marquardt(second_order(mueller_brown), z, gtol=GTOL))
+MARQUARDT_BATCH = jax.jit(jax.vmap(lambda z: levenberg_marquardt(second_order(mueller_brown), z, gtol=GTOL)))
+FOLLOW = {
+    k: jax.jit(jax.vmap(lambda z, k=k: follow_to_index(mueller_brown, z, k, gtol=GTOL))) for k in (0, 1)
+}
+HESSIAN = jax.jit(dense_hessian(mueller_brown))
+GRADIENT = jax.jit(jax.grad(mueller_brown))
+
+
+def index(z):
+    return int(np.sum(np.linalg.eigvalsh(HESSIAN(z)) < 0))
+
+
+@pytest.mark.parametrize(
+    ("near", "energy", "expected"),
+    [(z, e, 0) for z, e in zip(NEAR_MINIMA, MINIMA, strict=True)]
+    + [(z, e, 1) for z, e in zip(NEAR_SADDLES, SADDLES, strict=True)],
+)
+def test_marquardt_finds_all_five_critical_points(near, energy, expected):
+    found = MARQUARDT(jnp.asarray(near))
+    assert found.status == Status.CONVERGED
+    assert np.linalg.norm(GRADIENT(found.x)) <= GTOL
+    assert index(found.x) == expected
+    np.testing.assert_allclose(found.value, energy, atol=1e-4)
+
+
+@pytest.mark.parametrize(("k", "energies"), [(0, MINIMA), (1, SADDLES)])
+def test_eigenvector_following_ends_at_the_index_asked_for(k, energies):
+    grid = np.stack(np.meshgrid(np.linspace(-1.3, 0.8, 5), np.linspace(-0.2, 1.6, 5)), -1).reshape(-1, 2)
+    found = FOLLOW[k](grid)
+    done = np.asarray(found.status) == Status.CONVERGED
+    assert done.sum() >= (25 if k == 0 else 10)  # climbing may leave for the plateau at infinity
+    for z, value in zip(found.x[done], found.value[done], strict=True):
+        assert index(z) == k
+        assert np.linalg.norm(GRADIENT(z)) <= 2 * GTOL
+        assert np.min(np.abs(np.array(energies) - value)) < 1e-4
+    seen = {int(np.argmin(np.abs(np.array(energies) - v))) for v in found.value[done]}
+    assert seen == set(range(len(energies)))
+
+
+@pytest.mark.parametrize("spectrum", [(1.0, 2.0, 3.0), (-1.0, 2.0, 3.0), (-3.0, -2.0, 1e-3), (-1.0, -1.0, -1.0)])
+def test_the_sign_of_curvature_plays_no_part_in_marquardt(spectrum):
+    quadratic = lambda z: jnp.dot(jnp.asarray(spectrum), (z - 1.0) ** 2) / 2
+    found = critical_point(quadratic, jnp.asarray([3.0, -2.0, 0.5]))
+    assert found.status == Status.CONVERGED
+    np.testing.assert_allclose(found.x, 1.0, atol=1e-6)
+
+
+def test_a_circle_of_critical_points_is_met():
+    rim = lambda z: (jnp.dot(z, z) - 1.0) ** 2 / 4  # singular Hessian all along the circle
+    found = critical_point(rim, jnp.asarray([0.9, 0.9]))
+    assert found.status == Status.CONVERGED
+    np.testing.assert_allclose(jnp.linalg.norm(found.x), 1.0, atol=1e-9)
+
+
+def test_a_stationary_gradient_norm_without_a_root_is_not_called_converged():
+    slope = lambda z: z[0] ** 3 / 3 + z[0]  # gradient z² + 1 ≥ 1
+    found = critical_point(slope, jnp.asarray([0.7]))
+    assert found.status == Status.STALLED
+    np.testing.assert_allclose(found.grad_norm, 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3])
+def test_followers_reach_every_index_of_a_product_of_double_wells(k):
+    wells = lambda z: jnp.sum((z**2 - 1.0) ** 2) / 4  # index = number of coordinates at 0
+    found = follow_to_index(wells, jnp.asarray([0.9, 0.5, 0.3]), k)
+    assert found.status == Status.CONVERGED
+    assert int(np.sum(np.linalg.eigvalsh(dense_hessian(wells)(found.x)) < 0)) == k
+
+
+@pytest.mark.parametrize("k", [-1, 3])
+def test_an_impossible_index_is_refused(k):
+    with pytest.raises(ValueError, match=f"index.*got {k}"):
+        follow_to_index(mueller_brown, jnp.zeros(2), k)
+
+
+@pytest.mark.parametrize("search", [critical_point, lambda f, z, **kw: follow_to_index(f, z, 1, **kw)])
+def test_nonfinite_starts_and_budgets_are_reported(search):
+    assert search(mueller_brown, jnp.asarray([np.nan, 0.0])).status == Status.NONFINITE
+    assert search(mueller_brown, jnp.asarray([0.0, 1.0]), max_steps=1).status == Status.MAX_STEPS
+
+
+def test_a_lost_lane_leaves_the_others_unchanged_to_the_bit():
+    z = np.array([*NEAR_MINIMA, *NEAR_SADDLES])
+    healthy = MARQUARDT_BATCH(z)
+    z[1] = np.nan
+    mixed = MARQUARDT_BATCH(z)
+    others = np.array([0, 2, 3, 4])
+    assert mixed.status[1] == Status.NONFINITE
+    for p, q in zip(mixed, healthy, strict=True):
+        assert np.array_equal(np.asarray(p)[others], np.asarray(q)[others])
+    alone = MARQUARDT(z[3])
+    np.testing.assert_allclose(healthy.x[3], alone.x, atol=1e-10)
