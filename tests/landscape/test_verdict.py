@@ -73,7 +73,11 @@ def test_verdicts_agree_with_the_dense_hessian(name):
         else:  # d < K − 1: the relaxation is not tight, and no more than a local minimum can be shown
             assert verdict == Verdict.LOCAL_MINIMUM
             assert seen.evidence.dual_gap[i] > 1e-6
-        np.testing.assert_allclose(seen.evidence.grad_norm[i], jnp.linalg.norm(ravel(expand(z.prob, take(z.points, i)).grad)), atol=1e-15)
+        np.testing.assert_allclose(
+            seen.evidence.grad_norm[i],
+            jnp.linalg.norm(ravel(expand(z.prob, take(z.points, i)).grad)),
+            atol=1e-15,
+        )
 
 
 def test_a_family_larger_than_the_orbit_is_called_degenerate():
@@ -107,7 +111,15 @@ TABLE = [
     ("no certificate", 1e-12, NAN, 0.1, {}, Verdict.LOCAL_MINIMUM, Reason.NONE),
     ("global minimum", 1e-12, SHUT, 0.1, {}, Verdict.GLOBAL_MINIMUM, Reason.NONE),
     ("gap of rounding below zero", 1e-12, -1e-15, 0.1, {}, Verdict.GLOBAL_MINIMUM, Reason.NONE),
-    ("global whatever the spectrum", 1e-12, SHUT, 0.0, {"resolved": False}, Verdict.GLOBAL_MINIMUM, Reason.NONE),
+    (
+        "global whatever the spectrum",
+        1e-12,
+        SHUT,
+        0.0,
+        {"resolved": False},
+        Verdict.GLOBAL_MINIMUM,
+        Reason.NONE,
+    ),
     ("saddle", 1e-12, OPEN, -0.1, {"index": 2}, Verdict.STRICT_SADDLE, Reason.NONE),
     ("saddle near the minimum in f", 1e-12, SHUT, -0.1, {"index": 1}, Verdict.STRICT_SADDLE, Reason.NONE),
     ("saddle without certificate", 1e-12, NAN, -0.1, {"resolved": False}, Verdict.STRICT_SADDLE, Reason.NONE),
@@ -115,8 +127,24 @@ TABLE = [
     ("degenerate", 1e-12, OPEN, 0.0, {"nullity": 3}, Verdict.DEGENERATE, Reason.NONE),
     ("degenerate without certificate", 1e-12, NAN, 0.0, {"nullity": 2}, Verdict.DEGENERATE, Reason.NONE),
     ("unresolved", 1e-12, OPEN, 0.0, {"resolved": False}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
-    ("unresolved, no certificate", 1e-12, NAN, 0.0, {"resolved": False}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
-    ("index without curvature", 1e-12, OPEN, 0.0, {"index": 1}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
+    (
+        "unresolved, no certificate",
+        1e-12,
+        NAN,
+        0.0,
+        {"resolved": False},
+        Verdict.UNDECIDED,
+        Reason.SPECTRUM_UNRESOLVED,
+    ),
+    (
+        "index without curvature",
+        1e-12,
+        OPEN,
+        0.0,
+        {"index": 1},
+        Verdict.UNDECIDED,
+        Reason.SPECTRUM_UNRESOLVED,
+    ),
     ("bad eigenvector", 1e-12, OPEN, 0.1, {"residual": 1e-3}, Verdict.UNDECIDED, Reason.RESIDUAL_TOO_LARGE),
     ("NaN eigenvector", 1e-12, OPEN, NAN, {"residual": NAN}, Verdict.UNDECIDED, Reason.RESIDUAL_TOO_LARGE),
     ("gradient", 1e-6, SHUT, 0.1, {}, Verdict.NOT_CRITICAL, Reason.NONE),
@@ -126,7 +154,9 @@ TABLE = [
 
 
 @pytest.mark.parametrize(
-    ("grad_norm", "gap", "curvature", "change", "verdict", "reason"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+    ("grad_norm", "gap", "curvature", "change", "verdict", "reason"),
+    [row[1:] for row in TABLE],
+    ids=[row[0] for row in TABLE],
 )
 def test_judge(grad_norm, gap, curvature, change, verdict, reason):
     spec = made_up(**change)

@@ -15,7 +15,9 @@ def reference(W, H, b, labels, K):
     """NC1-NC4 of Zhu et al. 2021, term by term, with NumPy's pseudo-inverse."""
     means = np.stack([H[:, labels == k].mean(axis=1) for k in range(K)], axis=1)
     centre = H.mean(axis=1)
-    within = sum(np.outer(h - means[:, y], h - means[:, y]) for h, y in zip(H.T, labels, strict=True)) / H.shape[1]
+    within = (
+        sum(np.outer(h - means[:, y], h - means[:, y]) for h, y in zip(H.T, labels, strict=True)) / H.shape[1]
+    )
     between = sum(np.outer(m - centre, m - centre) for m in means.T) / K
     simplex = (np.eye(K) - np.ones((K, K)) / K) / np.sqrt(K - 1)
     gram, aligned = W @ W.T, W @ (means - centre[:, None])
@@ -42,7 +44,8 @@ def features(seed, K, d, counts, singular):
 
 @pytest.mark.parametrize("singular", [False, True])
 @pytest.mark.parametrize(
-    ("K", "d", "counts"), [(3, 1, (2, 2, 2)), (3, 2, (3, 1, 2)), (3, 5, (4, 4, 4)), (5, 3, (2,) * 5), (5, 9, (3, 1, 2, 5, 2))]
+    ("K", "d", "counts"),
+    [(3, 1, (2, 2, 2)), (3, 2, (3, 1, 2)), (3, 5, (4, 4, 4)), (5, 3, (2,) * 5), (5, 9, (3, 1, 2, 5, 2))],
 )
 @pytest.mark.parametrize("seed", range(2))
 def test_metrics_agree_with_numpy(K, d, counts, singular, seed):

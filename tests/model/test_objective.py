@@ -46,18 +46,19 @@ def close(a, b, rtol=1e-12):
 def test_fused_derivatives_are_exact_and_the_taylor_remainder_is_cubic(loss, bias, collapsed, counts):
     prob = make(counts, 2, loss=LOSSES[loss], bias=bias, decay_w=0.03, decay_h=0.02, decay_b=0.05)
     prob = collapse(prob) if collapsed else prob
-    for key in keys(7, 3):
+    steps, remainder = np.geomspace(1e-3, 1e-2, 6), np.zeros(6)
+    for key in keys(7, 4):
         p, v = (starts.gaussian(prob, k) for k in jax.random.split(key))
         fused, automatic, Hv, H, reference = everything(prob, p, v)
         for a, b in zip(fused, automatic, strict=True):
             close(a, b)
         close(fused[2], Hv)
         close(H, reference)
-        steps = np.geomspace(3e-3, 3e-2, 6)
         value, grad, product = fused
         model = [value + t * grad @ ravel(v) + t**2 / 2 * product @ ravel(v) for t in steps]
-        remainder = [abs(float(along(prob, p, v, t) - m)) for t, m in zip(steps, model, strict=True)]
-        assert 2.8 < np.polyfit(np.log(steps), np.log(remainder), 1)[0] < 3.2
+        remainder += [abs(float(along(prob, p, v, t) - m)) for t, m in zip(steps, model, strict=True)]
+    # Summed over directions: along one of them the third derivative may be almost zero.
+    assert 2.9 < np.polyfit(np.log(steps), np.log(remainder), 1)[0] < 3.1
 
 
 def test_oracle_is_expand_on_vectors():
@@ -78,7 +79,13 @@ def test_logits_of_ten_thousand_are_harmless(loss, sign):
     p = Params(jnp.eye(3) * 100.0 * sign, jnp.asarray(H), jnp.zeros(3))
     np.testing.assert_allclose(jnp.abs(logits(prob, p)).max(), 1e4)
     e = expand(prob, p)
-    values = (e.value, ravel(e.grad), ravel(e.hv(p)), ravel(jax.grad(objective(prob))(p)), ravel(hvp(objective(prob))(p, p)))
+    values = (
+        e.value,
+        ravel(e.grad),
+        ravel(e.hv(p)),
+        ravel(jax.grad(objective(prob))(p)),
+        ravel(hvp(objective(prob))(p, p)),
+    )
     assert all(np.all(np.isfinite(a)) for a in values)
     close(values[1], values[3])
     close(values[2], values[4])
@@ -95,7 +102,9 @@ def test_rotations_and_class_permutations_leave_f_unchanged(seed):
     prob = make(BALANCED, 3)
     p = starts.gaussian(prob, jax.random.key(seed))
     Q = jnp.asarray(np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0])
-    np.testing.assert_allclose(objective(prob)(Params(p.W @ Q, Q.T @ p.H, p.b)), objective(prob)(p), rtol=1e-13)
+    np.testing.assert_allclose(
+        objective(prob)(Params(p.W @ Q, Q.T @ p.H, p.b)), objective(prob)(p), rtol=1e-13
+    )
     classes, samples = np.array([2, 0, 1]), np.array([4, 5, 0, 1, 2, 3])
     moved = Params(p.W[classes], p.H[:, samples], p.b[classes])
     np.testing.assert_allclose(objective(prob)(moved), objective(prob)(p), rtol=1e-13)

@@ -25,8 +25,10 @@ from ufm_jax.model.reduction import (
 from ufm_jax.model.symmetry import feature_frame
 
 
-@settings(max_examples=12)
-@given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(1, 3), st.booleans(), st.integers(0, 99))
+@settings(max_examples=6)
+@given(
+    st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(1, 3), st.booleans(), st.integers(0, 99)
+)
 def test_lift_is_an_isometry_that_preserves_f_and_restrict_undoes_it(counts, dim, bias, seed):
     prob = make(tuple(counts), dim, bias=bias)
     small = collapse(prob)
@@ -50,7 +52,7 @@ def test_restrict_is_the_adjoint_of_lift():
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_full_spectrum_is_that_of_the_dense_hessian_at_minima_and_saddles(name):
     z = zoo(name)
-    assert len(z.values) >= 16
+    assert len(z.values) >= 6
     indices = set()
     for i in np.unique(np.round(z.values, 8), return_index=True)[1]:
         expected = np.linalg.eigvalsh(z.hessians[i])

@@ -13,7 +13,9 @@ from ufm_jax.numerics.derivatives import dense_hessian, hvp, on_vectors, second_
 
 def bumpy(p):
     """A smooth function of a pytree without symmetries."""
-    return jnp.sum(jnp.sin(p["a"]) ** 2 * jnp.exp(p["b"])) + jnp.sum(p["a"]) ** 4 / 24.0 + jnp.sum(p["b"] ** 3)
+    return (
+        jnp.sum(jnp.sin(p["a"]) ** 2 * jnp.exp(p["b"])) + jnp.sum(p["a"]) ** 4 / 24.0 + jnp.sum(p["b"] ** 3)
+    )
 
 
 def point(seed):
@@ -77,11 +79,15 @@ def test_remainder_of_the_quadratic_model_is_of_third_order(seed):
 def test_on_vectors_is_a_round_trip():
     p = point(0)
     flat, x, back = on_vectors(bumpy, p)
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back(x)), jax.tree.leaves(p), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back(x)), jax.tree.leaves(p), strict=True)
+    )
     assert flat(x) == bumpy(p)
 
 
-@pytest.mark.parametrize("example", [{}, jnp.arange(3), (None, jnp.zeros(0))], ids=["empty", "integers", "no entries"])
+@pytest.mark.parametrize(
+    "example", [{}, jnp.arange(3), (None, jnp.zeros(0))], ids=["empty", "integers", "no entries"]
+)
 def test_on_vectors_needs_floating_point_leaves(example):
     with pytest.raises(ValueError, match="example"):
         on_vectors(lambda p: jnp.zeros(()), example)

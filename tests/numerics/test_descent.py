@@ -52,7 +52,9 @@ def test_rosenbrock_pytree_is_solved_in_its_own_shape(method):
     assert found.status == Status.CONVERGED
     np.testing.assert_allclose(found.x["x"], 1.0, atol=1e-8)
     np.testing.assert_allclose(found.x["y"], 1.0, atol=1e-8)
-    measured = jnp.linalg.norm(jnp.concatenate([jnp.ravel(g) for g in jax.tree.leaves(jax.grad(rosenbrock)(found.x))]))
+    measured = jnp.linalg.norm(
+        jnp.concatenate([jnp.ravel(g) for g in jax.tree.leaves(jax.grad(rosenbrock)(found.x))])
+    )
     np.testing.assert_allclose(found.grad_norm, measured, atol=1e-11)
     assert measured <= 1e-9
 

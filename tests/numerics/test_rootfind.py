@@ -10,7 +10,11 @@ from ufm_jax.numerics.rootfind import critical_point, follow_to_index, levenberg
 from ufm_jax.numerics.status import Status
 
 A = np.array([-200.0, -100.0, -170.0, 15.0])
-a, b, c = np.array([-1.0, -1.0, -6.5, 0.7]), np.array([0.0, 0.0, 11.0, 0.6]), np.array([-10.0, -10.0, -6.5, 0.7])
+a, b, c = (
+    np.array([-1.0, -1.0, -6.5, 0.7]),
+    np.array([0.0, 0.0, 11.0, 0.6]),
+    np.array([-10.0, -10.0, -6.5, 0.7]),
+)
 X, Y = np.array([1.0, 0.0, -0.5, -1.0]), np.array([0.0, 0.5, 1.5, 1.0])
 
 MINIMA, SADDLES = (-146.6995, -108.1667, -80.7678), (-40.6648, -72.2489)
@@ -65,7 +69,9 @@ def test_eigenvector_following_ends_at_the_index_asked_for(k, energies):
     assert seen == set(range(len(energies)))
 
 
-@pytest.mark.parametrize("spectrum", [(1.0, 2.0, 3.0), (-1.0, 2.0, 3.0), (-3.0, -2.0, 1e-3), (-1.0, -1.0, -1.0)])
+@pytest.mark.parametrize(
+    "spectrum", [(1.0, 2.0, 3.0), (-1.0, 2.0, 3.0), (-3.0, -2.0, 1e-3), (-1.0, -1.0, -1.0)]
+)
 def test_the_sign_of_curvature_plays_no_part_in_marquardt(spectrum):
     quadratic = lambda z: jnp.dot(jnp.asarray(spectrum), (z - 1.0) ** 2) / 2
     found = critical_point(quadratic, jnp.asarray([3.0, -2.0, 0.5]))

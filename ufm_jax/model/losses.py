@@ -119,3 +119,18 @@ class Squared(Loss):
 
 
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (CrossEntropy, Squared)}
+
+
+def loss_of(name: str, smoothing: float = 0.0) -> Loss:
+    """Return the loss called `name`.
+
+    Raises:
+        ValueError: for an unknown name, or smoothing with a loss that has none.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"loss: need one of {sorted(LOSSES)}, got {name!r}")
+    if LOSSES[name] is CrossEntropy:
+        return CrossEntropy(smoothing)
+    if smoothing:
+        raise ValueError(f"smoothing: {name} has no label smoothing, got {smoothing}")
+    return LOSSES[name]()

@@ -127,7 +127,7 @@ def problem(
         raise ValueError(f"decay_b: need 0 where there is no bias, got {decay_b}")
     return Problem(
         **traced,
-        counts=_checked_counts(num_classes, per_class, counts),
+        counts=checked_counts(num_classes, per_class, counts),
         dim=_checked_size("dim", dim, least=1),
         bias=bias,
         loss=loss if loss is not None else CrossEntropy(),
@@ -168,9 +168,14 @@ def _checked_size(name: str, value: int, least: int) -> int:
     return int(value)
 
 
-def _checked_counts(
+def checked_counts(
     num_classes: int | None, per_class: int | None, counts: Sequence[int] | None
 ) -> tuple[int, ...]:
+    """Return the class counts that the arguments describe.
+
+    Raises:
+        ValueError: naming the argument: neither or both ways of giving sizes, K < 2, a count below 1.
+    """
     if counts is None:
         if num_classes is None or per_class is None:
             raise ValueError(

@@ -16,44 +16,18 @@ from ufm_jax.landscape.critical import CriticalPoint, critical_from, minimum_fro
 from ufm_jax.landscape.evidence import Evidence, examine
 from ufm_jax.landscape.starts import Key
 from ufm_jax.landscape.verdict import Reason, Verdict
-from ufm_jax.model.losses import LOSSES, CrossEntropy, Loss
+from ufm_jax.model.losses import loss_of
 from ufm_jax.model.problem import Problem, problem
 from ufm_jax.model.reduction import collapse
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.status import Status
+from ufm_jax.precision import require_x64
 from ufm_jax.sweep.plan import Shard, SweepConfig, shards
 
 # Lanes of one call: progress is reported and memory bounded by it.
 BATCH = 256
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
-
-
-def require_x64() -> None:
-    """Refuse to give verdicts in float32.
-
-    Raises:
-        ValueError: if 64-bit floating point is off, with the line that turns it on.
-    """
-    if not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            'jax_enable_x64: verdicts need float64; call jax.config.update("jax_enable_x64", True) first'
-        )
-
-
-def loss_of(name: str, smoothing: float = 0.0) -> Loss:
-    """Return the loss called `name`.
-
-    Raises:
-        ValueError: for an unknown name, or smoothing with a loss that has none.
-    """
-    if name not in LOSSES:
-        raise ValueError(f"loss: need one of {sorted(LOSSES)}, got {name!r}")
-    if LOSSES[name] is CrossEntropy:
-        return CrossEntropy(smoothing)
-    if smoothing:
-        raise ValueError(f"smoothing: {name} has no label smoothing, got {smoothing}")
-    return LOSSES[name]()
 
 
 def problem_of(config: SweepConfig) -> Problem:

@@ -18,7 +18,8 @@ import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ufm_jax.sweep.engine import Progress, problem_of, require_x64, run_shards
+from ufm_jax.precision import require_x64
+from ufm_jax.sweep.engine import Progress, problem_of, run_shards
 from ufm_jax.sweep.plan import Shard, SweepConfig, shards
 
 

@@ -1,0 +1,202 @@
+"""The `ufm` command: flags to configurations, results to text. JAX is imported only once a command runs."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class ProblemFlags:
+    """The unconstrained feature model. Sizes: --num-classes with --per-class, or --counts."""
+
+    dim: int
+    """Feature dimension d."""
+    decay_w: tuple[float, ...]
+    """Weight decay of W; several values make a grid."""
+    decay_h: tuple[float, ...]
+    """Weight decay of H; several values make a grid."""
+    decay_b: tuple[float, ...] = (0.0,)
+    """Weight decay of b; 0 trains an undecayed bias."""
+    num_classes: int | None = None
+    """Number of classes K."""
+    per_class: int | None = None
+    """Samples n of each class (default 1)."""
+    counts: Annotated[str | None, tyro.conf.arg(metavar="N1,N2,...")] = None
+    """Samples of each class, for unequal classes."""
+    no_bias: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave the bias out."""
+    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
+    """Loss of one sample."""
+    smoothing: float = 0.0
+    """Label smoothing α of the cross-entropy."""
+
+
+@dataclass(frozen=True)
+class Sweep(ProblemFlags):
+    """Search from many random starts, judge every point, and print the verdict table."""
+
+    starts: int = 1000
+    """Searches for each decay setting and target."""
+    seed: int = 0
+    target: Literal["minima", "saddles", "both"] = "minima"
+    """minima: descend from Gaussian starts. saddles: critical points of any index from balanced starts."""
+    space: Literal["auto", "full", "collapsed"] = "auto"
+    """Where to search: on class means, which is exact (auto, collapsed), or over all N features (full)."""
+    keep_points: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Store W, H and b of every row as tensors."""
+    out: Path = Path("runs/sweep")
+    """Folder for manifest, Parquet files and summary; the same command resumes."""
+
+
+@dataclass(frozen=True)
+class Certify:
+    """Judge your own point: FILE.npz holds W (K,d), H (d,N), labels (N,) and perhaps b (K,)."""
+
+    file: tyro.conf.Positional[Path]
+    decay_w: float
+    decay_h: float
+    decay_b: float = 0.0
+    """Ignored where the file has no b."""
+    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
+    smoothing: float = 0.0
+    grad_tol: float = 1e-9
+    """Gradient norm above which a point is NOT_CRITICAL."""
+    gap_tol: float = 1e-9
+    """Duality gap below which a point is GLOBAL_MINIMUM."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True)
+class Predict(ProblemFlags):
+    """Print closed forms and thresholds."""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object."""
+
+
+Command = (
+    Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Certify, tyro.conf.subcommand("certify")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends with one line on standard error and exit status 2."""
+    command = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="ufm",
+        args=args,
+        description="Landscape explorer for the unconstrained feature model of neural collapse.",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    run = {Sweep: _sweep, Certify: _certify, Predict: _predict}[type(command)]
+    try:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        run(command)
+    except (ValueError, OSError) as error:
+        print(f"ufm: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("ufm: stopped; finished shards are kept, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _counts(flags: ProblemFlags) -> tuple[int, ...]:
+    from ufm_jax.model.problem import checked_counts
+
+    counts = None
+    if flags.counts is not None:
+        try:
+            counts = [int(n) for n in flags.counts.split(",")]
+        except ValueError:
+            raise ValueError(f"counts: need integers separated by commas, got {flags.counts!r}") from None
+    per_class = flags.per_class
+    if counts is None and per_class is None:
+        per_class = 1
+    return checked_counts(flags.num_classes, per_class, counts)
+
+
+def _sweep(flags: Sweep) -> None:
+    from ufm_jax.report.progress import Reporter
+    from ufm_jax.report.table import verdict_table
+    from ufm_jax.sweep import store
+    from ufm_jax.sweep.plan import SweepConfig
+
+    config = SweepConfig(
+        counts=_counts(flags),
+        dim=flags.dim,
+        decay_w=flags.decay_w,
+        decay_h=flags.decay_h,
+        decay_b=(0.0,) if flags.no_bias else flags.decay_b,
+        bias=not flags.no_bias,
+        loss=flags.loss,
+        smoothing=flags.smoothing,
+        starts=flags.starts,
+        seed=flags.seed,
+        target=flags.target,
+        space=flags.space,
+        keep_points=flags.keep_points,
+    )
+    if flags.no_bias and any(flags.decay_b):
+        raise ValueError(f"decay_b: there is no bias to decay with --no-bias, got {flags.decay_b}")
+    where = {"full": "over all features"}.get(config.space, "on class means (exact: features collapse)")
+    print(f"searching {where}; {config.num_rows} rows into {flags.out}", file=sys.stderr)
+    with Reporter(config.num_rows, "ufm sweep") as reporter:
+        table = store.run(config, flags.out, reporter)
+    print(verdict_table(table))
+
+
+def _certify(flags: Certify) -> None:
+    from ufm_jax.landscape.own_point import certify, read_point
+
+    params, labels = read_point(flags.file)
+    result = certify(
+        params,
+        labels,
+        decay_w=flags.decay_w,
+        decay_h=flags.decay_h,
+        decay_b=flags.decay_b,
+        loss=flags.loss,
+        smoothing=flags.smoothing,
+        grad_tol=flags.grad_tol,
+        gap_tol=flags.gap_tol,
+    )
+    _print(result, flags.json)
+
+
+def _predict(flags: Predict) -> None:
+    from ufm_jax.model.losses import loss_of
+    from ufm_jax.model.problem import problem
+    from ufm_jax.model.theory import predict
+
+    for name in ("decay_w", "decay_h", "decay_b"):
+        if len(getattr(flags, name)) != 1:
+            raise ValueError(f"{name}: predict takes one value, got {getattr(flags, name)}")
+    prob = problem(
+        counts=_counts(flags),
+        dim=flags.dim,
+        decay_w=flags.decay_w[0],
+        decay_h=flags.decay_h[0],
+        decay_b=flags.decay_b[0],
+        bias=not flags.no_bias,
+        loss=loss_of(flags.loss, flags.smoothing),
+    )
+    _print(predict(prob), flags.json)
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    width = max(map(len, result))
+    for name, value in result.items():
+        print(f"{name:<{width}}  {'-' if value is None else value}")

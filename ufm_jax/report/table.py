@@ -1,0 +1,43 @@
+"""The verdict table of a sweep, as text."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def verdict_table(table: pa.Table) -> str:
+    """Return counts by target and verdict with the ranges of loss, index, gradient norm and gap, then totals."""
+    header = ("target", "verdict", "rows", "loss", "index", "max |grad|", "max gap")
+    lines = [_row(header)]
+    for target in sorted(set(table["target"].to_pylist())):
+        of_target = table.filter(pc.field("target") == target)
+        counts = of_target["verdict"].value_counts().to_pylist()
+        for item in sorted(counts, key=lambda c: -c["counts"]):
+            rows = of_target.filter(pc.field("verdict") == item["values"])
+            known = item["values"] != "NOT_CRITICAL"
+            lines.append(
+                _row(
+                    (
+                        target,
+                        item["values"],
+                        str(rows.num_rows),
+                        _range(rows["loss"], ".8g"),
+                        _range(rows["index"], "d") if known else "-",
+                        f"{np.max(rows['grad_norm'].to_numpy()):.1e}",
+                        f"{np.max(rows['dual_gap'].to_numpy()):.1e}",
+                    )
+                )
+            )
+    statuses = ", ".join(f"{c['values']} {c['counts']}" for c in table["status"].value_counts().to_pylist())
+    return "\n".join([*lines, f"status: {statuses}; {table.num_rows} rows in all"])
+
+
+def _range(column: pa.ChunkedArray, form: str) -> str:
+    low, high = column.to_numpy().min(), column.to_numpy().max()
+    same = format(low, form) == format(high, form)
+    return format(low, form) if same else f"{low:{form}}..{high:{form}}"
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    widths = (8, 15, 7, 24, 9, 11, 9)
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
