@@ -16,8 +16,8 @@ from typing import Any
 MIN_CPU_WORKERS = 16
 if (os.cpu_count() or 1) < MIN_CPU_WORKERS:
     os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
-# The matrices here are small: a multi-threaded LAPACK under XLA's own threads made one eigen-solve of size 190
-# fifty times slower (measured on 2 cores). Read when SciPy's OpenBLAS is loaded; the user's setting stands.
+# The matrices here are small: a multi-threaded LAPACK under XLA's own threads made one eigen-solve of size
+# 190 fifty times slower (on 2 cores). Read when SciPy's OpenBLAS is loaded; the user's setting stands.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _HOMES = {
@@ -42,7 +42,7 @@ _HOMES = {
     "sweep.store": ("load",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+__all__ = sorted(_HOME_OF)
 __version__ = "0.1.0"
 
 

@@ -90,18 +90,23 @@ Command = (
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on standard error and exit status 2."""
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         prog="ufm",
         args=args,
         description="Landscape explorer for the unconstrained feature model of neural collapse.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    run = {Sweep: _sweep, Certify: _certify, Predict: _predict}[type(command)]
     try:
         import jax
 
         jax.config.update("jax_enable_x64", True)
-        run(command)
+        match command:
+            case Sweep():
+                _sweep(command)
+            case Certify():
+                _certify(command)
+            case Predict():
+                _predict(command)
     except (ValueError, OSError) as error:
         print(f"ufm: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,4 +1,4 @@
-"""The duality bound never exceeds the global minimum, and closes there; null directions measure true curvature."""
+"""The duality bound never exceeds the global minimum, and closes there; null directions bend as measured."""
 
 import jax
 import jax.numpy as jnp

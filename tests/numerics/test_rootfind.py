@@ -1,4 +1,4 @@
-"""Critical points of any index, on the Müller–Brown surface (Müller & Brown 1979) and on small normal forms."""
+"""Critical points of any index, on the surface of Müller & Brown (1979) and on small normal forms."""
 
 import jax
 import jax.numpy as jnp

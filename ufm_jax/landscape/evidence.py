@@ -24,7 +24,7 @@ class Evidence(NamedTuple):
     verdict: Int[Array, ""]
     reason: Int[Array, ""]
     rank: Int[Array, ""]
-    index: Int[Array, ""]
+    index: Int[Array, ""]  # type: ignore[assignment]
     nullity: Int[Array, ""]
     lambda_min: Float[Array, ""]
     lambda_min_residual: Float[Array, ""]

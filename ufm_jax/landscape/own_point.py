@@ -77,7 +77,7 @@ def certify(
         loss=loss_of(loss, smoothing),
     )
     order = np.argsort(labels, kind="stable")
-    point = Params(*(None if a is None else jnp.asarray(a) for a in (W, H[:, order], b)))
+    point = Params(jnp.asarray(W), jnp.asarray(H[:, order]), None if b is None else jnp.asarray(b))
     check_params(prob, point)
     evidence = jax.jit(lambda p: examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol).evidence)(point)
     values = {name: np.asarray(value).item() for name, value in evidence._asdict().items()}

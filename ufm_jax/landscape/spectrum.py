@@ -36,14 +36,19 @@ class Spectrum(NamedTuple):
     """Evidence about the Hessian of f at a (numerically) critical point."""
 
     lambda_min: Float[Array, ""]  # smallest eigenvalue modulo the orbit: on the complement of its tangent
-    residual: Float[Array, ""]  # ‖H v − λ_min v‖₂ measured in the problem asked about: an eigenvalue is so near
+    residual: Float[
+        Array, ""
+    ]  # ‖H v − λ_min v‖₂ measured in the problem asked about: an eigenvalue is so near
     direction: Params  # v, ‖v‖ = 1
-    index: Int[Array, ""]  # eigenvalues below −tolerance
+    # Eigenvalues below −tolerance; the name hides tuple.index.
+    index: Int[Array, ""]  # type: ignore[assignment]
     nullity: Int[Array, ""]  # eigenvalues within ±tolerance, the orbit's included
     orbit_dim: Int[Array, ""]
     orbit_residual: Float[Array, ""]  # largest ‖H q‖ over unit tangents q of the orbit
     tolerance: Float[Array, ""]  # below which |λ| is called zero
-    resolved: Bool[Array, ""]  # no eigenvalue modulo the orbit has tolerance < |λ| < 10 tolerance, orbit is null
+    resolved: Bool[
+        Array, ""
+    ]  # no eigenvalue modulo the orbit has tolerance < |λ| < 10 tolerance, orbit is null
 
 
 class _Block(NamedTuple):
@@ -123,7 +128,7 @@ def _assemble(
 
 
 def _eigen(H: Float[Array, "m m"], Q: Float[Array, "m q"]) -> _Block:
-    """Eigen-decompose H on the complement of its (approximate) null vectors Q, orthonormal or zero columns."""
+    """Eigen-decompose H on the complement of its null vectors Q, orthonormal or zero columns."""
     HQ = H @ Q
     deflated = H - Q @ HQ.T - HQ @ Q.T + Q @ (Q.T @ HQ) @ Q.T
     away = 2.0 * jnp.linalg.norm(H) + 1.0
@@ -160,7 +165,9 @@ def _within(
         vector = jnp.where(uses_tail, frame[:, -1], vector)
     first = (jnp.cumsum(counts)[k] - counts[k]).astype(jnp.int32)  # the class's first two samples move apart
     column = jnp.arange(prob.num_columns, dtype=jnp.int32)
-    sign = ((column == first).astype(values.dtype) - (column == first + 1).astype(values.dtype)) / jnp.sqrt(2.0)
+    sign = ((column == first).astype(values.dtype) - (column == first + 1).astype(values.dtype)) / jnp.sqrt(
+        2.0
+    )
     zeros = prob.zeros()
     direction = Params(zeros.W, jnp.outer(vector, sign), zeros.b)
     flat = jnp.concatenate([jnp.ravel(shown), unused])

@@ -14,11 +14,13 @@ Key = PRNGKeyArray
 def gaussian(prob: Problem, key: Key, scale: Float[Array, ""] | float = 1.0) -> Params:
     """Return independent N(0, scale²) entries in W, H and b."""
     zeros = prob.zeros()
-    draws = [
-        None if a is None else scale * jax.random.normal(k, a.shape, a.dtype)
-        for k, a in zip(jax.random.split(key, 3), zeros, strict=True)
-    ]
-    return Params(*draws)
+    w_key, h_key, b_key = jax.random.split(key, 3)
+
+    def draw(key: Key, like: Float[Array, "..."]) -> Float[Array, "..."]:
+        return scale * jax.random.normal(key, like.shape, like.dtype)
+
+    b = None if zeros.b is None else draw(b_key, zeros.b)
+    return Params(draw(w_key, zeros.W), draw(h_key, zeros.H), b)
 
 
 def log_uniform_scale(key: Key, low: float, high: float) -> Float[Array, ""]:

@@ -50,8 +50,8 @@ def judge(
 ) -> Judgement:
     """Judge one point. `curvature` is the lowest measured vᵀHv over the unit directions tried.
 
-    Negative curvature comes first: it is exact up to rounding, whereas two orbits may lie closer in f than any
-    gap tolerance.
+    Negative curvature comes first: it is exact up to rounding, whereas two orbits may lie closer in f than
+    any gap tolerance.
     """
     critical = grad_norm <= grad_tol
     saddle = curvature < -spec.tolerance

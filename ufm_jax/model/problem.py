@@ -126,7 +126,9 @@ def problem(
     if bias is False and np.any(np.asarray(decay_b) != 0):
         raise ValueError(f"decay_b: need 0 where there is no bias, got {decay_b}")
     return Problem(
-        **traced,
+        decay_w=traced["decay_w"],
+        decay_h=traced["decay_h"],
+        decay_b=traced["decay_b"],
         counts=checked_counts(num_classes, per_class, counts),
         dim=_checked_size("dim", dim, least=1),
         bias=bias,
@@ -141,9 +143,11 @@ def check_params(prob: Problem, params: Params) -> None:
         ValueError: naming W, H or b and what is wrong with its shape or its values.
     """
     if (params.b is None) == prob.bias:
-        raise ValueError(f"b: the problem has bias={prob.bias}, got {'no bias' if params.b is None else 'one'}")
+        raise ValueError(
+            f"b: the problem has bias={prob.bias}, got {'no bias' if params.b is None else 'one'}"
+        )
     for name, array, expected in zip("WHb", params, prob.zeros(), strict=True):
-        if expected is None:
+        if expected is None or array is None:
             continue
         if array.shape != expected.shape:
             raise ValueError(f"{name}: need shape {expected.shape}, got {array.shape}")

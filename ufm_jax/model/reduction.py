@@ -64,13 +64,15 @@ def within_class_hessians(prob: Problem, p: Params) -> Float[Array, "K d d"]:
 
 
 def full_spectrum(prob: Problem, p: Params) -> np.ndarray:
-    """Return all D eigenvalues of the full Hessian, ascending, from a critical point of the collapsed problem.
+    """Return all D eigenvalues of the full Hessian, ascending, from a critical point of the collapsed one.
 
     Costs one dense eigen-solve of size 2Kd + K and K of size d.
     """
     between = np.linalg.eigvalsh(hessian(collapse(prob), p))
     within = np.linalg.eigvalsh(within_class_hessians(prob, p))
-    return np.sort(np.concatenate([between, *(np.repeat(w, n - 1) for w, n in zip(within, prob.counts, strict=True))]))
+    return np.sort(
+        np.concatenate([between, *(np.repeat(w, n - 1) for w, n in zip(within, prob.counts, strict=True))])
+    )
 
 
 def rank_bound(prob: Problem) -> int:

@@ -69,7 +69,7 @@ def orbit_tangent(
 
 
 def _shift(prob: Problem, p: Params) -> Float[Array, " D"]:
-    zero = ravel(Params(*(None if a is None else jnp.zeros_like(a) for a in p)))
+    zero = jnp.zeros_like(ravel(p))
     if p.b is None:
         return zero
     K = prob.num_classes

@@ -69,7 +69,9 @@ def _squared(prob: Problem) -> BalancedMinimum:
     K, t, lam = prob.num_classes, theta(prob), prob.decay_b
     alpha = jnp.maximum(1.0 - K * t, 0.0)
     if prob.bias:
-        beta = jnp.where(lam > 0, jnp.maximum(1.0 - K * t * (1.0 + lam) / jnp.where(lam > 0, lam, 1.0), 0.0), 0.0)
+        beta = jnp.where(
+            lam > 0, jnp.maximum(1.0 - K * t * (1.0 + lam) / jnp.where(lam > 0, lam, 1.0), 0.0), 0.0
+        )
         b = (1.0 - beta) / (K * (1.0 + lam))
     else:
         beta, b = alpha, jnp.zeros_like(alpha)
@@ -108,10 +110,10 @@ def predict(prob: Problem) -> dict[str, Any]:
     Keys: `kt` = Kθ (balanced), `regime` (what the global minimiser looks like), `loss` = f*, `logit_gap` m*,
     `softmax_off_diagonal`, `w_norm`, `h_norm` (one row of W, one feature), `bias`, `nullity` of the Hessian
     at the minimiser, `origin_lambda_min`, `origin_index`, `merge_threshold`: √n_c/N, at or above which
-    √(λ_W λ_H) merges classes of equal count n_c (minority collapse, Hong & Ling 2023), one for each count that
-    at least two classes share.
+    √(λ_W λ_H) merges classes of equal count n_c (minority collapse, Hong & Ling 2023), one for each count
+    that at least two classes share.
     """
-    K, N, d = prob.num_classes, prob.num_samples, prob.dim
+    K, d = prob.num_classes, prob.dim
     out: dict[str, Any] = dict.fromkeys(
         ("kt", "regime", "loss", "logit_gap", "softmax_off_diagonal", "w_norm", "h_norm", "bias", "nullity")
     )

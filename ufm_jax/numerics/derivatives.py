@@ -43,7 +43,9 @@ def on_vectors(f: Objective, example: Any) -> tuple[Objective, Vector, Callable[
     """
     x, unravel = ravel_pytree(example)
     if x.size == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"example: need a pytree of floating-point arrays, got {x.size} entries of {x.dtype}")
+        raise ValueError(
+            f"example: need a pytree of floating-point arrays, got {x.size} entries of {x.dtype}"
+        )
     return (lambda y: f(unravel(y))), x, unravel
 
 

@@ -85,9 +85,7 @@ def trust_region_newton(
         return _Newton(x, value, grad, new_radius, status.astype(jnp.int32), s.num_steps + 1)
 
     def run(s: _Newton) -> _Newton:
-        return jax.lax.while_loop(
-            lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps), step, s
-        )
+        return jax.lax.while_loop(lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps), step, s)
 
     first = expand(start)
     finite = jnp.isfinite(first.value) & jnp.all(jnp.isfinite(first.grad))
@@ -187,16 +185,16 @@ def lbfgs(
     cached = optax.value_and_grad_from_state(flat)
 
     def step(s: _Quasi) -> _Quasi:
-        updates, state = optimiser.update(
-            s.grad, s.optimiser, s.x, value=s.value, grad=s.grad, value_fn=flat
-        )
+        updates, state = optimiser.update(s.grad, s.optimiser, s.x, value=s.value, grad=s.grad, value_fn=flat)
         x = optax.apply_updates(s.x, updates)
         value, grad = cached(x, state=state)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))
         moved = jnp.any(x != s.x)
         status = jnp.where(finite, jnp.where(moved, s.status, Status.STALLED), Status.NONFINITE)
         status = jnp.where(jnp.linalg.norm(grad) <= gtol, Status.CONVERGED, status)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (x, value, grad), (s.x, s.value, s.grad))
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (x, value, grad), (s.x, s.value, s.grad)
+        )
         return _Quasi(kept[0], state, kept[1], kept[2], status.astype(jnp.int32), s.num_steps + 1)
 
     value, grad = jax.value_and_grad(flat)(x0)

@@ -36,8 +36,8 @@ def gradient_flow(
 
     An L-stable implicit method (Kvaerno 5(4)), since decays much smaller than the loss's curvature make the
     flow stiff; relative and absolute tolerance of each step as given. The flow ends at the steady state
-    ‖∇f‖₂ ≤ `gtol` (CONVERGED); later times report that end. MAX_STEPS if `times` ran out first or the solver's
-    steps did.
+    ‖∇f‖₂ ≤ `gtol` (CONVERGED); later times report that end. MAX_STEPS if `times` ran out first or the
+    solver's steps did.
     """
     flat, x0, unravel = on_vectors(f, start)
     slope = jax.grad(flat)
@@ -59,9 +59,10 @@ def gradient_flow(
         throw=False,
     )
     assert solved.ys is not None
-    end = solved.ys[-1]
-    # Saves after the event, and t1 itself, hold infinities: the steady state stands for them.
-    points = jnp.where(jnp.isfinite(solved.ys[:-1]), solved.ys[:-1], end)
+    # The end is saved behind the last time reached; what was not reached holds infinities.
+    saved = jnp.all(jnp.isfinite(solved.ys), axis=1)
+    end = solved.ys[jnp.sum(saved) - 1]
+    points = jnp.where(saved[:-1, None], solved.ys[:-1], end)
     status = jnp.where(jnp.linalg.norm(slope(end)) <= gtol, Status.CONVERGED, Status.MAX_STEPS)
     status = jnp.where(jnp.all(jnp.isfinite(end)), status, Status.NONFINITE)
     return _measured(flat, unravel, times, points, status)

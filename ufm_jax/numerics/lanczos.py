@@ -50,7 +50,7 @@ class _State(NamedTuple):
 
     locked: _Ritz
     kept: _Ritz
-    candidate: Float[Array, "b D"]  # the directions that continue the Krylov space
+    candidate: Float[Array, "b D"]  # the directions that continue the Krylov space; zero: draw one at random
     norm: Float[Array, ""]
     cycle: Int[Array, ""]
     status: Int[Array, ""]
@@ -105,7 +105,6 @@ def extreme_eigenpairs(
     num_kept, num_steps = _sizes(basis_size, dim, num_pairs, block_size)
     known = jnp.zeros((0, dim), dtype) if deflate is None else deflate.T.astype(dtype)
     rtol = max(rtol, 10 * float(jnp.finfo(dtype).eps) * dim**0.5)
-    key, first_key = jax.random.split(key)
 
     def product(rows: Float[Array, "m D"]) -> Float[Array, "m D"]:
         return jax.vmap(matvec)(rows) * (1 if which == "smallest" else -1)
@@ -118,7 +117,7 @@ def extreme_eigenpairs(
     start = _State(
         locked=_empty(num_pairs, dim, dtype),
         kept=_empty(num_kept, dim, dtype),
-        candidate=jax.random.normal(first_key, (block_size, dim), dtype),
+        candidate=jnp.zeros((block_size, dim), dtype),
         norm=jnp.zeros((), dtype),
         cycle=jnp.zeros((), jnp.int32),
         status=jnp.asarray(Status.RUNNING, jnp.int32),
@@ -135,8 +134,8 @@ def _cycle(
     state: _State, *, product: Product, known: Array, key: PRNGKeyArray, rtol: float, num_steps: int
 ) -> _State:
     """Expand, take the best Ritz pairs, and if those wanted have converged lock them or finish."""
-    expand_key, fresh_key = jax.random.split(jax.random.fold_in(key, state.cycle))
-    basis, images, candidate, exhausted = _expand(state, product, known, expand_key, num_steps)
+    key = jax.random.fold_in(key, state.cycle)
+    basis, images, candidate, exhausted = _expand(state, product, known, key, num_steps)
     finite = jnp.all(jnp.isfinite(images))
     ritz, largest = _rayleigh_ritz(basis, jnp.where(finite, images, 0))
     norm = jnp.maximum(state.norm, largest)
@@ -145,11 +144,10 @@ def _cycle(
 
     settled, converged, finished = _judge(state.locked.values, first, rtol * norm, exhausted)
     first = first._replace(values=jnp.where(settled, first.values, jnp.inf))
-    fresh = jax.random.normal(fresh_key, candidate.shape, candidate.dtype)
     new = _State(
         locked=_select(converged, _lowest(state.locked, first), state.locked),
         kept=_select(converged, _empty(num_kept, dim, basis.dtype), kept),
-        candidate=jnp.where(converged, fresh, candidate),
+        candidate=jnp.where(converged, 0, candidate),
         norm=norm,
         cycle=state.cycle,
         status=jnp.where(finished, jnp.int32(Status.CONVERGED), state.status),
@@ -185,15 +183,14 @@ def _expand(
     num_kept, rounding = state.kept.values.size, BREAKDOWN * float(jnp.finfo(held.dtype).eps)
 
     def step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array]) -> tuple[Any, None]:
-        rows, images, candidate = carry
-        at, key = inputs
-        block = _orthonormal(_orthonormal(candidate, rows, rounding), rows, 0.5)  # twice is enough
+        rows, images, block = carry
+        at, random = inputs
+        block = jnp.where(jnp.any(block != 0, axis=1, keepdims=True), block, random)
+        block = _orthonormal(_orthonormal(block, rows, rounding), rows, 0.5)  # twice is enough
         image = _project(product(block), held)
         rows = jax.lax.dynamic_update_slice_in_dim(rows, block, held.shape[0] + at, axis=0)
         images = jax.lax.dynamic_update_slice_in_dim(images, image, at, axis=0)
-        left = _orthonormal(image, rows, rounding)
-        other = jax.random.normal(key, block.shape, block.dtype)
-        return (rows, images, jnp.where(jnp.any(left != 0, axis=1, keepdims=True), left, other)), None
+        return (rows, images, _orthonormal(image, rows, rounding)), None
 
     room = jnp.zeros((num_steps * size, dim), held.dtype)
     start = (
@@ -202,7 +199,8 @@ def _expand(
         state.candidate,
     )
     places = num_kept + size * jnp.arange(num_steps)
-    (rows, images, candidate), _ = jax.lax.scan(step, start, (places, jax.random.split(key, num_steps)))
+    random = jax.random.normal(key, (num_steps, size, dim), held.dtype)
+    (rows, images, candidate), _ = jax.lax.scan(step, start, (places, random))
     exhausted = jnp.sum(jnp.any(rows != 0, axis=1)) >= dim
     return rows[held.shape[0] :], images, candidate, exhausted
 

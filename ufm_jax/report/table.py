@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 
 def verdict_table(table: pa.Table) -> str:
-    """Return counts by target and verdict with the ranges of loss, index, gradient norm and gap, then totals."""
+    """Return counts by target and verdict with ranges of loss, index, gradient norm and gap, then totals."""
     header = ("target", "verdict", "rows", "loss", "index", "max |grad|", "max gap")
     lines = [_row(header)]
     for target in sorted(set(table["target"].to_pylist())):

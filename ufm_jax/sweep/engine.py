@@ -75,9 +75,7 @@ def run_shards(
         yield pa.concat_tables(batches)
 
 
-def _run_lanes(
-    prob: Problem, key: Key, target: str, lanes: np.ndarray, config: SweepConfig
-) -> pa.Table:
+def _run_lanes(prob: Problem, key: Key, target: str, lanes: np.ndarray, config: SweepConfig) -> pa.Table:
     padded = np.resize(lanes, BATCH) if len(lanes) < BATCH and lanes[0] > 0 else lanes
     start, setting = padded % config.starts, padded // config.starts
     here = jax.tree.map(lambda decays: decays[setting], prob)
@@ -100,8 +98,8 @@ def _lanes(
         )
         return point, examine(prob, point.params).evidence, global_minimum(prob)
 
-    # One after another on a CPU: every lane then ends when it is done, and XLA's plain matrix products beat its
-    # batched ones (3x at K = 4, over 10x in the full space at K = 10, on 2 cores). Accelerators want the batch.
+    # One after another on a CPU: every lane then ends when it is done, and XLA's plain matrix products beat
+    # its batched ones (3x at K = 4, over 10x in the full space at K = 10). Accelerators want the batch.
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda args: lane(*args), (prob, start))
     return jax.vmap(lane)(prob, start)

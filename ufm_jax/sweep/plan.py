@@ -1,11 +1,11 @@
-"""What a sweep does: configuration, lanes and shards. No arrays of JAX here, so that `ufm --help` is quick."""
+"""What a sweep does: configuration, lanes and shards. Without JAX, so that `ufm --help` is quick."""
 
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 Target = Literal["minima", "saddles", "both"]
 Space = Literal["auto", "full", "collapsed"]
@@ -39,9 +39,9 @@ class SweepConfig:
         for name, least in (("starts", 1), ("seed", 0), ("shard_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: need >= {least}, got {getattr(self, name)}")
-        for name, allowed in (("target", Target), ("space", Space)):
-            if getattr(self, name) not in allowed.__args__:
-                raise ValueError(f"{name}: need one of {allowed.__args__}, got {getattr(self, name)!r}")
+        for name, allowed in (("target", get_args(Target)), ("space", get_args(Space))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: need one of {allowed}, got {getattr(self, name)!r}")
         for name in ("decay_w", "decay_h", "decay_b"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: need at least one value, got none")

@@ -1,8 +1,8 @@
 """A sweep's folder: manifest, Parquet shards, summary. The only module that touches a run's files.
 
-    DIR/manifest.json        configuration and its hash, versions, device, dtype
-    DIR/points/00000.parquet one row a start, decay setting and target
-    DIR/summary.json         counts per verdict and status; written when every shard is there
+DIR/manifest.json        configuration and its hash, versions, device, dtype
+DIR/points/00000.parquet one row a start, decay setting and target
+DIR/summary.json         counts per verdict and status; written when every shard is there
 """
 
 import json

@@ -1,0 +1,51 @@
+"""What every experiment shares: scales, JAX in float64, figure style, and figures with their sidecars."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import ufm_jax  # noqa: F401  (before the first computation: sets XLA's CPU workers)
+
+# isort: split
+import jax
+import matplotlib
+import matplotlib.pyplot as plt
+
+from ufm_jax.sweep.store import provenance, write_json
+
+Scale = Literal["smoke", "default", "paper"]
+FIGURES = Path("figures")
+# Okabe & Ito's colour-blind safe palette.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vP*X<>"
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+}
+
+
+def set_up() -> None:
+    """Turn on float64 and draw without a display."""
+    jax.config.update("jax_enable_x64", True)
+    matplotlib.use("Agg")
+
+
+def save(figure: plt.Figure, name: str, scale: Scale, **facts: Any) -> None:
+    """Write figures/NAME.pdf, .png and .json (command, seed, versions, device); smoke draws under runs/."""
+    folder = FIGURES if scale != "smoke" else Path("runs/smoke")
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("pdf", "png"):
+        figure.savefig(folder / f"{name}.{kind}", metadata={"CreationDate": None} if kind == "pdf" else None)
+    plt.close(figure)
+    module = sys.modules["__main__"].__spec__
+    command = f"python -m {module.name if module else name} --scale {scale}"
+    write_json(folder / f"{name}.json", {"command": command, "scale": scale, **facts, **provenance()})
+    print(f"drew {folder / name}.pdf, .png, .json")
