@@ -20,7 +20,7 @@ import tyro
 
 from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
 from ufm_jax.landscape.starts import gaussian
-from ufm_jax.model.objective import hessian, objective, oracle, ravel, unravel
+from ufm_jax.model.objective import hessian, objective, oracle, ravel
 from ufm_jax.model.problem import Problem, problem
 from ufm_jax.model.reduction import collapse
 from ufm_jax.numerics.density import smoothed, spectral_density
@@ -70,10 +70,8 @@ def run(config: Config) -> dict[int, pa.Table]:
             )
             with Reporter(plan.num_rows, f"K={K} {target}") as reporter:
                 parts.append(sweep(plan, reporter))
-        print(
-            f"\nK = {K}, n = {n}, d = {d}\n{verdict_table(pa.concat_tables(parts, promote_options='default'))}"
-        )
         tables[K] = pa.concat_tables(parts, promote_options="default")
+        print(f"\nK = {K}, n = {n}, d = {d}\n{verdict_table(tables[K])}")
     return tables
 
 
@@ -153,7 +151,7 @@ def plot_spectra(config: Config, table: pa.Table) -> plt.Figure:
     rows = critical(table.filter(pc.field("target") == "saddles"))
     ranks, losses = rows["rank"].to_numpy(), rows["loss"].to_numpy()
     figure, axes = plt.subplots(K, 1, figsize=(5.2, 1.35 * K), sharex=True)
-    grid = np.linspace(-0.3, 0.4, 1401)
+    grid = np.linspace(-0.15, 0.3, 1401)
     for ax, r in zip(axes, range(K - 1, -1, -1), strict=True):
         which = np.flatnonzero(ranks == r)
         if not which.size:
@@ -176,7 +174,7 @@ def plot_spectra(config: Config, table: pa.Table) -> plt.Figure:
         index = int(rows["index"].to_numpy()[row])
         ax.set(ylim=(1e-2, 300), ylabel="density", title=f"rank {r}, index {index}, f = {losses[row]:.6f}")
         ax.axvline(0, color="black", lw=0.5)
-    axes[-1].set_xlabel("eigenvalue of the Hessian (lines: Lanczos quadrature; ticks: dense eigenvalues)")
+    axes[-1].set_xlabel("Hessian eigenvalue (curve: Lanczos quadrature; ticks: dense)")
     figure.suptitle(f"Spectrum at the minimum and at the lowest saddle of each rank (K = {K})", fontsize=10)
     return figure
 
@@ -188,10 +186,7 @@ def plot_flow(config: Config) -> plt.Figure:
         prob = _problem(config, K, 5, d)
         start = gaussian(prob, jax.random.key(config.seed + 3), 0.3)
         times = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-1, 3e5, 300)])
-        flow = jax.jit(
-            lambda x, prob=prob: gradient_flow(lambda y: objective(prob)(unravel(prob, y)), x, times)
-        )
-        path = jax.vmap(lambda x, prob=prob: unravel(prob, x))(flow(ravel(start)).points)
+        path = gradient_flow(objective(prob), start, times).points
         W = np.asarray(path.W)
         means = np.asarray(path.H).reshape(len(W), d, K, 5).mean(axis=3).transpose(0, 2, 1)
         ax: Any = figure.add_subplot(1, 2, column + 1, projection="3d" if d == 3 else None)

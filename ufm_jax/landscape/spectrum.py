@@ -138,7 +138,7 @@ def _eigen(H: Float[Array, "m m"], Q: Float[Array, "m q"]) -> _Block:
     return _Block(kept, vectors[:, 0], jnp.max(jnp.linalg.norm(HQ, axis=0), initial=0.0), norm)
 
 
-def _tail_tangent(q: Params, rank: Int[Array, ""]) -> Float[Array, "2K r"]:
+def _tail_tangent(q: Params, rank: Int[Array, ""]) -> Float[Array, "2*K r"]:
     """Rotations of the used feature coordinates into one unused: (W u_i, H̃ᵀ u_i), i < rank, normalised."""
     turns = jnp.concatenate([q.W, q.H.T])
     used = jnp.arange(q.W.shape[1], dtype=jnp.int32) < rank

@@ -1,0 +1,145 @@
+"""The command line: keys and files that people script against, and bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ufm_jax.cli import main
+from ufm_jax.model.problem import problem
+from ufm_jax.model.theory import etf_minimiser
+from ufm_jax.sweep.store import load
+
+SHAPE = "--num-classes 3 --per-class 5 --dim 2 --decay-w 5e-3 --decay-h 1e-3 --decay-b 1e-2"
+
+
+@pytest.fixture
+def minimum(tmp_path):
+    prob = problem(num_classes=3, per_class=5, dim=2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    p = etf_minimiser(prob)
+    return {"W": np.array(p.W), "H": np.array(p.H), "b": np.array(p.b), "labels": prob.labels}
+
+
+def certify(tmp_path, arrays, *flags):
+    np.savez(tmp_path / "p.npz", **arrays)
+    main(
+        [
+            "certify",
+            str(tmp_path / "p.npz"),
+            "--decay-w",
+            "5e-3",
+            "--decay-h",
+            "1e-3",
+            "--decay-b",
+            "1e-2",
+            *flags,
+        ]
+    )
+
+
+def test_certify_prints_one_object_with_the_fixed_keys(tmp_path, minimum, capsys):
+    certify(tmp_path, minimum, "--json")
+    result = json.loads(capsys.readouterr().out)
+    fixed = (
+        "loss grad_norm verdict rank index nullity lambda_min dual_bound dual_gap negative_curvature nc1 nc4"
+    )
+    assert set(fixed.split()) <= set(result)
+    assert (result["verdict"], result["rank"], result["index"], result["nullity"]) == (
+        "GLOBAL_MINIMUM",
+        2,
+        0,
+        1,
+    )
+
+
+def test_certify_takes_samples_in_any_order(tmp_path, minimum, capsys):
+    order = np.random.default_rng(0).permutation(15)
+    certify(tmp_path, minimum | {"H": minimum["H"][:, order], "labels": minimum["labels"][order]}, "--json")
+    assert json.loads(capsys.readouterr().out)["verdict"] == "GLOBAL_MINIMUM"
+
+
+def test_a_point_off_the_minimum_is_not_critical(tmp_path, minimum, capsys):
+    certify(tmp_path, minimum | {"W": 1.001 * minimum["W"]}, "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["verdict"] == "NOT_CRITICAL"
+    assert result["index"] is None
+    assert result["dual_bound"] <= 0.06293300616044681
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"W": np.full((3, 2), np.nan)}, "W"),
+        ({"H": np.zeros((3, 15))}, "H"),
+        ({"b": np.zeros(4)}, "b"),
+        ({"labels": np.arange(15) % 4}, "labels"),
+        ({"labels": np.zeros(15, int)}, "labels"),
+        ({"labels": np.zeros(15)}, "labels"),
+        ({"W": np.zeros(6)}, "W"),
+    ],
+)
+def test_bad_points_are_refused_by_name(tmp_path, minimum, change, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        certify(tmp_path, minimum | change)
+    assert stop.value.code == 2
+    assert f"error: {named}: " in capsys.readouterr().err
+
+
+def test_an_incomplete_or_unreadable_file_is_refused(tmp_path, minimum, capsys):
+    del minimum["labels"]
+    (tmp_path / "no.npz").write_bytes(b"not an archive")
+    for call in (
+        lambda: certify(tmp_path, minimum),
+        lambda: main(["certify", str(tmp_path / "no.npz"), "--decay-w", "1", "--decay-h", "1"]),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            call()
+        assert stop.value.code == 2
+        assert "error: file: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--num-classes 1 --per-class 5 --dim 2 --decay-w 1 --decay-h 1", "num_classes"),
+        ("--counts 3,0 --dim 2 --decay-w 1 --decay-h 1", "counts"),
+        ("--counts 3,2 --dim 0 --decay-w 1 --decay-h 1", "dim"),
+        ("--counts 3,2 --dim 2 --decay-w 0 --decay-h 1", "decay_w"),
+        ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 0", "decay_h"),
+        ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --decay-b -1", "decay_b"),
+        ("--counts 3,2 --dim 2 --decay-w nan --decay-h 1", "decay_w"),
+        ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --starts 0", "starts"),
+    ],
+)
+def test_bad_sweeps_are_refused_and_write_nothing(tmp_path, flags, named, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", *flags.split(), "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert f"error: {named}: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_sweep_fills_its_folder_resumes_and_refuses_another_run(tmp_path, capsys):
+    run = ["sweep", *SHAPE.split(), "--starts", "40", "--target", "both", "--out", str(tmp_path / "run")]
+    main(run)
+    first = load(tmp_path / "run")
+    assert first.num_rows == 80
+    assert json.loads((tmp_path / "run/summary.json").read_text())["rows"] == 80
+    assert set(first.filter(first["target"].to_numpy() == "minima")["verdict"].to_pylist()) == {
+        "GLOBAL_MINIMUM"
+    }
+    (tmp_path / "run/points/00001.parquet").unlink()
+    main(run)
+    assert load(tmp_path / "run").equals(first)
+    with pytest.raises(SystemExit) as stop:
+        main([*run, "--seed", "1"])
+    assert stop.value.code == 2
+    assert "different run" in capsys.readouterr().err
+    assert load(tmp_path / "run").equals(first)
+
+
+def test_predict_gives_the_public_case(capsys):
+    main(["predict", *SHAPE.split(), "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["loss"] == pytest.approx(0.06293301, abs=1e-8)
+    assert (result["nullity"], result["origin_index"]) == (1, 4)
