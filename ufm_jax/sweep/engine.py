@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -81,8 +80,8 @@ def _run_lanes(prob: Problem, key: Key, target: str, lanes: np.ndarray, config: 
     here = jax.tree.map(lambda decays: decays[setting], prob)
     lane_results = jax.device_get(_lanes(here, key, jnp.asarray(start, jnp.int32), target))
     point, evidence, best = jax.tree.map(lambda a: a[: len(lanes)], lane_results)
-    here = jax.tree.map(lambda a: np.asarray(a)[: len(lanes)], here)
-    return _table(here, target, start[: len(lanes)], point, evidence, best, config.keep_points)
+    decays = np.array(config.settings)[setting[: len(lanes)]]
+    return _table(decays, target, start[: len(lanes)], point, evidence, best, config.keep_points)
 
 
 @partial(jax.jit, static_argnames="target")
@@ -106,7 +105,7 @@ def _lanes(
 
 
 def _table(
-    prob: Problem,
+    decays: np.ndarray,
     target: str,
     start: np.ndarray,
     point: CriticalPoint,
@@ -131,9 +130,9 @@ def _table(
         },
         "num_steps": pa.array(np.asarray(point.num_steps)),
         "target": pa.array([target] * len(start)),
-        "decay_w": pa.array(np.asarray(prob.decay_w)),
-        "decay_h": pa.array(np.asarray(prob.decay_h)),
-        "decay_b": pa.array(np.asarray(prob.decay_b)),
+        "decay_w": pa.array(decays[:, 0]),
+        "decay_h": pa.array(decays[:, 1]),
+        "decay_b": pa.array(decays[:, 2]),
         "negative_curvature": e["negative_curvature"],
         "reason": _names(Reason, evidence.reason),
         "closed_form_loss": pa.array(np.asarray(best)),
@@ -149,13 +148,3 @@ def _names(codes: type[Status] | type[Verdict] | type[Reason], values: Any) -> p
 
 def _tensors(a: Any) -> pa.Array:
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(a))
-
-
-def scalar_problem(prob: Problem, setting: int) -> Problem:
-    """Return one decay setting of a problem with a batch of them."""
-    return replace(
-        prob,
-        decay_w=prob.decay_w[setting],
-        decay_h=prob.decay_h[setting],
-        decay_b=prob.decay_b[setting],
-    )
