@@ -22,6 +22,8 @@ import numpy as np  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Nearly all of the suite's time is compilation of small functions that run once.
+jax.config.update("jax_disable_most_optimizations", True)
 if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

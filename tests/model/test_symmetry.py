@@ -63,7 +63,7 @@ def test_nullity_below_the_simplex_dimension_is_the_orbit_dimension():
 def test_orbit_dimension_is_that_of_the_stiefel_manifold(d, r):
     frame = np.eye(d)[:, :r]
     skew = [np.outer(a, b) - np.outer(b, a) for i, a in enumerate(np.eye(d)) for b in np.eye(d)[:i]]
-    moves = np.array([(A @ frame).ravel() for A in skew]).reshape(len(skew), -1)
+    moves = np.array([(A @ frame).ravel() for A in skew]).reshape(len(skew), d * r)
     expected = np.linalg.matrix_rank(moves) if moves.size else 0
     assert int(orbit_dimension(make((1, 1), d), r)) == expected
 

@@ -54,8 +54,8 @@ class Spectrum(NamedTuple):
 class _Block(NamedTuple):
     """Eigenvalues modulo the orbit (ascending, deflated ones at +∞) and the lowest eigenvector."""
 
-    values: Float[Array, " m"]
-    vector: Float[Array, " m"]
+    values: Array  # (m,)
+    vector: Array  # (m,), or in feature space for the within-class block
     orbit_residual: Float[Array, ""]
     norm: Float[Array, ""]
 
@@ -99,7 +99,7 @@ def _assemble(
     p: Params,
     rank: Int[Array, ""],
     blocks: list[_Block],
-    copies: list[Int[Array, " m"]],
+    copies: list[Array],
     directions: list[Params],
 ) -> Spectrum:
     here = expand(prob, p)
@@ -138,7 +138,7 @@ def _eigen(H: Float[Array, "m m"], Q: Float[Array, "m q"]) -> _Block:
     return _Block(kept, vectors[:, 0], jnp.max(jnp.linalg.norm(HQ, axis=0), initial=0.0), norm)
 
 
-def _tail_tangent(q: Params, rank: Int[Array, ""]) -> Float[Array, "2*K r"]:
+def _tail_tangent(q: Params, rank: Int[Array, ""]) -> Float[Array, "twoK r"]:
     """Rotations of the used feature coordinates into one unused: (W u_i, H̃ᵀ u_i), i < rank, normalised."""
     turns = jnp.concatenate([q.W, q.H.T])
     used = jnp.arange(q.W.shape[1], dtype=jnp.int32) < rank

@@ -98,7 +98,7 @@ def embed(prob: Problem, frame: Float[Array, "d d"], p: Params) -> Params:
     return p._replace(W=p.W @ frame[:, :r].T, H=frame[:, :r] @ p.H)
 
 
-def tail_hessian(prob: Problem, G: Float[Array, "K K"]) -> Float[Array, "2*K 2*K"]:
+def tail_hessian(prob: Problem, G: Float[Array, "K K"]) -> Float[Array, "twoK twoK"]:
     """Return the Hessian in one feature coordinate that W and H̃ do not use: [[λ_W I, G̃], [G̃ᵀ, λ_H I]].
 
     Acts on (a column of W, a row of H̃) of the collapsed problem, G̃ its `logit_gradient`. Eigenvalues

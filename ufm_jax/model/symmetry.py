@@ -59,7 +59,7 @@ def orbit_tangent(
     WU, UH = p.W @ frame, frame.T @ p.H
     dW = jnp.einsum("kq,qd->qkd", WU[:, i], frame.T[j]) - jnp.einsum("kq,qd->qkd", WU[:, j], frame.T[i])
     dH = jnp.einsum("qd,qc->qdc", frame.T[j], UH[i]) - jnp.einsum("qd,qc->qdc", frame.T[i], UH[j])
-    turns = jnp.concatenate([dW.reshape(len(i), -1), dH.reshape(len(i), -1)], axis=1)
+    turns = jnp.concatenate([dW.reshape(len(i), p.W.size), dH.reshape(len(i), p.H.size)], axis=1)
     lengths = jnp.linalg.norm(turns, axis=1, keepdims=True)
     moves = jnp.asarray(i, jnp.int32)[:, None] < rank
     turns = jnp.where(moves, turns / jnp.where(moves, lengths, 1.0), 0.0)

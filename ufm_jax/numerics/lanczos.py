@@ -85,7 +85,8 @@ def extreme_eigenpairs(
     with the best pairs so far; NONFINITE if a product was not finite; STALLED if a residual measured at the
     end is larger (`deflate` is not invariant) or the complement has fewer than `num_pairs` dimensions. A pair
     that does not exist has value and residual NaN and a zero vector. `rtol` is raised to 10 eps sqrt(dim),
-    the rounding of a product: for dim 300, 4e-14 in float64 and 2e-5 in float32.
+    the rounding of a product: for dim 300, 4e-14 in float64 and 2e-5 in float32. Residuals whose squares
+    underflow (in float32, below about 1e-19) count as zero: scale such an operator.
 
     Raises:
         ValueError: if a size or `which` is impossible.
