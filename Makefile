@@ -4,7 +4,7 @@ SCALE ?= default
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: landscape dynamics test lint clean
+.PHONY: landscape test test-slow lint clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ufm_jax needs Python 3.11 or later"'
@@ -15,11 +15,11 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 landscape: .venv/.installed
 	$(BIN)/python -m experiments.landscape --scale $(SCALE)
 
-dynamics: .venv/.installed
-	$(BIN)/python -m experiments.dynamics --scale $(SCALE)
-
 test: .venv/.installed
 	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -24,6 +24,8 @@ from ufm_jax.model.reduction import (
 )
 from ufm_jax.model.symmetry import feature_frame
 
+pytestmark = pytest.mark.slow
+
 
 @settings(max_examples=6)
 @given(

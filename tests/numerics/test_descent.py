@@ -17,6 +17,8 @@ from ufm_jax.numerics.descent import lbfgs as strict_lbfgs
 from ufm_jax.numerics.descent import minimise, trust_region_newton
 from ufm_jax.numerics.status import Status
 
+pytestmark = pytest.mark.slow
+
 
 def rosenbrock(p):
     """Minimum 0 at x = (1, 1), y = 1, its only critical point with f < 1."""

@@ -104,7 +104,7 @@ def problem(
     *,
     num_classes: int | None = None,
     per_class: int | None = None,
-    counts: Sequence[int] | None = None,
+    counts: Sequence[float] | None = None,
     dim: int,
     decay_w: Any,
     decay_h: Any,
@@ -173,7 +173,7 @@ def _checked_size(name: str, value: int, least: int) -> int:
 
 
 def checked_counts(
-    num_classes: int | None, per_class: int | None, counts: Sequence[int] | None
+    num_classes: int | None, per_class: int | None, counts: Sequence[float] | None
 ) -> tuple[int, ...]:
     """Return the class counts that the arguments describe.
 
