@@ -104,7 +104,7 @@ def problem(
     *,
     num_classes: int | None = None,
     per_class: int | None = None,
-    counts: Sequence[float] | None = None,
+    counts: Sequence[Any] | None = None,
     dim: int,
     decay_w: Any,
     decay_h: Any,
@@ -166,14 +166,14 @@ def _checked_decay(name: str, value: Any) -> Float[Array, "..."]:
     return jnp.asarray(numbers, dtype=jnp.zeros(()).dtype)
 
 
-def _checked_size(name: str, value: int, least: int) -> int:
+def _checked_size(name: str, value: Any, least: int) -> int:
     if int(value) != value or value < least:
         raise ValueError(f"{name}: need an integer >= {least}, got {value}")
     return int(value)
 
 
 def checked_counts(
-    num_classes: int | None, per_class: int | None, counts: Sequence[float] | None
+    num_classes: int | None, per_class: int | None, counts: Sequence[Any] | None
 ) -> tuple[int, ...]:
     """Return the class counts that the arguments describe.
 
