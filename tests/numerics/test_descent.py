@@ -13,11 +13,8 @@ from ufm_jax.model.objective import gradient_norm, objective
 from ufm_jax.model.reduction import collapse
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.derivatives import dense_hessian, second_order
-from ufm_jax.numerics.descent import lbfgs as strict_lbfgs
-from ufm_jax.numerics.descent import minimise, trust_region_newton
+from ufm_jax.numerics.descent import lbfgs, minimise, trust_region_newton
 from ufm_jax.numerics.status import Status
-
-pytestmark = pytest.mark.slow
 
 
 def rosenbrock(p):
@@ -32,12 +29,6 @@ def flat_rosenbrock(z):
 
 SOLVE = jax.jit(lambda z: trust_region_newton(second_order(flat_rosenbrock), z))
 BATCH = jax.jit(jax.vmap(lambda z: trust_region_newton(second_order(flat_rosenbrock), z)))
-
-
-def lbfgs(f, p, **options):
-    """Call the library's; optax's own indices mix int32 and int64, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        return strict_lbfgs(f, p, **options)
 
 
 def start(x, y=0.5):

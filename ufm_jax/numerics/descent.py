@@ -185,7 +185,11 @@ def lbfgs(
     cached = optax.value_and_grad_from_state(flat)
 
     def step(s: _Quasi) -> _Quasi:
-        updates, state = optimiser.update(s.grad, s.optimiser, s.x, value=s.value, grad=s.grad, value_fn=flat)
+        # optax's L-BFGS adds int32 to int64 indices, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimiser.update(
+                s.grad, s.optimiser, s.x, value=s.value, grad=s.grad, value_fn=flat
+            )
         x = optax.apply_updates(s.x, updates)
         value, grad = cached(x, state=state)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(grad))

@@ -86,7 +86,8 @@ def discrete_flow(
     def step(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         x, state = carry
         value, grad = jax.value_and_grad(flat)(x)
-        updates, state = full.update(grad, state, x, value=value, grad=grad, value_fn=flat)
+        with jax.numpy_dtype_promotion("standard"):  # as in `descent.lbfgs`
+            updates, state = full.update(grad, state, x, value=value, grad=grad, value_fn=flat)
         return optax.apply_updates(x, updates), state
 
     def report(carry: tuple[Any, Any], num: Int[Array, ""]) -> tuple[tuple[Any, Any], Any]:
