@@ -4,7 +4,7 @@ SCALE ?= default
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: landscape test test-slow lint clean
+.PHONY: landscape test lint clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ufm_jax needs Python 3.11 or later"'
@@ -17,9 +17,6 @@ landscape: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
-
-test-slow: .venv/.installed
-	$(BIN)/python -m pytest -m slow
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

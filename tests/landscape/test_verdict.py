@@ -17,9 +17,6 @@ from ufm_jax.model.objective import expand, ravel
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.status import Status
 
-pytestmark = pytest.mark.slow
-
-
 examined = jax.jit(jax.vmap(lambda prob, p: examine(prob, p), in_axes=(None, 0)))
 
 

@@ -24,8 +24,6 @@ from ufm_jax.model.reduction import (
 )
 from ufm_jax.model.symmetry import feature_frame
 
-pytestmark = pytest.mark.slow
-
 
 @settings(max_examples=6)
 @given(

@@ -12,8 +12,6 @@ from ufm_jax.model.reduction import collapse, restrict
 from ufm_jax.model.symmetry import feature_frame, orbit_dimension, orbit_tangent, rank, shift_dimension
 from ufm_jax.model.theory import etf_minimiser
 
-pytestmark = pytest.mark.slow
-
 
 @jax.jit
 def tangent_of(prob, p):

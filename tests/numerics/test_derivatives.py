@@ -10,8 +10,6 @@ from jax.flatten_util import ravel_pytree
 
 from ufm_jax.numerics.derivatives import dense_hessian, hvp, on_vectors, second_order
 
-pytestmark = pytest.mark.slow
-
 
 def bumpy(p):
     """A smooth function of a pytree without symmetries."""

@@ -9,9 +9,6 @@ from ufm_jax.numerics.derivatives import dense_hessian, second_order
 from ufm_jax.numerics.rootfind import critical_point, follow_to_index, levenberg_marquardt
 from ufm_jax.numerics.status import Status
 
-pytestmark = pytest.mark.slow
-
-
 A = np.array([-200.0, -100.0, -170.0, 15.0])
 a, b, c = (
     np.array([-1.0, -1.0, -6.5, 0.7]),
