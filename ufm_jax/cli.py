@@ -30,8 +30,8 @@ class ProblemFlags:
     """Samples of each class, for unequal classes."""
     no_bias: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Leave the bias out."""
-    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
-    """Loss of one sample."""
+    loss: str = "cross-entropy"
+    """Loss of one sample: cross-entropy or squared."""
     smoothing: float = 0.0
     """Label smoothing α of the cross-entropy."""
 
@@ -48,7 +48,7 @@ class Sweep(ProblemFlags):
     space: Literal["auto", "full", "collapsed"] = "auto"
     """Where to search: on class means, which is exact (auto, collapsed), or over all N features (full)."""
     keep_points: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Store W, H and b of every row as tensors."""
+    """Store W, H and b of every row as tensors; on class means, H holds √n_k times the mean of class k."""
     out: Path = Path("runs/sweep")
     """Folder for manifest, Parquet files and summary; the same command resumes."""
 
@@ -62,7 +62,7 @@ class Certify:
     decay_h: float
     decay_b: float = 0.0
     """Ignored where the file has no b."""
-    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
+    loss: str = "cross-entropy"
     smoothing: float = 0.0
     grad_tol: float = 1e-9
     """Gradient norm above which a point is NOT_CRITICAL."""
@@ -141,7 +141,7 @@ def _sweep(flags: Sweep) -> None:
         dim=flags.dim,
         decay_w=flags.decay_w,
         decay_h=flags.decay_h,
-        decay_b=(0.0,) if flags.no_bias else flags.decay_b,
+        decay_b=flags.decay_b,
         bias=not flags.no_bias,
         loss=flags.loss,
         smoothing=flags.smoothing,
@@ -151,8 +151,6 @@ def _sweep(flags: Sweep) -> None:
         space=flags.space,
         keep_points=flags.keep_points,
     )
-    if flags.no_bias and any(flags.decay_b):
-        raise ValueError(f"decay_b: there is no bias to decay with --no-bias, got {flags.decay_b}")
     where = {"full": "over all features"}.get(config.space, "on class means (exact: features collapse)")
     print(f"searching {where}; {config.num_rows} rows into {flags.out}", file=sys.stderr)
     with Reporter(config.num_rows, "ufm sweep") as reporter:

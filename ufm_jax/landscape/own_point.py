@@ -14,10 +14,6 @@ from ufm_jax.model.losses import loss_of
 from ufm_jax.model.problem import Params, check_params, problem
 from ufm_jax.precision import require_x64
 
-JSON_KEYS = (
-    *("loss", "grad_norm", "verdict", "reason", "rank", "index", "nullity", "lambda_min"),
-    *("lambda_min_residual", "dual_bound", "dual_gap", "negative_curvature", "nc1", "nc2", "nc3", "nc4"),
-)
 # What describes the Hessian of a critical point, and is not shown elsewhere.
 CRITICAL_ONLY = ("index", "nullity", "lambda_min", "lambda_min_residual")
 
@@ -84,7 +80,7 @@ def certify(
     values |= {"verdict": Verdict(values["verdict"]).name, "reason": Reason(values["reason"]).name}
     if values["verdict"] == Verdict.NOT_CRITICAL.name:
         values |= dict.fromkeys(CRITICAL_ONLY)
-    return {name: _plain(values[name]) for name in JSON_KEYS}
+    return {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -28,8 +28,7 @@ class Reason(IntEnum):
 
     NONE = 0
     SPECTRUM_UNRESOLVED = 1  # an eigenvalue modulo the orbit is too near zero to have a sign
-    SPECTRUM_UNKNOWN = 2  # no spectrum was computed: the gap is open and no negative curvature was found
-    RESIDUAL_TOO_LARGE = 3  # the eigenvector did not stand up in the problem asked about
+    RESIDUAL_TOO_LARGE = 2  # the eigenvector did not stand up in the problem asked about
 
 
 class Judgement(NamedTuple):

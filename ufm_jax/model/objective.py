@@ -9,13 +9,12 @@ collapsed one ω_k = n_k/N and σ_k = 1/√n_k (`model.reduction`), so one code 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.numerics.derivatives import Expansion, Oracle
+from ufm_jax.numerics.derivatives import Expansion, Oracle, dense_matrix
 
 
 class Columns(NamedTuple):
@@ -126,6 +125,5 @@ def gradient_norm(prob: Problem, p: Params) -> Float[Array, ""]:
 
 def hessian(prob: Problem, p: Params) -> Float[Array, "D D"]:
     """Return the dense Hessian in the order of `ravel`."""
-    e = oracle(prob)(ravel(p))
-    rows = jax.vmap(e.hv)(jnp.eye(prob.num_variables, dtype=p.W.dtype))
-    return (rows + rows.T) / 2
+    x = ravel(p)
+    return dense_matrix(oracle(prob)(x).hv, x)
