@@ -103,18 +103,17 @@ def plot_index(tables: dict[int, pa.Table]) -> plt.Figure:
         ax.annotate(
             "closed-form minimum",
             (1, best),
-            (0, 2),
+            (0, -3),
             textcoords="offset points",
             fontsize=7,
             xycoords=("axes fraction", "data"),
             ha="right",
-            va="bottom",
+            va="top",
         )
+        ax.margins(y=0.12)
         ax.set(xlabel="Morse index (negative eigenvalues)", ylabel="loss $f$ (nats)", title=f"K = {K}")
         ax.legend(title="rank", loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
-    figure.suptitle(
-        "Only the simplex ETF has index 0: every other critical point is a strict saddle", fontsize=10
-    )
+    figure.suptitle("Loss against Morse index of the critical points found, by rank", fontsize=10)
     return figure
 
 
@@ -131,16 +130,15 @@ def plot_gap(tables: dict[int, pa.Table]) -> plt.Figure:
                 gap, part["lambda_min"].to_numpy(), MARKERS[i], ms=4, alpha=0.7, color=COLOURS[i], label=label
             )
         ax.axhline(0, color="black", lw=0.6)
-        ax.set(
-            xscale="log",
-            yscale="symlog",
-            xlabel="duality gap (nats; values under 1e-17 drawn there)",
-            title=f"K = {K}",
-        )
+        ax.set(xscale="log", xlabel="duality gap (nats), at least $10^{-17}$", title=f"K = {K}")
         ax.set_yscale("symlog", linthresh=1e-6)
+        low, high = rows["lambda_min"].to_numpy().min(), rows["lambda_min"].to_numpy().max()
+        ax.set_ylim(10 * low, 10 * high)
         ax.set_ylabel("smallest Hessian eigenvalue\nmodulo rotations")
     axes[0][0].legend(loc="lower left")
-    figure.suptitle("Two certificates agree: zero gap or negative curvature, never neither", fontsize=10)
+    figure.suptitle(
+        "Smallest Hessian eigenvalue against duality gap of the critical points found", fontsize=10
+    )
     return figure
 
 
@@ -184,7 +182,7 @@ def plot_flow(config: Config) -> plt.Figure:
     figure = plt.figure(figsize=(7.6, 3.8))
     for column, (K, d) in enumerate(((3, 2), (4, 3))):
         prob = _problem(config, K, 5, d)
-        start = gaussian(prob, jax.random.key(config.seed + 3), 0.3)
+        start = gaussian(prob, jax.random.key(config.seed), 0.3)
         times = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-1, 3e5, 300)])
         path = gradient_flow(objective(prob), start, times).points
         W = np.asarray(path.W)
@@ -202,10 +200,15 @@ def plot_flow(config: Config) -> plt.Figure:
                     mfc="none" if style == "-" else COLOURS[k],
                 )
         ax.set_title(f"K = {K}, d = {d}")
-        ax.set_xlabel("feature coordinate 1 (scaled)")
-        ax.set_ylabel("feature coordinate 2 (scaled)")
+        ax.set_xlabel("coordinate 1 (scaled)")
+        ax.set_ylabel("coordinate 2 (scaled)")
         if d == 3:
-            ax.set_zlabel("feature coordinate 3 (scaled)")
+            ax.set_zlabel("coordinate 3 (scaled)")
+            ax.set_box_aspect(None, zoom=0.8)
+            for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+                axis.set_major_locator(plt.MultipleLocator(0.5))
+                axis.set_tick_params(labelsize=7)
+                axis.label.set_size(7)
         else:
             ax.set_aspect("equal")
     handles = [
@@ -213,7 +216,9 @@ def plot_flow(config: Config) -> plt.Figure:
         plt.Line2D([], [], color="grey", ls=":", marker="D", ms=4, label="class mean of features"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    figure.suptitle("Gradient flow carries class means and classifier rows to one simplex ETF", fontsize=10)
+    figure.suptitle(
+        "Class means and classifier rows along gradient flow (markers: where it ends)", fontsize=10
+    )
     return figure
 
 
