@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, CE, PROBLEMS, gaussians, keys, make, take, zoo
+from conftest import BALANCED, CE, PROBLEMS, dense_batch, gaussians, keys, make, take, zoo
 
 from ufm_jax.landscape import starts
-from ufm_jax.landscape.certificate import curvature_along, dual_bound, null_direction
+from ufm_jax.landscape.certificate import curvature_along, curvature_floor, dual_bound, null_direction
 from ufm_jax.model.losses import Loss
 from ufm_jax.model.objective import logit_gradient, objective, ravel
 from ufm_jax.model.problem import problem
@@ -72,6 +72,18 @@ def test_full_and_collapsed_bounds_agree_at_class_constant_points():
     for key in keys(13, 5):
         p = starts.gaussian(small, key)
         np.testing.assert_allclose(gap_at(prob, lift(prob, p)), gap_at(small, p), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_no_eigenvalue_lies_below_the_curvature_floor(name):
+    prob = PROBLEMS[name]
+    points = gaussians(prob, keys(14, 40))
+    lowest = np.linalg.eigvalsh(dense_batch(prob, points))[:, 0]
+    floor = jax.jit(jax.vmap(curvature_floor, in_axes=(None, 0)))(prob, points)
+    assert np.all(lowest >= floor - 1e-12 * (1 - floor))
+    z = zoo(name)
+    if prob.dim >= prob.num_classes:
+        assert curvature_floor(prob, take(z.points, 0)) > -1e-9  # every eigenvalue of a global minimum is >= 0
 
 
 def test_no_dual_no_certificate():

@@ -3,23 +3,27 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import CE, PROBLEMS, SMOOTH, keys, make, ranks_of, saddles, take, values_of, zoo
 
+from ufm_jax.landscape import spectrum as module
 from ufm_jax.landscape.spectrum import spectrum
-from ufm_jax.model.objective import ravel
+from ufm_jax.model.objective import ravel, unravel
 from ufm_jax.model.reduction import collapse, restrict
-from ufm_jax.model.symmetry import feature_frame, orbit_tangent
+from ufm_jax.model.symmetry import feature_frame, orbit_projection
 from ufm_jax.model.symmetry import rank as rank_of
 from ufm_jax.numerics.status import Status
 
 spectra = jax.jit(jax.vmap(lambda prob, p: spectrum(prob, p, rank_of(prob, p)), in_axes=(None, 0)))
-tangents = jax.jit(
-    jax.vmap(
-        lambda prob, p: orbit_tangent(prob, p, feature_frame(prob, p), rank_of(prob, p)), in_axes=(None, 0)
-    )
-)
+
+
+@jax.jit
+def tangents(prob, p):
+    """The projection onto the orbit's tangent space as a matrix."""
+    project = orbit_projection(prob, p, feature_frame(prob, p), rank_of(prob, p))
+    return jax.vmap(lambda v: ravel(project(unravel(prob, v))))(jnp.eye(prob.num_variables))
 
 
 @functools.cache
@@ -28,7 +32,7 @@ def spectra_of(name):
 
 
 def modulo_orbit(H, Q):
-    """Eigenvalues of H on the orthogonal complement of the columns of Q."""
+    """Eigenvalues of H on the orthogonal complement of the range of the projection Q."""
     U, s, _ = np.linalg.svd(Q, full_matrices=True)
     complement = U[:, int(np.sum(s > 0.5)) :]
     return np.linalg.eigvalsh(complement.T @ H @ complement)
@@ -37,14 +41,14 @@ def modulo_orbit(H, Q):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_spectrum_agrees_with_the_dense_full_hessian(name):
     z, spec = zoo(name), spectra_of(name)
-    orbit = np.asarray(tangents(z.prob, z.points))
+
     assert np.mean(spec.resolved) > 0.9
     for i in np.flatnonzero(spec.resolved):
         tolerance = spec.tolerance[i]
         eigenvalues = np.linalg.eigvalsh(z.hessians[i])
         assert int(spec.index[i]) == np.sum(eigenvalues < -tolerance)
         assert int(spec.nullity[i]) == np.sum(np.abs(eigenvalues) <= tolerance)
-        expected = modulo_orbit(z.hessians[i], orbit[i])
+        expected = modulo_orbit(z.hessians[i], tangents(z.prob, take(z.points, i)))
         np.testing.assert_allclose(spec.lambda_min[i], expected[0], atol=1e-9)
 
 
@@ -58,6 +62,33 @@ def test_the_lowest_eigenpair_stands_up_in_the_full_problem(name):
         np.testing.assert_allclose(spec.residual[i], residual, atol=1e-12)
         assert residual <= 10 * spec.tolerance[i]
         assert spec.orbit_residual[i] <= spec.tolerance[i]
+
+
+@functools.cache
+def by_lanczos(name):
+    """As `spectra_of`, with no dense eigen-solve of the reduced problem."""
+
+    def one(prob, p):
+        return spectrum(prob, p, rank_of(prob, p))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DENSE_LIMIT", 0)
+        return jax.tree.map(
+            np.asarray, jax.jit(jax.vmap(one, in_axes=(None, 0)))(zoo(name).prob, zoo(name).points)
+        )
+
+
+@pytest.mark.parametrize("name", ["at-ce-undecayed", "above-smooth-decayed", "above-squared-undecayed"])
+def test_lanczos_finds_the_same_lowest_eigenvalue_and_counts_only_what_is_proved(name):
+    exact, spec = spectra_of(name), by_lanczos(name)
+    np.testing.assert_allclose(spec.lambda_min, exact.lambda_min, atol=1e-9)
+    assert np.all(spec.residual <= 10 * spec.tolerance)
+    assert np.all(spec.orbit_residual <= spec.tolerance)
+    counted = spec.index != module.NOT_COUNTED
+    assert counted[0]  # the global minimum
+    assert np.all(exact.index[counted] == 0)
+    assert np.all(spec.index[counted] == 0)
+    assert np.array_equal(spec.nullity[counted], exact.nullity[counted])
 
 
 def test_full_and_collapsed_problems_have_one_index_and_nullity():

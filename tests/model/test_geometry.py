@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ufm_jax.model.geometry import collapse_metrics, simplex_etf, simplex_gram
 from ufm_jax.model.problem import Params
+from ufm_jax.model.reduction import collapse, lift, restrict
 
 
 def reference(W, H, b, labels, K):
@@ -52,7 +53,8 @@ def test_metrics_agree_with_numpy(K, d, counts, singular, seed):
     W, H, b, labels = features(seed, K, d, counts, singular)
     for bias in (b, None):
         p = Params(jnp.asarray(W), jnp.asarray(H), None if bias is None else jnp.asarray(bias))
-        found, expected = collapse_metrics(p, labels, K), reference(W, H, bias, labels, K)
+        prob = make(counts, d, bias=bias is not None)
+        found, expected = collapse_metrics(prob, p), reference(W, H, bias, labels, K)
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -61,23 +63,33 @@ def test_metrics_vanish_at_collapse(K, d, n):
     prob = make((n,) * K, d)
     frame = jnp.asarray(simplex_etf(K, d))
     p = Params(2.0 * frame, 0.7 * frame.T[:, prob.labels], jnp.zeros(K))
-    np.testing.assert_allclose(collapse_metrics(p, prob.labels, K), 0.0, atol=1e-12)
+    np.testing.assert_allclose(collapse_metrics(prob, p), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(3, 1, 2), (2, 2, 2)])
+def test_a_point_on_class_means_has_the_metrics_of_its_lift(counts):
+    W, H, b, _ = features(0, 3, 4, counts, False)
+    prob = make(counts, 4)
+    small = restrict(prob, Params(*map(jnp.asarray, (W, H, b))))
+    found, expected = collapse_metrics(collapse(prob), small), collapse_metrics(prob, lift(prob, small))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 100.0))
 def test_metrics_have_the_invariances_they_are_made_for(seed, scale):
-    W, H, b, labels = features(seed % 50, 3, 4, (2, 3, 2), False)
+    W, H, b, _ = features(seed % 50, 3, 4, (2, 3, 2), False)
+    prob = make((2, 3, 2), 4)
     Q = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))[0]
-    base = collapse_metrics(Params(*map(jnp.asarray, (W, H, b))), labels, 3)
-    turned = collapse_metrics(Params(*map(jnp.asarray, (W @ Q, Q.T @ H, b))), labels, 3)
+    base = collapse_metrics(prob, Params(*map(jnp.asarray, (W, H, b))))
+    turned = collapse_metrics(prob, Params(*map(jnp.asarray, (W @ Q, Q.T @ H, b))))
     np.testing.assert_allclose(turned, base, rtol=1e-8)
-    scaled = collapse_metrics(Params(*map(jnp.asarray, (scale * W, scale * H, b))), labels, 3)
+    scaled = collapse_metrics(prob, Params(*map(jnp.asarray, (scale * W, scale * H, b))))
     np.testing.assert_allclose(scaled[:3], base[:3], rtol=1e-8)
 
 
 def test_metrics_of_nothing_over_nothing_are_nan():
-    labels = np.array([0, 0, 1, 1])
-    found = collapse_metrics(Params(jnp.zeros((2, 2)), jnp.ones((2, 4)), None), labels, 2)
+    prob = make((2, 2), 2, bias=False)
+    found = collapse_metrics(prob, Params(jnp.zeros((2, 2)), jnp.ones((2, 4)), None))
     assert np.isnan(found.nc2)
     assert np.isnan(found.nc3)
     assert found.nc4 == 0.0

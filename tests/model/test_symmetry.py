@@ -7,27 +7,38 @@ import pytest
 from conftest import BALANCED, CE, IMBALANCED, PROBLEMS, SMOOTH, SQUARED, dense, make, take, zoo
 
 from ufm_jax.landscape import starts
-from ufm_jax.model.objective import gradient_norm, objective, ravel
+from ufm_jax.model.objective import gradient_norm, objective, ravel, unravel
 from ufm_jax.model.reduction import collapse, restrict
-from ufm_jax.model.symmetry import feature_frame, orbit_dimension, orbit_tangent, rank, shift_dimension
+from ufm_jax.model.symmetry import feature_frame, orbit_dimension, orbit_projection, rank, shift_dimension
 from ufm_jax.model.theory import etf_minimiser
 
 
 @jax.jit
-def tangent_of(prob, p):
-    return orbit_tangent(prob, p, feature_frame(prob, p), rank(prob, p))
+def projection_of(prob, p):
+    """The projection onto the orbit's tangent space as a matrix."""
+    project = orbit_projection(prob, p, feature_frame(prob, p), rank(prob, p))
+    return jax.vmap(lambda v: ravel(project(unravel(prob, v))))(jnp.eye(prob.num_variables))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_orbit_tangents_are_orthonormal_or_zero_and_null(name):
+def test_the_orbits_projection_is_one_and_is_null(name):
     z = zoo(name)
     for i in np.unique(np.round(z.values, 8), return_index=True)[1]:
-        Q = np.asarray(tangent_of(z.prob, take(z.points, i)))
-        lengths = np.linalg.norm(Q, axis=0)
-        moves = lengths > 0.5
-        np.testing.assert_allclose(Q.T @ Q, np.diag(moves.astype(float)), atol=1e-8)
-        assert moves.sum() == int(orbit_dimension(z.prob, int(z.ranks[i])))
+        Q = np.asarray(projection_of(z.prob, take(z.points, i)))
+        np.testing.assert_allclose(Q, Q.T, atol=1e-12)
+        np.testing.assert_allclose(Q @ Q, Q, atol=1e-8)
+        np.testing.assert_allclose(np.trace(Q), int(orbit_dimension(z.prob, int(z.ranks[i]))), atol=1e-8)
         assert np.linalg.norm(z.hessians[i] @ Q) <= 1e-9
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_rotations_lie_in_the_range_of_the_orbits_projection(name):
+    z = zoo(name)
+    p, d = take(z.points, 0), z.prob.dim
+    A = np.random.default_rng(0).normal(size=(d, d))
+    A = A - A.T
+    turn = ravel(p._replace(W=p.W @ A, H=-A @ p.H, b=None if p.b is None else jnp.zeros_like(p.b)))
+    np.testing.assert_allclose(projection_of(z.prob, p) @ turn, turn, atol=1e-7)
 
 
 @pytest.mark.parametrize(

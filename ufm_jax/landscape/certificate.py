@@ -40,7 +40,7 @@ def dual_bound(prob: Problem, p: Params) -> Float[Array, ""]:
     slope = prob.loss.slope(Z, cols.T)
     G = slope * (cols.weights * cols.scales)
     s = prob.strength
-    c = jnp.minimum(1.0, s / jnp.maximum(_spectral_norm(G), jnp.finfo(s.dtype).tiny))
+    c = jnp.minimum(1.0, s / jnp.maximum(spectral_norm(G), jnp.finfo(s.dtype).tiny))
     bound = jnp.dot(cols.weights, prob.loss.dual(slope, cols.T, c))
     trivial = jnp.dot(cols.weights, prob.loss.dual(slope, cols.T, jnp.zeros_like(c)))  # Θ = 0
     if p.b is not None:
@@ -51,7 +51,19 @@ def dual_bound(prob: Problem, p: Params) -> Float[Array, ""]:
     return jnp.maximum(bound, trivial)
 
 
-def _spectral_norm(G: Float[Array, "K C"]) -> Float[Array, ""]:
+def curvature_floor(prob: Problem, p: Params) -> Float[Array, ""]:
+    """Return a lower bound on every eigenvalue of ∇²f at p: −(‖G‖₂ − s)₊ for a convex loss, else −inf.
+
+    vᵀHv ≥ 2⟨G, ẆḢ⟩ + λ_W‖Ẇ‖² + λ_H‖Ḣ‖² ≥ −2(‖G‖₂ − s)₊‖Ẇ‖‖Ḣ‖ ≥ −(‖G‖₂ − s)₊‖v‖², as the loss's part is ≥ 0
+    (derived for this project; at critical points, Zhu et al. 2021, app. A, in the form ‖G‖₂ ≤ s).
+    """
+    if not prob.loss.certified:
+        return jnp.full((), -jnp.inf, p.W.dtype)
+    return -jnp.maximum(spectral_norm(logit_gradient(prob, p)) - prob.strength, 0.0)
+
+
+def spectral_norm(G: Float[Array, "K C"]) -> Float[Array, ""]:
+    """Return ‖G‖₂, by the K x K Gram matrix."""
     return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(G @ G.T)[-1], 0.0))
 
 
@@ -76,8 +88,11 @@ def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:
 
     def newton(b: Float[Array, " K"]) -> Float[Array, " K"]:
         apply = prob.loss.curvature(WH + b[:, None], cols.T)
-        hess = jax.vmap(lambda e: apply(jnp.broadcast_to(e[:, None], WH.shape)) @ cols.weights)(
-            jnp.eye(K, dtype=dtype)
+        # In batches, since a product holds as much as all logits.
+        hess = jax.lax.map(
+            lambda e: apply(jnp.broadcast_to(e[:, None], WH.shape)) @ cols.weights,
+            jnp.eye(K, dtype=dtype),
+            batch_size=min(K, 32),
         )
         # The shift of all logits is null for λ_b = 0: J/K fills it. Saturated softmax: a little of I.
         eye = jnp.eye(K, dtype=dtype)

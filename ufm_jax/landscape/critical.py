@@ -47,10 +47,19 @@ def find_critical(prob: Problem, start: Params, *, max_steps: int = 300) -> Crit
 
 
 def minimum_from(prob: Problem, key: starts.Key) -> CriticalPoint:
-    """Draw a Gaussian start with log-uniform scale in `START_SCALES` and descend."""
+    """Draw a Gaussian start with log-uniform scale in `START_SCALES` and descend.
+
+    The collapsed problem is searched in `rank_bound` feature coordinates, which hold every critical point up
+    to a rotation; the full problem in all of them.
+    """
     scale_key, point_key = jax.random.split(key)
     scale = starts.log_uniform_scale(scale_key, *START_SCALES)
-    return find_minimum(prob, starts.gaussian(prob, point_key, scale))
+    if not prob.collapsed:
+        return find_minimum(prob, starts.gaussian(prob, point_key, scale))
+    axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
+    small = compress(prob, axes, prob.zeros())[0]
+    found = find_minimum(small, starts.gaussian(small, point_key, scale))
+    return found._replace(params=embed(prob, axes, found.params))
 
 
 def critical_from(prob: Problem, key: starts.Key, rank: Int[Array, ""]) -> CriticalPoint:

@@ -12,7 +12,6 @@ from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, judge
 from ufm_jax.model.geometry import collapse_metrics
 from ufm_jax.model.objective import gradient_norm, objective
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import lift, restrict
 from ufm_jax.model.symmetry import rank as rank_of
 
 
@@ -54,8 +53,7 @@ def examine(prob: Problem, p: Params, *, grad_tol: float = GRAD_TOL, gap_tol: fl
     best = jnp.argmin(jnp.stack([c.value for c in tried]))
     curvature = jax.tree.map(lambda *leaves: jnp.stack(leaves)[best], *tried)
     judgement = judge(norm, value - bound, curvature.value, spec, grad_tol=grad_tol, gap_tol=gap_tol)
-    full = lift(prob, restrict(prob, p)) if prob.collapsed else p
-    metrics = collapse_metrics(full, prob.labels, prob.num_classes)
+    metrics = collapse_metrics(prob, p)
     evidence = Evidence(
         loss=value,
         grad_norm=norm,

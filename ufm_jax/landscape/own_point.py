@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
 from ufm_jax.model.losses import loss_of
 from ufm_jax.model.problem import Params, check_params, problem
@@ -50,7 +51,8 @@ def certify(
     """Return evidence and verdict on a point of the full problem, as plain values for JSON.
 
     Samples may come in any order. A point that is not critical has `verdict` NOT_CRITICAL and no index,
-    nullity or λ_min; its dual bound, gap, curvature and metrics are given all the same. NaN becomes None.
+    nullity or λ_min; its dual bound, gap, curvature and metrics are given all the same. A saddle beyond
+    `spectrum.DENSE_LIMIT` has no index and nullity. NaN becomes None.
 
     Raises:
         ValueError: naming the argument: shapes that do not fit, non-finite entries, labels that are not
@@ -80,6 +82,8 @@ def certify(
     values |= {"verdict": Verdict(values["verdict"]).name, "reason": Reason(values["reason"]).name}
     if values["verdict"] == Verdict.NOT_CRITICAL.name:
         values |= dict.fromkeys(CRITICAL_ONLY)
+    if values["index"] == NOT_COUNTED:
+        values |= dict.fromkeys(("index", "nullity"))
     return {name: _plain(value) for name, value in values.items()}
 
 

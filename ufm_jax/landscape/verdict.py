@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.landscape.spectrum import Spectrum
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
 
 GRAD_TOL = 1e-9  # ‖∇f‖₂ above this: not a critical point
 GAP_TOL = 1e-9  # f − dual bound below this, with no negative curvature: globally minimal
@@ -29,6 +29,7 @@ class Reason(IntEnum):
     NONE = 0
     SPECTRUM_UNRESOLVED = 1  # an eigenvalue modulo the orbit is too near zero to have a sign
     RESIDUAL_TOO_LARGE = 2  # the eigenvector did not stand up in the problem asked about
+    INDEX_NOT_COUNTED = 3  # too large to diagonalise: no negative curvature was found, or shown to be absent
 
 
 class Judgement(NamedTuple):
@@ -76,5 +77,6 @@ def judge(
         Verdict.UNDECIDED,
     )
     why = jnp.where(sound, Reason.SPECTRUM_UNRESOLVED, Reason.RESIDUAL_TOO_LARGE)
+    why = jnp.where(spec.index == NOT_COUNTED, Reason.INDEX_NOT_COUNTED, why)
     reason = jnp.where(verdict == Verdict.UNDECIDED, why, Reason.NONE)
     return Judgement(verdict.astype(jnp.int32), reason.astype(jnp.int32))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.model.problem import Params
+from ufm_jax.model.problem import Params, Problem
 
 # Eigenvalues of Σ_B below this share of the largest are rounding of exact zeros (Σ_B has rank ≤ K − 1).
 PINV_RTOL = 1e-10
@@ -45,37 +45,37 @@ def simplex_etf(num_classes: int, dim: int) -> np.ndarray:
     return np.pad(basis * np.sqrt(K / (K - 1.0)), ((0, 0), (0, dim - (K - 1))))
 
 
-def collapse_metrics(p: Params, labels: np.ndarray, num_classes: int) -> CollapseMetrics:
-    """Return NC1–NC4 of raw (not normalised) features H (d, N) with `labels` (N,).
+def collapse_metrics(prob: Problem, p: Params) -> CollapseMetrics:
+    """Return NC1–NC4 of raw (not normalised) features, of the full problem or of the collapsed one.
 
-    Σ_W = N⁻¹ Σ (h − h̄_k)(h − h̄_k)ᵀ, Σ_B = K⁻¹ Σ_k (h̄_k − h_G)(h̄_k − h_G)ᵀ, h_G the mean of all h.
-    For a collapsed problem give `lift`ed parameters.
+    Σ_W = N⁻¹ Σ (h − h̄_k)(h − h̄_k)ᵀ, Σ_B = K⁻¹ Σ_k (h̄_k − h_G)(h̄_k − h_G)ᵀ, h_G the mean of all N features.
+    A point of the collapsed problem has the metrics of its lift: its features are H̃_k/√n_k, n_k times each.
     """
-    K, dtype = num_classes, p.W.dtype
-    member = jnp.asarray(labels[:, None] == np.arange(K), dtype)
-    means = (p.H @ member) / jnp.sum(member, axis=0)
-    centre = jnp.mean(p.H, axis=1)
-    within = p.H - means[:, labels]
+    features, share = p.H * jnp.asarray(prob.scales, p.H.dtype), jnp.asarray(prob.weights, p.H.dtype)
+    per_class = np.array(prob.counts, float) / prob.num_samples
+    member = (prob.labels[:, None] == np.arange(prob.num_classes)) / per_class
+    means = (features * share) @ jnp.asarray(member, p.H.dtype)
+    centre = features @ share
+    within = (features - means[:, prob.labels]) * jnp.sqrt(share)
     between = means - centre[:, None]
-    W_between = p.W @ between
     mean_logits = p.W @ centre
     return CollapseMetrics(
         nc1=_variability(within, between),
         nc2=_distance_to_simplex(p.W @ p.W.T),
-        nc3=_distance_to_simplex(W_between),
+        nc3=_distance_to_simplex(p.W @ between),
         nc4=jnp.linalg.norm(mean_logits if p.b is None else mean_logits + p.b),
     )
 
 
-def _variability(within: Float[Array, "d N"], between: Float[Array, "d K"]) -> Float[Array, ""]:
-    """Return tr(Σ_W Σ_B^†)/K through the K x K Gram matrix of `between`, which has the same spectrum."""
-    K, N = between.shape[1], within.shape[1]
+def _variability(within: Float[Array, "d C"], between: Float[Array, "d K"]) -> Float[Array, ""]:
+    """Return tr(Σ_W Σ_B^†)/K, Σ_W = within withinᵀ, by the K x K Gram matrix of `between`: Σ_B's spectrum."""
+    K = between.shape[1]
     eigenvalues, V = jnp.linalg.eigh(between.T @ between / K)
     kept = eigenvalues > PINV_RTOL * jnp.max(eigenvalues)
-    # Σ_B = U Λ Uᵀ with U = between V Λ^{-1/2}/√K; so tr(Σ_W Σ_B^†) = ‖withinᵀ U Λ^{-1/2}‖²/N.
+    # Σ_B = U Λ Uᵀ with U = between V Λ^{-1/2}/√K; so tr(Σ_W Σ_B^†) = ‖withinᵀ U Λ^{-1/2}‖².
     inverse = jnp.where(kept, 1.0 / jnp.where(kept, eigenvalues, 1.0), 0.0)
     projected = (within.T @ between) @ V * inverse
-    return jnp.sum(projected**2) / (N * K * K)
+    return jnp.sum(projected**2) / K**2
 
 
 def _distance_to_simplex(A: Float[Array, "K K"]) -> Float[Array, ""]:

@@ -12,6 +12,7 @@ A_k = ∇²_z ℓ at class k. Index and nullity of f and f̃ agree. Both are tes
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -49,18 +50,28 @@ def within_class_deviation(prob: Problem, p: Params) -> Float[Array, ""]:
     return jnp.linalg.norm(p.H - lift(prob, restrict(prob, p)).H)
 
 
-def within_class_hessians(prob: Problem, p: Params) -> Float[Array, "K d d"]:
-    """Return λ_H I + Wᵀ A_k W / N for each class, at a point of the collapsed problem.
+def within_class_hessian(
+    prob: Problem, p: Params, z: Float[Array, " K"], t: Float[Array, " K"]
+) -> Float[Array, "d d"]:
+    """Return λ_H I + Wᵀ A W / N, A = ∇²_z ℓ(z, t), z the logits and t the targets of one class.
 
-    The full Hessian on the directions in which the features of class k differ, n_k − 1 times each.
+    The full Hessian on the directions in which the features of that class differ, n_k − 1 times. Only W and
+    the decay of `p` and `prob` enter.
     """
+    apply = prob.loss.curvature(z[:, None], t[:, None])
+    AW = jax.vmap(lambda w: apply(w[:, None])[:, 0], in_axes=1, out_axes=1)(p.W)
+    return prob.decay_h * jnp.eye(prob.dim, dtype=p.W.dtype) + p.W.T @ AW / prob.num_samples
+
+
+def within_class_hessians(prob: Problem, p: Params) -> Float[Array, "K d d"]:
+    """Return `within_class_hessian` of every class, at a point of the collapsed problem."""
+    return jax.vmap(lambda z, t: within_class_hessian(prob, p, z, t))(*class_columns(prob, p))
+
+
+def class_columns(prob: Problem, p: Params) -> tuple[Float[Array, "K K"], Float[Array, "K K"]]:
+    """Return logits and targets of each class, a row each, at a point of the collapsed problem."""
     small = collapse(prob)
-    apply = small.loss.curvature(logits(small, p), columns(small, p.W.dtype).T)
-    # A_k W, a column of W at a time: each column is sent through every class's A_k at once.
-    AW = jnp.stack([apply(jnp.broadcast_to(w[:, None], (w.size, w.size))) for w in p.W.T], axis=2)
-    return prob.decay_h * jnp.eye(prob.dim, dtype=p.W.dtype) + jnp.einsum("jd,jke->kde", p.W, AW) / (
-        jnp.asarray(prob.num_samples, p.W.dtype)
-    )
+    return logits(small, p).T, columns(small, p.W.dtype).T.T
 
 
 def full_spectrum(prob: Problem, p: Params) -> np.ndarray:

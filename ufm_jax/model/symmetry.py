@@ -1,10 +1,11 @@
 """Symmetries of f: rotations of feature space, O(d), and, with an undecayed bias, a shift of all logits."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.model.objective import ravel
 from ufm_jax.model.problem import Params, Problem
 from ufm_jax.model.reduction import restrict
 
@@ -45,32 +46,26 @@ def feature_frame(prob: Problem, p: Params) -> Float[Array, "d d"]:
     return jnp.linalg.eigh(M)[1][:, ::-1]
 
 
-def orbit_tangent(
+def orbit_projection(
     prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array, ""]
-) -> Float[Array, "D q"]:
-    """Return the orbit's tangent space at a critical point, as orthonormal or zero columns.
+) -> Callable[[Params], Params]:
+    """Build v -> its orthogonal projection onto the orbit's tangent space at a critical point.
 
-    q = d(d−1)/2 + 1 is fixed by the sizes; as many columns are non-zero as the orbit has dimensions.
-    The rotation in the plane of frame vectors i < j is (W A, −A H) with A = u_i u_jᵀ − u_j u_iᵀ; different
-    planes are orthogonal, as both Gram matrices are diagonal in the frame (`feature_frame`).
+    Rotations move p along (W A, −A H), A skew. With `frame` = U from `feature_frame`, those of the planes
+    (u_i, u_j), i < rank, are mutually orthogonal and span the tangent space; so a projection costs a few
+    matrix products and no basis is stored.
     """
-    d = prob.dim
-    i, j = np.triu_indices(d, 1)
     WU, UH = p.W @ frame, frame.T @ p.H
-    dW = jnp.einsum("kq,qd->qkd", WU[:, i], frame.T[j]) - jnp.einsum("kq,qd->qkd", WU[:, j], frame.T[i])
-    dH = jnp.einsum("qd,qc->qdc", frame.T[j], UH[i]) - jnp.einsum("qd,qc->qdc", frame.T[i], UH[j])
-    turns = jnp.concatenate([dW.reshape(len(i), p.W.size), dH.reshape(len(i), p.H.size)], axis=1)
-    lengths = jnp.linalg.norm(turns, axis=1, keepdims=True)
-    moves = jnp.asarray(i, jnp.int32)[:, None] < rank
-    turns = jnp.where(moves, turns / jnp.where(moves, lengths, 1.0), 0.0)
-    if p.b is not None:
-        turns = jnp.concatenate([turns, jnp.zeros((len(i), p.b.size), p.W.dtype)], axis=1)
-    return jnp.concatenate([turns, _shift(prob, p)[None]]).T
+    squares = jnp.sum(WU**2, axis=0) + jnp.sum(UH**2, axis=1)
+    i = np.arange(prob.dim, dtype=np.int32)
+    moves = (jnp.minimum(i[:, None], i) < rank) & (i[:, None] != i)
+    inverse = jnp.where(moves, 1.0 / jnp.where(moves, squares[:, None] + squares, 1.0), 0.0)
+    shift = shift_dimension(prob).astype(p.W.dtype)
 
+    def project(v: Params) -> Params:
+        M = WU.T @ (v.W @ frame) - (frame.T @ v.H) @ UH.T
+        A = (M - M.T) * inverse
+        b = None if v.b is None else jnp.full_like(v.b, shift * jnp.mean(v.b))
+        return Params(WU @ A @ frame.T, -frame @ (A @ UH), b)
 
-def _shift(prob: Problem, p: Params) -> Float[Array, " D"]:
-    zero = jnp.zeros_like(ravel(p))
-    if p.b is None:
-        return zero
-    K = prob.num_classes
-    return zero.at[-K:].set(shift_dimension(prob).astype(p.W.dtype) / np.sqrt(K))
+    return project

@@ -37,7 +37,7 @@ def gradient_flow(
     An L-stable implicit method (Kvaerno 5(4)), since decays much smaller than the loss's curvature make the
     flow stiff; relative and absolute tolerance of each step as given. The flow ends at the steady state
     ‖∇f‖₂ ≤ `gtol` (CONVERGED); later times report that end. MAX_STEPS if `times` ran out first or the
-    solver's steps did.
+    solver's steps did; NONFINITE if the start or the gradient where the flow ended is not finite.
     """
     flat, x0, unravel = on_vectors(f, start)
     slope = jax.grad(flat)
@@ -53,7 +53,10 @@ def gradient_flow(
         dt0=None,
         y0=x0,
         saveat=diffrax.SaveAt(ts=times, t1=True),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        # A step ends at each reported time: the interpolant inside a step is of lower order than the steps.
+        stepsize_controller=diffrax.ClipStepSizeController(
+            diffrax.PIDController(rtol=rtol, atol=atol), step_ts=times
+        ),
         event=diffrax.Event(steady),
         max_steps=max_steps,
         throw=False,
@@ -61,10 +64,12 @@ def gradient_flow(
     assert solved.ys is not None
     # The end is saved behind the last time reached; what was not reached holds infinities.
     saved = jnp.all(jnp.isfinite(solved.ys), axis=1)
-    end = solved.ys[jnp.sum(saved) - 1]
+    end = jnp.where(jnp.any(saved), solved.ys[jnp.sum(saved) - 1], x0)
     points = jnp.where(saved[:-1, None], solved.ys[:-1], end)
-    status = jnp.where(jnp.linalg.norm(slope(end)) <= gtol, Status.CONVERGED, Status.MAX_STEPS)
-    status = jnp.where(jnp.all(jnp.isfinite(end)), status, Status.NONFINITE)
+    norm = jnp.linalg.norm(slope(end))
+    status = jnp.where(norm <= gtol, Status.CONVERGED, Status.MAX_STEPS)
+    finite = jnp.isfinite(norm) & jnp.all(jnp.isfinite(end))
+    status = jnp.where(finite, status, Status.NONFINITE)
     return _measured(flat, unravel, times, points, status)
 
 

@@ -33,7 +33,9 @@ def verdict_table(table: pa.Table) -> str:
 
 
 def _range(column: pa.ChunkedArray, form: str) -> str:
-    low, high = column.to_numpy().min(), column.to_numpy().max()
+    low, high = pc.min_max(column).as_py().values()
+    if low is None:
+        return "not counted"
     same = format(low, form) == format(high, form)
     return format(low, form) if same else f"{low:{form}}..{high:{form}}"
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.critical import CriticalPoint, critical_from, minimum_from, start_rank
 from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.starts import Key
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.model.losses import loss_of
@@ -113,8 +114,12 @@ def _table(
     best: np.ndarray,
     keep_points: bool,
 ) -> pa.Table:
-    """Return DESIGN's columns, then the setting, the target, and what else was measured."""
+    """Return the table of one call; `index` and `nullity` are null where they were not counted."""
     e = {name: pa.array(np.asarray(value)) for name, value in evidence._asdict().items()}
+    not_counted = np.asarray(evidence.index) == NOT_COUNTED
+    e |= {
+        name: pa.array(np.asarray(getattr(evidence, name)), mask=not_counted) for name in ("index", "nullity")
+    }
     rows = {
         "start": pa.array(start.astype(np.int64)),
         "loss": e["loss"],
