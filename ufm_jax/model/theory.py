@@ -58,7 +58,9 @@ def _cross_entropy(prob: Problem, smoothing: float) -> BalancedMinimum:
     """Off-diagonal softmax probability θ + α/K; logit gap m* = log(1/(θ + α/K) − K + 1), 0 if Kθ ≥ 1 − α."""
     K, t = prob.num_classes, theta(prob)
     probability = jnp.minimum(t + smoothing / K, 1.0 / K)
-    m = jnp.log(jnp.maximum((1.0 - (K - 1) * probability) / probability, 1.0))
+    ratio = (1.0 - (K - 1) * probability) / probability  # of diagonal to off-diagonal probability
+    # Exactly 0 at the origin, where the ratio of two rounded 1/K may exceed 1.
+    m = jnp.where(probability < 1.0 / K, jnp.log(jnp.maximum(ratio, 1.0)), 0.0)
     fit = -jnp.log(1.0 - (K - 1) * probability) + (K - 1) * (smoothing / K) * m
     zero = jnp.zeros_like(m)
     return BalancedMinimum(fit + (K - 1) * t * m, m, zero, zero)

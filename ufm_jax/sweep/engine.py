@@ -20,6 +20,7 @@ from ufm_jax.model.losses import loss_of
 from ufm_jax.model.problem import Problem, problem
 from ufm_jax.model.reduction import collapse
 from ufm_jax.model.theory import global_minimum
+from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 from ufm_jax.sweep.plan import Shard, SweepConfig, shards
@@ -98,11 +99,7 @@ def _lanes(
         )
         return point, examine(prob, point.params).evidence, global_minimum(prob)
 
-    # One after another on a CPU: every lane then ends when it is done, and XLA's plain matrix products beat
-    # its batched ones (3x at K = 4, over 10x in the full space at K = 10). Accelerators want the batch.
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda args: lane(*args), (prob, start))
-    return jax.vmap(lane)(prob, start)
+    return each_lane(lane)(prob, start)
 
 
 def _table(

@@ -1,0 +1,204 @@
+"""A census of critical orbits: all critical points of f, up to rotation and permutation of classes.
+
+Symmetric and generic starts of every rank (`landscape.symmetric`) are sent to the nearest critical point of the
+collapsed, rank-reduced problem, and the points found are sorted into orbits by their invariants, never by
+their loss. It goes on until as many starts again as were needed so far bring nothing new; what may be missing
+is estimated and tested by `landscape.completeness`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ufm_jax.landscape import symmetric
+from ufm_jax.landscape.completeness import Counted, MorseBott, morse_bott
+from ufm_jax.landscape.critical import SOLVE_GTOL
+from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.verdict import Verdict
+from ufm_jax.model.objective import logit_gradient, oracle, unravel
+from ufm_jax.model.permutations import Shape, fingerprint, group_order, matching, stabiliser_order
+from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.reduction import collapse, compress, embed, rank_bound
+from ufm_jax.model.symmetry import orbit_dimension, shift_dimension
+from ufm_jax.numerics.descent import Solution
+from ufm_jax.numerics.lanes import each_lane
+from ufm_jax.numerics.rootfind import levenberg_marquardt
+from ufm_jax.numerics.status import Status
+from ufm_jax.precision import require_x64
+
+ROUND = 1000  # starts between reports
+LEAST = 4000  # starts before a census may end by itself
+EVIDENCE_BATCH = 32
+
+
+class Census(NamedTuple):
+    """Orbits found so far, one row each in the order of finding, and how they were found."""
+
+    points: Float[np.ndarray, "m D"]  # representatives, in `rank_bound` feature coordinates, raveled
+    hits: Int[np.ndarray, " m"]
+    evidence: dict[str, np.ndarray]  # of each representative, in the problem asked about
+    num_starts: int = 0
+    num_failed: int = 0  # searches that met no critical point
+    last_new: int = 0  # starts done when the last new orbit was found
+
+    @property
+    def settled(self) -> bool:
+        """True when as many starts again as were needed have brought nothing new."""
+        return self.num_starts >= max(LEAST, 2 * self.last_new)
+
+
+class OrbitRow(NamedTuple):
+    """One row of orbits.csv; index and nullity are those of f in the d asked about."""
+
+    loss: float
+    rank: int
+    index: int  # type: ignore[assignment]
+    nullity: int
+    orbit_dim: int
+    copies: int  # orbits under rotations that permutations of classes make of it
+    verdict: str
+    hits: int
+
+
+def begin(prob: Problem) -> Census:
+    """Return a census that has found nothing yet."""
+    num_variables = reduced(prob).num_variables
+    empty = {name: np.zeros(0) for name in Evidence._fields}
+    return Census(np.zeros((0, num_variables)), np.zeros(0, np.int64), empty)
+
+
+def rounds(prob: Problem, state: Census, *, seed: int, starts: int | None = None) -> Iterator[Census]:
+    """Go on from `state`, yielding it after every round, until it has settled or `starts` starts are done.
+
+    A round's starts depend on `seed` and its number alone, so a census may be cut anywhere and go on.
+
+    Raises:
+        ValueError: if 64-bit floating point is off, or the counts are of a problem too large to match
+            (`check_size`).
+    """
+    require_x64()
+    small = reduced(prob)
+    shapes = [_shape(small, x) for x in state.points]
+    while not state.settled if starts is None else state.num_starts < starts:
+        number = state.num_starts // ROUND
+        rng = np.random.default_rng([seed, number])
+        size = ROUND if starts is None else min(ROUND, starts - state.num_starts)
+        begun = np.stack(
+            [np.concatenate([a.ravel() for a in symmetric.draw(prob, rng)]) for _ in range(ROUND)]
+        )
+        found = jax.device_get(_solve(small, jnp.asarray(begun)))
+        converged = np.flatnonzero(found.status[:size] == Status.CONVERGED)
+        state = _sorted_in(prob, small, state, shapes, found.x[converged], size)
+        yield state
+
+
+def rows(prob: Problem, state: Census) -> list[OrbitRow]:
+    """Return the orbits found, lowest loss first."""
+    small, e = reduced(prob), state.evidence
+    listed = []
+    for i in np.argsort(e["loss"], kind="stable"):
+        shape = _shape(small, state.points[i])
+        listed.append(
+            OrbitRow(
+                loss=float(e["loss"][i]),
+                rank=int(e["rank"][i]),
+                index=int(e["index"][i]),
+                nullity=int(e["nullity"][i]),
+                orbit_dim=int(orbit_dimension(prob, int(e["rank"][i]))),
+                copies=group_order(shape.counts) // stabiliser_order(shape),
+                verdict=Verdict(int(e["verdict"][i])).name,
+                hits=int(state.hits[i]),
+            )
+        )
+    return listed
+
+
+def completeness(prob: Problem, state: Census) -> list[MorseBott]:
+    """Test the list at every d from 1 to the one asked about: the orbits of rank ≤ d are all there are in d."""
+    small = reduced(prob)
+    listed = rows(prob, state)
+    order = np.argsort(state.evidence["loss"], kind="stable")
+    counted = []
+    for row, i in zip(listed, order, strict=True):
+        singular = np.linalg.svd(logit_gradient(small, _params(small, state.points[i])), compute_uv=False)
+        growth = int(np.sum(singular > float(prob.strength) * (1 + 1e-6)))
+        counted.append(Counted(row.rank, row.copies, row.index, growth, row.nullity != row.orbit_dim))
+    return [morse_bott(counted, prob.dim, d) for d in range(1, prob.dim + 1)]
+
+
+def reduced(prob: Problem) -> Problem:
+    """Return the collapsed problem in `rank_bound` feature coordinates, which has every critical orbit."""
+    axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
+    return compress(collapse(prob), axes, collapse(prob).zeros())[0]
+
+
+def representative(prob: Problem, x: Float[np.ndarray, " D"]) -> Params:
+    """Return a point of a census in the collapsed problem of the d asked about."""
+    axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
+    return embed(prob, axes, unravel(reduced(prob), jnp.asarray(x)))
+
+
+def _sorted_in(
+    prob: Problem, small: Problem, state: Census, shapes: list[Shape], found: np.ndarray, size: int
+) -> Census:
+    """Add the critical points of one round; `shapes` grows with the orbits."""
+    hits, new = list(state.hits), []
+    prints = [fingerprint(s) for s in shapes]
+    for x in found:
+        shape = _shape(small, x)
+        own = fingerprint(shape)
+        near = np.flatnonzero(np.abs(np.array(prints) - own).max(axis=1) <= shape.tolerance) if prints else []
+        known = next((i for i in near if matching(shapes[i], shape) is not None), None)
+        if known is None:
+            shapes.append(shape)
+            prints.append(own)
+            hits.append(1)
+            new.append(x)
+        else:
+            hits[known] += 1
+    num_starts = state.num_starts + size
+    return Census(
+        points=np.concatenate([state.points, np.array(new).reshape(len(new), state.points.shape[1])]),
+        hits=np.array(hits, np.int64),
+        evidence=_extended(prob, state.evidence, new),
+        num_starts=num_starts,
+        num_failed=state.num_failed + size - len(found),
+        last_new=num_starts if new else state.last_new,
+    )
+
+
+def _extended(prob: Problem, evidence: dict[str, np.ndarray], new: list[np.ndarray]) -> dict[str, np.ndarray]:
+    for first in range(0, len(new), EVIDENCE_BATCH):
+        batch = new[first : first + EVIDENCE_BATCH]
+        padded = jnp.asarray(np.array(batch)[np.arange(EVIDENCE_BATCH) % len(batch)])
+        measured = jax.device_get(_examine(prob, padded))._asdict()
+        evidence = {name: np.concatenate([evidence[name], measured[name][: len(batch)]]) for name in evidence}
+    return evidence
+
+
+@jax.jit
+def _solve(small: Problem, begun: Float[Array, "B D"]) -> Solution:
+    return each_lane(lambda x: levenberg_marquardt(oracle(small), x, gtol=SOLVE_GTOL))(begun)
+
+
+@jax.jit
+def _examine(prob: Problem, points: Float[Array, "B D"]) -> Evidence:
+    return each_lane(lambda x: examine(collapse(prob), representative(prob, x)).evidence)(points)
+
+
+def _params(small: Problem, x: Float[np.ndarray, " D"]) -> Params:
+    """As `unravel`, in NumPy: it is called for every start."""
+    K, r = small.num_classes, small.dim
+    b = x[2 * K * r :] if small.bias else None
+    return Params(x[: K * r].reshape(K, r), x[K * r : 2 * K * r].reshape(r, K), b)
+
+
+def _shape(small: Problem, x: Float[np.ndarray, " D"]) -> Shape:
+    p = _params(small, x)
+    b = np.zeros(small.num_classes) if p.b is None else p.b
+    shifted = b - b.mean() if int(shift_dimension(small)) else b
+    return Shape(np.asarray(p.W @ p.H), shifted, np.array(small.counts))
