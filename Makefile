@@ -4,7 +4,7 @@ SCALE ?= default
 BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: landscape test lint clean
+.PHONY: landscape dynamics test lint clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ufm_jax needs Python 3.11 or later"'
@@ -14,6 +14,9 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
 landscape: .venv/.installed
 	$(BIN)/python -m experiments.landscape --scale $(SCALE)
+
+dynamics: .venv/.installed
+	$(BIN)/python -m experiments.dynamics --scale $(SCALE)
 
 test: .venv/.installed
 	$(BIN)/python -m pytest

@@ -39,14 +39,27 @@ def set_up() -> None:
     matplotlib.use("Agg")
 
 
-def save(figure: plt.Figure, name: str, scale: Scale, **facts: Any) -> None:
-    """Write figures/NAME.pdf, .png and .json (command, seed, versions, device); smoke draws under runs/."""
-    folder = FIGURES if scale != "smoke" else Path("runs/smoke")
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind in ("pdf", "png"):
-        figure.savefig(folder / f"{name}.{kind}", metadata={"CreationDate": None} if kind == "pdf" else None)
-    plt.close(figure)
+def folder(scale: Scale) -> Path:
+    """Return where results of this scale go, made if need be: figures/; for smoke, runs/smoke/."""
+    path = FIGURES if scale != "smoke" else Path("runs/smoke")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def record(name: str, scale: Scale, **facts: Any) -> Path:
+    """Write NAME.json: command, scale, the facts, and where they come from (versions, device, dtype)."""
     module = sys.modules["__main__"].__spec__
     command = f"python -m {module.name if module else name} --scale {scale}"
-    write_json(folder / f"{name}.json", {"command": command, "scale": scale, **facts, **provenance()})
-    print(f"drew {folder / name}.pdf, .png, .json")
+    path = folder(scale) / f"{name}.json"
+    write_json(path, {"command": command, "scale": scale, **facts, **provenance()})
+    return path
+
+
+def save(figure: plt.Figure, name: str, scale: Scale, **facts: Any) -> None:
+    """Write NAME.pdf, NAME.png and their `record` into `folder(scale)`."""
+    for kind in ("pdf", "png"):
+        metadata = {"CreationDate": None} if kind == "pdf" else None
+        figure.savefig(folder(scale) / f"{name}.{kind}", metadata=metadata)
+    plt.close(figure)
+    record(name, scale, **facts)
+    print(f"drew {folder(scale) / name}.pdf, .png, .json")

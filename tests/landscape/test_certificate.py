@@ -83,7 +83,9 @@ def test_no_eigenvalue_lies_below_the_curvature_floor(name):
     assert np.all(lowest >= floor - 1e-12 * (1 - floor))
     z = zoo(name)
     if prob.dim >= prob.num_classes:
-        assert curvature_floor(prob, take(z.points, 0)) > -1e-9  # every eigenvalue of a global minimum is >= 0
+        assert (
+            curvature_floor(prob, take(z.points, 0)) > -1e-9
+        )  # every eigenvalue of a global minimum is >= 0
 
 
 def test_no_dual_no_certificate():
