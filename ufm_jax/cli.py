@@ -54,6 +54,19 @@ class Sweep(ProblemFlags):
 
 
 @dataclass(frozen=True)
+class Census(ProblemFlags):
+    """List all critical orbits, modulo rotations and class permutations, and test whether any is missing."""
+
+    starts: int | None = None
+    """Searches at most; by default until as many again as were needed bring nothing new."""
+    seed: int = 0
+    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on although the estimate says that it will take hours."""
+    out: Path = Path("runs/census")
+    """Folder for orbits.csv, orbits.npz, summary.json and manifest; the same command resumes."""
+
+
+@dataclass(frozen=True)
 class Certify:
     """Judge your own point: FILE.npz holds W (K,d), H (d,N), labels (N,) and perhaps b (K,)."""
 
@@ -82,6 +95,7 @@ class Predict(ProblemFlags):
 
 Command = (
     Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Census, tyro.conf.subcommand("census")]
     | Annotated[Certify, tyro.conf.subcommand("certify")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
 )
@@ -103,6 +117,8 @@ def main(args: Sequence[str] | None = None) -> None:
         match command:
             case Sweep():
                 _sweep(command)
+            case Census():
+                _census(command)
             case Certify():
                 _certify(command)
             case Predict():
@@ -158,6 +174,40 @@ def _sweep(flags: Sweep) -> None:
     print(verdict_table(table))
 
 
+def _census(flags: Census) -> None:
+    from ufm_jax.report.progress import census_progress
+    from ufm_jax.report.table import census_report
+    from ufm_jax.sweep import orbits
+    from ufm_jax.sweep.plan import CensusConfig
+
+    config = CensusConfig(
+        counts=_counts(flags),
+        dim=flags.dim,
+        decay_w=_single(flags, "decay_w"),
+        decay_h=_single(flags, "decay_h"),
+        decay_b=_single(flags, "decay_b"),
+        bias=not flags.no_bias,
+        loss=flags.loss,
+        smoothing=flags.smoothing,
+        seed=flags.seed,
+        starts=flags.starts,
+    )
+    summary = orbits.run(config, flags.out, census_progress(), force=flags.force)
+    print(census_report((flags.out / "orbits.csv").read_text(), summary))
+    if not summary["complete_as_tested"]:
+        print(
+            "ufm: the list violates a completeness test: an orbit is missing or miscounted", file=sys.stderr
+        )
+        raise SystemExit(1)
+
+
+def _single(flags: ProblemFlags, name: str) -> float:
+    values = getattr(flags, name)
+    if len(values) != 1:
+        raise ValueError(f"{name}: need one value, got {values}")
+    return values[0]
+
+
 def _certify(flags: Certify) -> None:
     from ufm_jax.landscape.own_point import certify, read_point
 
@@ -181,15 +231,12 @@ def _predict(flags: Predict) -> None:
     from ufm_jax.model.problem import problem
     from ufm_jax.model.theory import predict
 
-    for name in ("decay_w", "decay_h", "decay_b"):
-        if len(getattr(flags, name)) != 1:
-            raise ValueError(f"{name}: predict takes one value, got {getattr(flags, name)}")
     prob = problem(
         counts=_counts(flags),
         dim=flags.dim,
-        decay_w=flags.decay_w[0],
-        decay_h=flags.decay_h[0],
-        decay_b=flags.decay_b[0],
+        decay_w=_single(flags, "decay_w"),
+        decay_h=_single(flags, "decay_h"),
+        decay_b=_single(flags, "decay_b"),
         bias=not flags.no_bias,
         loss=loss_of(flags.loss, flags.smoothing),
     )

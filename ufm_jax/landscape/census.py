@@ -1,13 +1,14 @@
 """A census of critical orbits: all critical points of f, up to rotation and permutation of classes.
 
-Symmetric and generic starts of every rank (`landscape.symmetric`) are sent to the nearest critical point of the
+Symmetric and generic starts of every rank (`landscape.symmetric`) are sent to a critical point nearby in the
 collapsed, rank-reduced problem, and the points found are sorted into orbits by their invariants, never by
-their loss. It goes on until as many starts again as were needed so far bring nothing new; what may be missing
-is estimated and tested by `landscape.completeness`.
+their loss. It goes on until as many starts again as were needed so far bring nothing new and the list violates
+no test of `landscape.completeness`; what may still be missing is estimated there.
 """
 
+import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.objective import logit_gradient, oracle, unravel
 from ufm_jax.model.permutations import Shape, fingerprint, group_order, matching, stabiliser_order
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import collapse, compress, embed, rank_bound
+from ufm_jax.model.reduction import collapse, compress, embed
 from ufm_jax.model.symmetry import orbit_dimension, shift_dimension
 from ufm_jax.numerics.descent import Solution
 from ufm_jax.numerics.lanes import each_lane
@@ -32,7 +33,9 @@ from ufm_jax.precision import require_x64
 
 ROUND = 1000  # starts between reports
 LEAST = 4000  # starts before a census may end by itself
+PATIENCE = 10  # how much longer to look for an orbit that a violated test shows to be missing
 EVIDENCE_BATCH = 32
+LONGEST = 3600.0  # seconds a census may be expected to take
 
 
 class Census(NamedTuple):
@@ -71,29 +74,57 @@ def begin(prob: Problem) -> Census:
     return Census(np.zeros((0, num_variables)), np.zeros(0, np.int64), empty)
 
 
-def rounds(prob: Problem, state: Census, *, seed: int, starts: int | None = None) -> Iterator[Census]:
-    """Go on from `state`, yielding it after every round, until it has settled or `starts` starts are done.
-
-    A round's starts depend on `seed` and its number alone, so a census may be cut anywhere and go on.
+def check_size(prob: Problem, starts: int | None = None) -> None:
+    """Refuse a census that would not end within `LONGEST` seconds, by a rough estimate from K ≤ 8 on 2 cores.
 
     Raises:
-        ValueError: if 64-bit floating point is off, or the counts are of a problem too large to match
-            (`check_size`).
+        ValueError: naming the counts, with the estimate.
+    """
+    small = reduced(prob)
+    counts = np.array(prob.counts)
+    labelled = math.factorial(prob.num_classes) // group_order(counts)
+    orbits = 4.0 * 2.6 ** max(small.dim - 2, 0) * labelled
+    needed = 300.0 * orbits if starts is None else float(starts)
+    seconds = needed * (2e-4 + 2.5e-9 * small.num_variables**3)
+    if seconds > LONGEST:
+        raise ValueError(
+            f"counts: a census of K = {prob.num_classes} in d = {prob.dim} would make about {needed:.1g} "
+            f"starts (some {orbits:.1g} orbits) and take about {seconds / 3600:.1g} hours;"
+            f" bound it with starts, or go on all the same with force"
+        )
+
+
+def rounds(prob: Problem, state: Census, *, seed: int, starts: int | None = None) -> Iterator[Census]:
+    """Go on from `state`, yielding it after every round, until `starts` starts are done or, by default, it ends.
+
+    It ends when it has settled and no completeness test is violated, or after `PATIENCE` times the starts that
+    would settle it. A round's starts depend on `seed` and its number alone, so a census may be cut anywhere and go on.
+
+    Raises:
+        ValueError: if 64-bit floating point is off.
     """
     require_x64()
     small = reduced(prob)
     shapes = [_shape(small, x) for x in state.points]
-    while not state.settled if starts is None else state.num_starts < starts:
-        number = state.num_starts // ROUND
+    while _unfinished(prob, state) if starts is None else state.num_starts < starts:
+        number, first = divmod(state.num_starts, ROUND)
         rng = np.random.default_rng([seed, number])
-        size = ROUND if starts is None else min(ROUND, starts - state.num_starts)
+        last = ROUND if starts is None else min(ROUND, first + starts - state.num_starts)
         begun = np.stack(
             [np.concatenate([a.ravel() for a in symmetric.draw(prob, rng)]) for _ in range(ROUND)]
         )
         found = jax.device_get(_solve(small, jnp.asarray(begun)))
-        converged = np.flatnonzero(found.status[:size] == Status.CONVERGED)
-        state = _sorted_in(prob, small, state, shapes, found.x[converged], size)
+        converged = first + np.flatnonzero(found.status[first:last] == Status.CONVERGED)
+        state = _sorted_in(prob, small, state, shapes, found.x[converged], last - first)
         yield state
+
+
+def _unfinished(prob: Problem, state: Census) -> bool:
+    if not state.settled:
+        return True
+    if state.num_starts >= PATIENCE * max(LEAST, 2 * state.last_new):
+        return False
+    return any(test.passed is False for test in completeness(prob, state))
 
 
 def rows(prob: Problem, state: Census) -> list[OrbitRow]:
@@ -118,13 +149,14 @@ def rows(prob: Problem, state: Census) -> list[OrbitRow]:
 
 
 def completeness(prob: Problem, state: Census) -> list[MorseBott]:
-    """Test the list at every d from 1 to the one asked about: the orbits of rank ≤ d are all there are in d."""
+    """Test the list at every d from 1 to the one asked about: each has those of its orbits of rank ≤ d."""
     small = reduced(prob)
     listed = rows(prob, state)
     order = np.argsort(state.evidence["loss"], kind="stable")
     counted = []
     for row, i in zip(listed, order, strict=True):
-        singular = np.linalg.svd(logit_gradient(small, _params(small, state.points[i])), compute_uv=False)
+        G = logit_gradient(small, unravel(small, jnp.asarray(state.points[i])))
+        singular = np.linalg.svd(G, compute_uv=False)
         growth = int(np.sum(singular > float(prob.strength) * (1 + 1e-6)))
         counted.append(Counted(row.rank, row.copies, row.index, growth, row.nullity != row.orbit_dim))
     return [morse_bott(counted, prob.dim, d) for d in range(1, prob.dim + 1)]
@@ -147,15 +179,15 @@ def _sorted_in(
 ) -> Census:
     """Add the critical points of one round; `shapes` grows with the orbits."""
     hits, new = list(state.hits), []
-    prints = [fingerprint(s) for s in shapes]
+    prints = np.array([fingerprint(s) for s in shapes])
     for x in found:
         shape = _shape(small, x)
         own = fingerprint(shape)
-        near = np.flatnonzero(np.abs(np.array(prints) - own).max(axis=1) <= shape.tolerance) if prints else []
+        near = np.flatnonzero(np.abs(prints.reshape(-1, own.size) - own).max(axis=1) <= shape.tolerance)
         known = next((i for i in near if matching(shapes[i], shape) is not None), None)
         if known is None:
             shapes.append(shape)
-            prints.append(own)
+            prints = np.append(prints.reshape(-1, own.size), own[None], axis=0)
             hits.append(1)
             new.append(x)
         else:
@@ -190,15 +222,9 @@ def _examine(prob: Problem, points: Float[Array, "B D"]) -> Evidence:
     return each_lane(lambda x: examine(collapse(prob), representative(prob, x)).evidence)(points)
 
 
-def _params(small: Problem, x: Float[np.ndarray, " D"]) -> Params:
-    """As `unravel`, in NumPy: it is called for every start."""
-    K, r = small.num_classes, small.dim
-    b = x[2 * K * r :] if small.bias else None
-    return Params(x[: K * r].reshape(K, r), x[K * r : 2 * K * r].reshape(r, K), b)
-
-
 def _shape(small: Problem, x: Float[np.ndarray, " D"]) -> Shape:
-    p = _params(small, x)
-    b = np.zeros(small.num_classes) if p.b is None else p.b
-    shifted = b - b.mean() if int(shift_dimension(small)) else b
-    return Shape(np.asarray(p.W @ p.H), shifted, np.array(small.counts))
+    """Return the logits and the bias of a point; in NumPy, since it is called for every start."""
+    K, r = small.num_classes, small.dim
+    W, H = x[: K * r].reshape(K, r), x[K * r : 2 * K * r].reshape(r, K)
+    b = x[2 * K * r :] if small.bias else np.zeros(K)
+    return Shape(W @ H, b - b.mean() if int(shift_dimension(small)) else b, np.array(small.counts))

@@ -1,9 +1,9 @@
 """How complete is a list of critical orbits? An estimate, and two tests that a complete list must pass.
 
-The sublevel sets of f are compact modulo the shift of an undecayed bias, so Morse–Bott theory applies when every
-orbit is non-degenerate: with Z₂ coefficients, Σ t^index P(orbit; t) = 1 + (1 + t) R(t), R with coefficients
-≥ 0 (Bott 1954), and at t = −1, Σ (−1)^index χ(orbit) = 1. A violation proves that an orbit is missing or
-miscounted; passing proves nothing.
+The sublevel sets of f are compact modulo the shift of an undecayed bias, so Morse–Bott theory applies when
+every orbit is non-degenerate: with Z₂ coefficients, Σ t^index P(orbit; t) = 1 + (1 + t) R(t), where R has
+coefficients ≥ 0 (Bott 1954), and at t = −1, Σ (−1)^index χ(orbit) = 1. A violation proves that an orbit is
+missing or miscounted; passing proves nothing.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Counted(NamedTuple):
 
     rank: int
     copies: int  # orbits under rotations that permutations of classes make of it
-    index: int  # at d = dim
+    index: int  # type: ignore[assignment]  # at d = dim
     per_dimension: int  # by how much the index grows with d: #{i : σ_i(G) > s}
     degenerate: bool  # nullity above the orbit's dimension
 
@@ -51,9 +51,10 @@ def stiefel_poincare(dim: int, rank: int) -> Int[np.ndarray, " n"]:
 
 
 def morse_bott(orbits: list[Counted], dim: int, at: int) -> MorseBott:
-    """Test the list, counted at d = `dim`, as a list for d = `at`: its orbits of rank ≤ `at` are all there are.
+    """Test a list of orbits, counted at d = `dim`, as a list for d = `at`.
 
-    (Critical points of rank r are the same in every d ≥ r, `model.reduction`; the index is affine in d.)
+    Its orbits of rank ≤ `at` are then all there are: critical points of rank r are the same in every d ≥ r
+    (`model.reduction`), and their index is affine in d.
     """
     present = [o for o in orbits if o.rank <= at]
     terms = [(o, stiefel_poincare(at, o.rank), o.index + (at - dim) * o.per_dimension) for o in present]

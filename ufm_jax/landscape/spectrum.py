@@ -205,7 +205,8 @@ def _within(prob: Problem, small: Problem, q: Params, frame: Float[Array, "d d"]
     if prob.dim > small.dim and prob.loss.certified:
         # A feature coordinate that W does not use gives λ_H itself, the lowest there can be.
         k, vector = jnp.argmax(counts), frame[:, -1]
-        values, copies = prob.decay_h[None], (prob.num_samples - prob.num_classes) * (prob.dim - small.dim)
+        values = prob.decay_h[None]
+        copies = jnp.asarray([(prob.num_samples - prob.num_classes) * (prob.dim - small.dim)], jnp.int32)
     else:
         spectra, vectors = jax.lax.map(
             lambda column: jnp.linalg.eigh(within_class_hessian(small, q, *column)),

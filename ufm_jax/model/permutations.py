@@ -1,9 +1,10 @@
-"""Permutations of classes with equal counts, S_K or a product of such groups: matching, stabilisers, fixed points.
+"""Permutations of classes with equal counts: matching, stabilisers, fixed points.
 
 A critical point is known, up to rotation, by its logits without bias M = W H̃ and its bias b; a permutation P
 of classes acts by P M Pᵀ and P b. All here is NumPy on the host: K is small, and the searches branch.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -114,14 +115,14 @@ def random_subgroup(rng: np.random.Generator, counts: Int[np.ndarray, " K"]) -> 
     for count in np.unique(counts):
         members = rng.permutation(np.flatnonzero(counts == count))
         cuts = np.flatnonzero(rng.random(len(members) - 1) < rng.random()) + 1
-        blocks += [block for block in np.split(members, cuts)]
+        blocks += np.split(members, cuts)
     for block in blocks:
         kind = rng.integers(4)
         if len(block) > 1 and kind < 3:
             generators.append(_cycle(K, block))
             if kind < 2:
                 generators.append(_cycle(K, block[:2]))
-    for one, other in zip(blocks[:-1], blocks[1:], strict=True):
+    for one, other in pairwise(blocks):
         if len(one) == len(other) and counts[one[0]] == counts[other[0]] and rng.random() < 0.5:
             swap = np.arange(K)
             swap[one], swap[other] = other, one

@@ -1,12 +1,17 @@
-"""Progress of a sweep: a bar on a terminal, a log line every few seconds elsewhere."""
+"""Progress: a bar on a terminal, a log line every few seconds elsewhere, and always for a census."""
 
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from ufm_jax.landscape.census import Census
 
 LOG_EVERY = 5.0  # seconds between log lines
 
@@ -47,3 +52,21 @@ class Reporter:
             self.logged = now
             left = (self.total - done) / rate
             print(f"{self.name}: {done}/{self.total} {note}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def census_progress() -> Callable[["Census"], None]:
+    """Build a listener that logs a census when `LOG_EVERY` seconds have passed; writes to standard error."""
+    logged = began = time.monotonic()
+
+    def listen(state: "Census") -> None:
+        nonlocal logged
+        if (now := time.monotonic()) - logged > LOG_EVERY:
+            logged = now
+            print(
+                f"ufm census: {len(state.hits)} orbits from {state.num_starts} starts, the last new one "
+                f"within {state.last_new}; {now - began:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return listen

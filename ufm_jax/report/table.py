@@ -1,4 +1,6 @@
-"""The verdict table of a sweep, as text."""
+"""Tables as text: the verdicts of a sweep, the orbits of a census."""
+
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +32,29 @@ def verdict_table(table: pa.Table) -> str:
             )
     statuses = ", ".join(f"{c['values']} {c['counts']}" for c in table["status"].value_counts().to_pylist())
     return "\n".join([*lines, f"status: {statuses}; {table.num_rows} rows in all"])
+
+
+def census_report(orbits_csv: str, summary: dict[str, Any], *, head: int = 40) -> str:
+    """Return the table of orbits (its first `head` rows) and what is known of its completeness."""
+    rows = [line.split(",") for line in orbits_csv.splitlines()]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    shown = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows[: head + 1]]
+    if len(rows) > head + 1:
+        shown.append(f"... and {len(rows) - 1 - head} more in orbits.csv")
+    mass = summary["unseen_mass"]
+    shown.append(
+        f"{summary['orbits']} orbits from {summary['num_starts']} starts ({summary['num_failed']} met no "
+        f"critical point), the last new one within {summary['last_new']}"
+    )
+    shown.append(
+        "chance that the next start finds a new one (Good-Turing): "
+        + ("-" if mass is None else f"{mass:.1e}")
+    )
+    for test in summary["tests"]:
+        says = {True: "passed", False: "VIOLATED", None: "not applicable, an orbit is degenerate"}
+        line = f"d = {test['dim']}: Morse-Bott inequalities {says[test['passed']]}, Euler sum {test['euler']}"
+        shown.append(line if test["passed"] else f"{line}, R = {test['remainder']}")
+    return "\n".join(shown)
 
 
 def _range(column: pa.ChunkedArray, form: str) -> str:

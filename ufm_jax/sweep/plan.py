@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 Target = Literal["minima", "saddles", "both"]
 Space = Literal["auto", "full", "collapsed"]
@@ -63,7 +63,41 @@ class SweepConfig:
 
     def digest(self) -> str:
         """Return a hash that two configurations share exactly if they describe the same rows."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return _hash(asdict(self))
+
+
+@dataclass(frozen=True)
+class CensusConfig:
+    """A census of critical orbits of one problem; `starts` bounds it, or it ends when it has settled.
+
+    Raises:
+        ValueError: naming the argument and its value: starts < 1, seed < 0.
+    """
+
+    counts: tuple[int, ...]
+    dim: int
+    decay_w: float
+    decay_h: float
+    decay_b: float
+    bias: bool = True
+    loss: str = "cross-entropy"
+    smoothing: float = 0.0
+    seed: int = 0
+    starts: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.starts is not None and self.starts < 1:
+            raise ValueError(f"starts: need >= 1, got {self.starts}")
+        if self.seed < 0:
+            raise ValueError(f"seed: need >= 0, got {self.seed}")
+
+    def digest(self) -> str:
+        """Return a hash of what makes its orbits: all but `starts`, so that a census can be taken further."""
+        return _hash(asdict(self) | {"starts": None})
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Shard(NamedTuple):

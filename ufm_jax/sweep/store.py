@@ -9,10 +9,12 @@ import json
 import os
 import platform
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import pyarrow as pa
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 
 from ufm_jax.precision import require_x64
 from ufm_jax.sweep.engine import Progress, problem_of, run_shards
-from ufm_jax.sweep.plan import Shard, SweepConfig, shards
+from ufm_jax.sweep.plan import CensusConfig, Shard, SweepConfig, shards
 
 
 def run(config: SweepConfig, out: Path, progress: Progress | None = None) -> pa.Table:
@@ -34,9 +36,10 @@ def run(config: SweepConfig, out: Path, progress: Progress | None = None) -> pa.
     require_x64()
     problem_of(config)  # refuse a bad configuration before anything is written
     open_folder(out, config)
+    (out / "points").mkdir(exist_ok=True)
     todo = [s for s in shards(config) if not _path(out, s).exists()]
     for shard, table in zip(todo, run_shards(config, todo, progress), strict=True):
-        _write(_path(out, shard), lambda file, table=table: pq.write_table(table, file))
+        write_file(_path(out, shard), partial(pq.write_table, table))
     table = load(out)
     write_json(out / "summary.json", summary(table))
     return table
@@ -61,7 +64,7 @@ def load(out: Path | str) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def open_folder(out: Path, config: SweepConfig) -> None:
+def open_folder(out: Path, config: SweepConfig | CensusConfig) -> None:
     """Make the folder and its manifest, or check that it holds this very run.
 
     Raises:
@@ -80,9 +83,9 @@ def open_folder(out: Path, config: SweepConfig) -> None:
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"out: {out} is not empty and holds no run; choose another folder")
     else:
-        (out / "points").mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         write_json(manifest, {"config": asdict(config), "digest": config.digest(), **provenance()})
-    for stale in (out / "points").glob("*.tmp"):
+    for stale in out.rglob("*.tmp"):
         stale.unlink()
 
 
@@ -106,14 +109,15 @@ def summary(table: pa.Table) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write strict JSON under a temporary name, then rename."""
     text = json.dumps(content, indent=2, allow_nan=False)
-    _write(path, lambda file: file.write((text + "\n").encode()))
+    write_file(path, lambda file: file.write((text + "\n").encode()))
 
 
 def _path(out: Path, shard: Shard) -> Path:
     return out / "points" / f"{shard.number:05d}.parquet"
 
 
-def _write(path: Path, write: Any) -> None:
+def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write under a temporary name, flush to disk, rename: the path never holds half a file."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         write(file)
