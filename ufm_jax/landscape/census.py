@@ -2,8 +2,8 @@
 
 Symmetric and generic starts of every rank (`landscape.symmetric`) are sent to a critical point nearby in the
 collapsed, rank-reduced problem, and the points found are sorted into orbits by their invariants, never by
-their loss. It goes on until as many starts again as were needed so far bring nothing new and the list violates
-no test of `landscape.completeness`; what may still be missing is estimated there.
+their loss. It goes on until as many starts again as were needed so far bring nothing new and the list
+violates no test of `landscape.completeness`; what may still be missing is estimated there.
 """
 
 import math
@@ -95,10 +95,11 @@ def check_size(prob: Problem, starts: int | None = None) -> None:
 
 
 def rounds(prob: Problem, state: Census, *, seed: int, starts: int | None = None) -> Iterator[Census]:
-    """Go on from `state`, yielding it after every round, until `starts` starts are done or, by default, it ends.
+    """Go on from `state`, yielding it after every round, until `starts` starts are done.
 
-    It ends when it has settled and no completeness test is violated, or after `PATIENCE` times the starts that
-    would settle it. A round's starts depend on `seed` and its number alone, so a census may be cut anywhere and go on.
+    By default until it has settled and no completeness test is violated, or after `PATIENCE` times the starts
+    that would settle it. A round's starts depend on `seed` and its number alone, so a census may be cut
+    anywhere and go on.
 
     Raises:
         ValueError: if 64-bit floating point is off.

@@ -67,6 +67,20 @@ def critical_from(prob: Problem, key: starts.Key, rank: Int[Array, ""]) -> Criti
     return find_critical(prob, starts.balanced(prob, key, rank))
 
 
+def minimum_from_etf(prob: Problem) -> CriticalPoint:
+    """Descend from the simplex ETF of the balanced problem with N/K samples a class.
+
+    One start, so near the global minimiser that sizes such as K = 1000 are reached. Whether the end is global
+    is for its duality gap to say. Runs in the collapsed problem in `rank_bound` coordinates.
+    """
+    axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
+    small = compress(collapse(prob), axes, collapse(prob).zeros())[0]
+    found = trust_region_newton(
+        oracle(small), ravel(starts.mean_etf(small)), gtol=SOLVE_GTOL, radius=small.num_classes**0.5
+    )
+    return _measured(prob, lift(prob, embed(prob, axes, unravel(small, found.x))), found)
+
+
 def start_rank(prob: Problem, start: Int[Array, ""]) -> Int[Array, ""]:
     """Return the rank of start number `start` toward saddles: 0..`rank_bound` in turn."""
     return (start % (rank_bound(prob) + 1)).astype(jnp.int32)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ufm_jax.model.geometry import simplex_etf
 from ufm_jax.model.problem import Params, Problem
 from ufm_jax.model.reduction import collapse, lift
 
@@ -47,6 +48,21 @@ def balanced(prob: Problem, key: Key, rank: Int[Array, ""] | int, noise: float =
     tilt = (prob.decay_h / prob.decay_w) ** 0.25
     b = noise * jax.random.normal(b_key, (K,)) if prob.bias else None
     return lift(prob, Params(A * tilt, B.T / tilt, b))
+
+
+def mean_etf(prob: Problem) -> Params:
+    """Return W and H along one simplex ETF with the logit gap of N/K samples a class, at least 1; b = 0.
+
+    In fewer than K − 1 dimensions, the projection of one. Of a collapsed problem.
+    """
+    K, d, mean_count = prob.num_classes, prob.dim, prob.num_samples / prob.num_classes
+    theta = np.sqrt(mean_count) * prob.strength
+    gap = jnp.log(jnp.maximum(1.0 / theta - K + 1.0, np.e))
+    frame = simplex_etf(K, max(d, K - 1))[:, :d]
+    tilt = (mean_count * prob.decay_h / prob.decay_w) ** 0.5
+    W = jnp.sqrt((K - 1) / K * tilt * gap) * jnp.asarray(frame, theta.dtype)
+    b = jnp.zeros(K, theta.dtype) if prob.bias else None
+    return Params(W, (W / tilt).T * jnp.asarray(np.array(prob.counts, float) ** 0.5, theta.dtype), b)
 
 
 def near(prob: Problem, key: Key, p: Params, radius: Float[Array, ""] | float) -> Params:
