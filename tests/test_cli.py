@@ -143,3 +143,48 @@ def test_predict_gives_the_public_case(capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["loss"] == pytest.approx(0.06293301, abs=1e-8)
     assert (result["nullity"], result["origin_index"]) == (1, 4)
+
+
+def test_census_writes_its_files_resumes_and_refuses_another_run(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["census", *SHAPE.split(), "--out", str(out)]
+    main([*command, "--starts", "300"])
+    main([*command, "--starts", "1000"])
+    assert "4 orbits from 1000 starts" in capsys.readouterr().out
+    lines = (out / "orbits.csv").read_text().splitlines()
+    assert lines[0] == "loss,rank,index,nullity,orbit_dim,copies,verdict,hits"
+    assert [line.split(",")[1:7] for line in lines[1:]] == [
+        ["2", "0", "1", "1", "1", "GLOBAL_MINIMUM"],
+        ["1", "1", "1", "1", "3", "STRICT_SADDLE"],
+        ["1", "2", "1", "1", "3", "STRICT_SADDLE"],
+        ["0", "4", "0", "0", "1", "STRICT_SADDLE"],
+    ]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["complete_as_tested"]
+    assert summary["num_starts"] == 1000
+    with np.load(out / "orbits.npz") as held:
+        assert held["W"].shape == (4, 3, 2)
+    before = {f.name: f.read_bytes() for f in out.iterdir()}
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--seed", "7"])
+    assert stopped.value.code == 2
+    assert "holds a different run" in capsys.readouterr().err
+    assert before == {f.name: f.read_bytes() for f in out.iterdir()}
+
+
+def test_a_census_of_hours_is_refused_and_writes_nothing(tmp_path, capsys):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            [
+                "census",
+                *SHAPE.replace("--num-classes 3", "--num-classes 12").split(),
+                "--dim",
+                "11",
+                "--out",
+                str(out),
+            ]
+        )
+    assert stopped.value.code == 2
+    assert "hours" in capsys.readouterr().err
+    assert not out.exists()

@@ -37,6 +37,7 @@ _HOMES = {
     "landscape.critical": ("find_minimum", "find_critical"),
     "landscape.evidence": ("examine",),
     "landscape.certificate": ("dual_bound",),
+    "landscape.census": ("find_orbits",),
     "landscape.verdict": ("Verdict", "Reason"),
     "sweep.engine": ("sweep",),
     "sweep.store": ("load",),

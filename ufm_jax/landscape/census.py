@@ -6,6 +6,7 @@ their loss. It goes on until as many starts again as were needed so far bring no
 violates no test of `landscape.completeness`; what may still be missing is estimated there.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -35,6 +36,7 @@ ROUND = 1000  # starts between reports
 LEAST = 4000  # starts before a census may end by itself
 PATIENCE = 10  # how much longer to look for an orbit that a violated test shows to be missing
 EVIDENCE_BATCH = 32
+FAMILY_LOSS_TOL = 1e-8  # degenerate points converge slowly: their loss is good to about 1e-10
 LONGEST = 3600.0  # seconds a census may be expected to take
 
 
@@ -62,7 +64,7 @@ class OrbitRow(NamedTuple):
     index: int  # type: ignore[assignment]
     nullity: int
     orbit_dim: int
-    copies: int  # orbits under rotations that permutations of classes make of it
+    copies: int  # orbits under rotations that permutations of classes make of it; 0: a continuum of orbits
     verdict: str
     hits: int
 
@@ -120,6 +122,16 @@ def rounds(prob: Problem, state: Census, *, seed: int, starts: int | None = None
         yield state
 
 
+def find_orbits(prob: Problem, *, seed: int = 0, starts: int | None = None) -> Census:
+    """Take a census to its end (`rounds`); its table is `rows`, its tests are `completeness`.
+
+    Raises:
+        ValueError: if 64-bit floating point is off, or naming the counts if it would take hours.
+    """
+    check_size(prob, starts)
+    return functools.reduce(lambda _, later: later, rounds(prob, begin(prob), seed=seed, starts=starts))
+
+
 def _unfinished(prob: Problem, state: Census) -> bool:
     if not state.settled:
         return True
@@ -131,7 +143,7 @@ def _unfinished(prob: Problem, state: Census) -> bool:
 def rows(prob: Problem, state: Census) -> list[OrbitRow]:
     """Return the orbits found, lowest loss first."""
     small, e = reduced(prob), state.evidence
-    listed = []
+    listed, family = [], _degenerate(prob, e)
     for i in np.argsort(e["loss"], kind="stable"):
         shape = _shape(small, state.points[i])
         listed.append(
@@ -141,7 +153,7 @@ def rows(prob: Problem, state: Census) -> list[OrbitRow]:
                 index=int(e["index"][i]),
                 nullity=int(e["nullity"][i]),
                 orbit_dim=int(orbit_dimension(prob, int(e["rank"][i]))),
-                copies=group_order(shape.counts) // stabiliser_order(shape),
+                copies=0 if family[i] else group_order(shape.counts) // stabiliser_order(shape),
                 verdict=Verdict(int(e["verdict"][i])).name,
                 hits=int(state.hits[i]),
             )
@@ -169,7 +181,7 @@ def reduced(prob: Problem) -> Problem:
     return compress(collapse(prob), axes, collapse(prob).zeros())[0]
 
 
-def representative(prob: Problem, x: Float[np.ndarray, " D"]) -> Params:
+def representative(prob: Problem, x: Float[np.ndarray, " D"] | Float[Array, " D"]) -> Params:
     """Return a point of a census in the collapsed problem of the d asked about."""
     axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
     return embed(prob, axes, unravel(reduced(prob), jnp.asarray(x)))
@@ -194,14 +206,52 @@ def _sorted_in(
         else:
             hits[known] += 1
     num_starts = state.num_starts + size
+    evidence = _extended(prob, state.evidence, new)
+    kept, hits = _one_of_each_family(prob, evidence, np.array(hits, np.int64))
+    points = np.concatenate([state.points, np.array(new).reshape(len(new), state.points.shape[1])])
+    shapes[:] = [shapes[i] for i in kept]
     return Census(
-        points=np.concatenate([state.points, np.array(new).reshape(len(new), state.points.shape[1])]),
-        hits=np.array(hits, np.int64),
-        evidence=_extended(prob, state.evidence, new),
+        points=points[kept],
+        hits=hits[kept],
+        evidence={name: values[kept] for name, values in evidence.items()},
         num_starts=num_starts,
         num_failed=state.num_failed + size - len(found),
-        last_new=num_starts if new else state.last_new,
+        last_new=num_starts if len(kept) > len(state.hits) else state.last_new,
     )
+
+
+def _degenerate(prob: Problem, evidence: dict[str, np.ndarray]) -> np.ndarray:
+    """True for points whose nullity is above their orbit's dimension."""
+    orbit_dims = [int(orbit_dimension(prob, int(rank))) for rank in evidence["rank"]]
+    return np.array(evidence["nullity"] > np.array(orbit_dims, int), bool)
+
+
+def _one_of_each_family(
+    prob: Problem, evidence: dict[str, np.ndarray], hits: Int[np.ndarray, " m"]
+) -> tuple[list[int], Int[np.ndarray, " m"]]:
+    """Return which points to keep, and hits with those of the others added to their family's first.
+
+    Degenerate points lie on continua of orbits, of which no list can hold each: one stands for all that share
+    loss, rank, index and nullity.
+    """
+    degenerate, hits = _degenerate(prob, evidence), hits.copy()
+    kept: list[int] = []
+    names = ("rank", "index", "nullity")
+    for i in range(len(hits)):
+        family = (
+            j
+            for j in kept
+            if degenerate[i]
+            and degenerate[j]
+            and abs(evidence["loss"][i] - evidence["loss"][j]) <= FAMILY_LOSS_TOL
+            and all(evidence[name][i] == evidence[name][j] for name in names)
+        )
+        first = next(family, None)
+        if first is None:
+            kept.append(i)
+        else:
+            hits[first] += hits[i]
+    return kept, hits
 
 
 def _extended(prob: Problem, evidence: dict[str, np.ndarray], new: list[np.ndarray]) -> dict[str, np.ndarray]:
