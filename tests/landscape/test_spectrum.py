@@ -11,8 +11,8 @@ from conftest import CE, PROBLEMS, SMOOTH, keys, make, ranks_of, saddles, take, 
 from ufm_jax.landscape import spectrum as module
 from ufm_jax.landscape.spectrum import spectrum
 from ufm_jax.model.objective import ravel, unravel
-from ufm_jax.model.reduction import collapse, restrict
-from ufm_jax.model.symmetry import feature_frame, orbit_projection
+from ufm_jax.model.reduction import collapse, feature_frame, restrict
+from ufm_jax.model.symmetry import orbit_projection
 from ufm_jax.model.symmetry import rank as rank_of
 from ufm_jax.numerics.status import Status
 
@@ -89,6 +89,18 @@ def test_lanczos_finds_the_same_lowest_eigenvalue_and_counts_only_what_is_proved
     assert np.all(exact.index[counted] == 0)
     assert np.all(spec.index[counted] == 0)
     assert np.array_equal(spec.nullity[counted], exact.nullity[counted])
+
+
+def test_a_search_that_ends_too_soon_claims_no_nullity(monkeypatch):
+    z = zoo("above-smooth-decayed")
+    for name in ("DENSE_LIMIT", "BASIS_BYTES", "LANCZOS_FLOP"):
+        monkeypatch.setattr(module, name, 0)
+    p = take(z.points, 0)
+    # A fresh function: `spectra` may have been compiled with other limits.
+    spec = jax.jit(lambda prob, p: spectrum(prob, p, rank_of(prob, p)))(z.prob, p)
+    assert (spec.index, spec.nullity) == (0, module.NOT_COUNTED)  # the global minimum
+    assert not spec.resolved
+    assert spec.residual > spec.tolerance
 
 
 def test_full_and_collapsed_problems_have_one_index_and_nullity():

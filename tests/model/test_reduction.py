@@ -14,6 +14,7 @@ from ufm_jax.model.reduction import (
     collapse,
     compress,
     embed,
+    feature_frame,
     full_spectrum,
     lift,
     rank_bound,
@@ -22,7 +23,6 @@ from ufm_jax.model.reduction import (
     within_class_deviation,
     within_class_hessians,
 )
-from ufm_jax.model.symmetry import feature_frame
 
 
 @settings(max_examples=6)

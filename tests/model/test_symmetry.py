@@ -8,8 +8,8 @@ from conftest import BALANCED, CE, IMBALANCED, PROBLEMS, SMOOTH, SQUARED, dense,
 
 from ufm_jax.landscape import starts
 from ufm_jax.model.objective import gradient_norm, objective, ravel, unravel
-from ufm_jax.model.reduction import collapse, restrict
-from ufm_jax.model.symmetry import feature_frame, orbit_dimension, orbit_projection, rank, shift_dimension
+from ufm_jax.model.reduction import collapse, feature_frame, restrict
+from ufm_jax.model.symmetry import orbit_dimension, orbit_projection, rank, shift_dimension
 from ufm_jax.model.theory import etf_minimiser
 
 

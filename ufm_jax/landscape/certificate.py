@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from ufm_jax.model.objective import Columns, columns, expand, logit_gradient, ravel
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.symmetry import feature_frame
+from ufm_jax.model.reduction import feature_frame
 
 
 class Curvature(NamedTuple):

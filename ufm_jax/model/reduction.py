@@ -1,4 +1,4 @@
-"""Class collapse: every critical point lives on class means, whatever the number of samples.
+"""Class collapse and rank reduction: no cost grows with the number of samples, or with surplus dimensions.
 
 At a critical point all features of a class coincide when ℓ is convex in z and λ_H > 0 (for fixed W, b each
 column solves the same strictly convex problem). With H̃ = [√n_1 m_1 … √n_K m_K], m_k the class means,
@@ -7,7 +7,9 @@ column solves the same strictly convex problem). With H̃ = [√n_1 m_1 … √n
 
 has the same critical values, and H̃ -> H is an isometry onto the class-constant directions, so the full
 Hessian's spectrum is that of f̃ and, n_k − 1 times each, the positive spectra of λ_H I + Wᵀ A_k W / N,
-A_k = ∇²_z ℓ at class k. Index and nullity of f and f̃ agree. Both are tested against dense Hessians.
+A_k = ∇²_z ℓ at class k. Index and nullity of f and f̃ agree. Of rank r < d, a critical point is one of the
+r-dimensional problem in its own frame, and each unused feature coordinate adds the block of `tail_hessian`.
+Tested against dense Hessians of the full problem at minima and saddles, to 1e-10.
 """
 
 from dataclasses import replace
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.model.objective import columns, hessian, logits
+from ufm_jax.model.objective import columns, hessian, logit_gradient, logits
 from ufm_jax.model.problem import Params, Problem
 
 
@@ -74,29 +76,27 @@ def class_columns(prob: Problem, p: Params) -> tuple[Float[Array, "K K"], Float[
     return logits(small, p).T, columns(small, p.W.dtype).T.T
 
 
-def full_spectrum(prob: Problem, p: Params) -> np.ndarray:
-    """Return all D eigenvalues of the full Hessian, ascending, from a critical point of the collapsed one.
-
-    Costs one dense eigen-solve of size 2Kd + K and K of size d.
-    """
-    between = np.linalg.eigvalsh(hessian(collapse(prob), p))
-    within = np.linalg.eigvalsh(within_class_hessians(prob, p))
-    return np.sort(
-        np.concatenate([between, *(np.repeat(w, n - 1) for w, n in zip(within, prob.counts, strict=True))])
-    )
-
-
 def rank_bound(prob: Problem) -> int:
     """Return a bound on the rank of W H̃ at critical points: d, K, and K − 1 for softmax losses (1ᵀG = 0)."""
     K = prob.num_classes
     return min(prob.dim, K - 1 if prob.loss.shift_invariant else K)
 
 
+def feature_frame(prob: Problem, p: Params) -> Float[Array, "d d"]:
+    """Return an orthonormal basis of feature space, strongest direction first.
+
+    Eigenvectors of λ_W WᵀW + λ_H HHᵀ, whose two terms are equal at critical points: there the columns of
+    W U are orthogonal, and the last d − r vanish.
+    """
+    M = prob.decay_w * p.W.T @ p.W + prob.decay_h * p.H @ p.H.T
+    return jnp.linalg.eigh(M)[1][:, ::-1]
+
+
 def compress(prob: Problem, frame: Float[Array, "d d"], p: Params) -> tuple[Problem, Params]:
     """Return the problem and the point in the first r = `rank_bound` coordinates of an orthonormal frame.
 
     Exact where the point has rank ≤ r and the frame lists its feature directions first
-    (`symmetry.feature_frame`): critical points of the r-dimensional problem are exactly the rank ≤ r critical
+    (`feature_frame`): critical points of the r-dimensional problem are exactly the rank ≤ r critical
     points of every larger d.
     """
     r = rank_bound(prob)
@@ -117,3 +117,18 @@ def tail_hessian(prob: Problem, G: Float[Array, "K K"]) -> Float[Array, "twoK tw
     """
     eye = jnp.eye(G.shape[0], dtype=G.dtype)
     return jnp.block([[prob.decay_w * eye, G], [G.T, prob.decay_h * eye]])
+
+
+def full_spectrum(prob: Problem, p: Params) -> np.ndarray:
+    """Return all D eigenvalues of the full Hessian, ascending, from a critical point of the collapsed one.
+
+    Costs dense eigen-solves of size 2Kr + K and 2K, and K of size r, r = `rank_bound`: N and d do not enter.
+    """
+    d = prob.dim
+    small, q = compress(collapse(prob), feature_frame(prob, p), p)
+    between = np.linalg.eigvalsh(hessian(small, q))
+    tail = np.linalg.eigvalsh(tail_hessian(small, logit_gradient(small, q)))
+    within = np.linalg.eigvalsh(within_class_hessians(small, q))
+    unused = np.full((prob.num_samples - prob.num_classes) * (d - small.dim), float(prob.decay_h))
+    repeated = (np.repeat(w, n - 1) for w, n in zip(within, prob.counts, strict=True))
+    return np.sort(np.concatenate([between, *[tail] * (d - small.dim), *repeated, unused]))

@@ -36,24 +36,14 @@ def orbit_dimension(prob: Problem, rank: Int[Array, ""] | int) -> Int[Array, ""]
     return (prob.dim * r - r * (r + 1) // 2 + shift_dimension(prob)).astype(jnp.int32)
 
 
-def feature_frame(prob: Problem, p: Params) -> Float[Array, "d d"]:
-    """Return an orthonormal basis of feature space, strongest direction first.
-
-    Eigenvectors of λ_W WᵀW + λ_H HHᵀ, whose two terms are equal at critical points: there the columns of
-    W U are orthogonal, and the last d − r vanish.
-    """
-    M = prob.decay_w * p.W.T @ p.W + prob.decay_h * p.H @ p.H.T
-    return jnp.linalg.eigh(M)[1][:, ::-1]
-
-
 def orbit_projection(
     prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array, ""]
 ) -> Callable[[Params], Params]:
     """Build v -> its orthogonal projection onto the orbit's tangent space at a critical point.
 
-    Rotations move p along (W A, −A H), A skew. With `frame` = U from `feature_frame`, those of the planes
-    (u_i, u_j), i < rank, are mutually orthogonal and span the tangent space; so a projection costs a few
-    matrix products and no basis is stored.
+    Rotations move p along (W A, −A H), A skew. With `frame` = U from `reduction.feature_frame`, those of the
+    planes (u_i, u_j), i < rank, are mutually orthogonal and span the tangent space; so a projection costs a
+    few matrix products and no basis is stored.
     """
     WU, UH = p.W @ frame, frame.T @ p.H
     squares = jnp.sum(WU**2, axis=0) + jnp.sum(UH**2, axis=1)
