@@ -9,7 +9,7 @@ violates no test of `landscape.completeness`; what may still be missing is estim
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,21 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape import symmetric
 from ufm_jax.landscape.completeness import Counted, MorseBott, morse_bott
-from ufm_jax.landscape.critical import SOLVE_GTOL
+from ufm_jax.landscape.critical import SOLVE_GTOL, minimum_from
 from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.starts import Key
 from ufm_jax.landscape.verdict import Verdict
-from ufm_jax.model.objective import logit_gradient, oracle, unravel
+from ufm_jax.model.objective import logit_gradient, oracle, ravel, unravel
 from ufm_jax.model.permutations import Shape, fingerprint, group_order, matching, stabiliser_order
 from ufm_jax.model.problem import Params, Problem
 from ufm_jax.model.reduction import collapse, compress, embed
 from ufm_jax.model.symmetry import orbit_dimension, shift_dimension
-from ufm_jax.numerics.descent import Solution
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
+
+Target = Literal["critical", "minima"]
 
 ROUND = 1000  # starts between reports
 LEAST = 4000  # starts before a census may end by itself
@@ -96,12 +98,15 @@ def check_size(prob: Problem, starts: int | None = None) -> None:
         )
 
 
-def rounds(prob: Problem, state: Census, *, seed: int, starts: int | None = None) -> Iterator[Census]:
+def rounds(
+    prob: Problem, state: Census, *, seed: int, starts: int | None = None, target: Target = "critical"
+) -> Iterator[Census]:
     """Go on from `state`, yielding it after every round, until `starts` starts are done.
 
     By default until it has settled and no completeness test is violated, or after `PATIENCE` times the starts
     that would settle it. A round's starts depend on `seed` and its number alone, so a census may be cut
-    anywhere and go on.
+    anywhere and go on. `target` "minima" descends from Gaussian starts instead and lists minima alone, which
+    no completeness test can judge.
 
     Raises:
         ValueError: if 64-bit floating point is off.
@@ -109,27 +114,28 @@ def rounds(prob: Problem, state: Census, *, seed: int, starts: int | None = None
     require_x64()
     small = reduced(prob)
     shapes = [_shape(small, x) for x in state.points]
-    while _unfinished(prob, state) if starts is None else state.num_starts < starts:
+    unfinished = _unfinished if target == "critical" else lambda _, state: not state.settled
+    while unfinished(prob, state) if starts is None else state.num_starts < starts:
         number, first = divmod(state.num_starts, ROUND)
-        rng = np.random.default_rng([seed, number])
         last = ROUND if starts is None else min(ROUND, first + starts - state.num_starts)
-        begun = np.stack(
-            [np.concatenate([a.ravel() for a in symmetric.draw(prob, rng)]) for _ in range(ROUND)]
-        )
-        found = jax.device_get(_solve(small, jnp.asarray(begun)))
-        converged = first + np.flatnonzero(found.status[first:last] == Status.CONVERGED)
-        state = _sorted_in(prob, small, state, shapes, found.x[converged], last - first)
+        ends, status = jax.device_get(_search(prob, small, seed, number, target))
+        converged = first + np.flatnonzero(status[first:last] == Status.CONVERGED)
+        state = _sorted_in(prob, small, state, shapes, ends[converged], last - first)
         yield state
 
 
-def find_orbits(prob: Problem, *, seed: int = 0, starts: int | None = None) -> Census:
+def find_orbits(
+    prob: Problem, *, seed: int = 0, starts: int | None = None, target: Target = "critical"
+) -> Census:
     """Take a census to its end (`rounds`); its table is `rows`, its tests are `completeness`.
 
     Raises:
         ValueError: if 64-bit floating point is off, or naming the counts if it would take hours.
     """
     check_size(prob, starts)
-    return functools.reduce(lambda _, later: later, rounds(prob, begin(prob), seed=seed, starts=starts))
+    return functools.reduce(
+        lambda _, later: later, rounds(prob, begin(prob), seed=seed, starts=starts, target=target)
+    )
 
 
 def _unfinished(prob: Problem, state: Census) -> bool:
@@ -263,9 +269,27 @@ def _extended(prob: Problem, evidence: dict[str, np.ndarray], new: list[np.ndarr
     return evidence
 
 
+def _search(
+    prob: Problem, small: Problem, seed: int, number: int, target: Target
+) -> tuple[Float[Array, "B D"], Int[Array, " B"]]:
+    """Make one round's searches; return where they ended and how."""
+    if target == "minima":
+        return _descend(small, jax.random.split(jax.random.fold_in(jax.random.key(seed), number), ROUND))
+    rng = np.random.default_rng([seed, number])
+    begun = [np.concatenate([a.ravel() for a in symmetric.draw(prob, rng)]) for _ in range(ROUND)]
+    return _solve(small, jnp.asarray(np.stack(begun)))
+
+
 @jax.jit
-def _solve(small: Problem, begun: Float[Array, "B D"]) -> Solution:
-    return each_lane(lambda x: levenberg_marquardt(oracle(small), x, gtol=SOLVE_GTOL))(begun)
+def _solve(small: Problem, begun: Float[Array, "B D"]) -> tuple[Float[Array, "B D"], Int[Array, " B"]]:
+    found = each_lane(lambda x: levenberg_marquardt(oracle(small), x, gtol=SOLVE_GTOL))(begun)
+    return found.x, found.status
+
+
+@jax.jit
+def _descend(small: Problem, keys: Key) -> tuple[Float[Array, "B D"], Int[Array, " B"]]:
+    found = each_lane(lambda key: minimum_from(small, key))(keys)
+    return jax.vmap(ravel)(found.params), found.status
 
 
 @jax.jit
