@@ -2,11 +2,11 @@
 
     python -m experiments.local_minima --scale smoke|default|paper
 
-Descends from Gaussian starts, sorts the minima found into orbits (rotations and class permutations), and prints
-how many each (K, d) has and how far above the lowest they lie. Shown of each: the gradient is below 1e-9, and
-every eigenvalue of the Hessian is positive but for those of the rotations' orbit (`LOCAL_MINIMUM`). Not shown:
-that the lowest is global (no certificate closes its gap for d < K − 1), nor that the list is complete (the
-chance that a next start finds another is estimated).
+Descends from Gaussian starts, sorts the minima found into orbits (rotations and class permutations), and
+prints how many each (K, d) has and how far above the lowest they lie. Shown of each: the gradient is below
+1e-9, and every eigenvalue of the Hessian is positive but for those of the rotations' orbit (`LOCAL_MINIMUM`).
+Not shown: that the lowest is global (no certificate closes its gap for d < K − 1), nor that the list is
+complete (the chance that a next start finds another is estimated).
 """
 
 import csv
@@ -23,7 +23,7 @@ from ufm_jax.model.problem import problem
 
 @dataclass(frozen=True)
 class Config:
-    """Class numbers, strengths Kθ (λ_W = λ_H, one sample a class: n enters through θ alone), starts of each."""
+    """Class numbers, strengths Kθ (λ_W = λ_H, n = 1: n enters through θ alone), starts of each."""
 
     classes: tuple[int, ...] = (4, 5, 6, 7)
     k_theta: tuple[float, ...] = (0.1, 0.01)
@@ -89,8 +89,8 @@ def _line(row: dict[str, Any]) -> str:
     above = ", ".join(f"{x:.3g}" for x in row["others_above"][:4]) or "-"
     more = " ..." if len(row["others_above"]) > 4 else ""
     return (
-        f"{row['K']:>2} {row['d']:>2} {row['K_theta']:>6g}  {row['minima']:>3} ({row['local_minimum']} shown to be"
-        f" minima)  lowest {row['lowest']:.8f}  others above by {above}{more}  unseen {row['unseen']:.1e}"
+        f"{row['K']:>2} {row['d']:>2} {row['K_theta']:>6g}  {row['minima']:>3} ({row['local_minimum']} shown)"
+        f"  lowest {row['lowest']:.8f}  others above by {above}{more}  unseen {row['unseen']:.1e}"
     )
 
 
@@ -98,7 +98,7 @@ def main(scale: Scale = "default") -> None:
     """Search for local minima below the simplex dimension and print their table."""
     set_up()
     config = SCALES[scale]
-    print(" K  d     Kθ  distinct minima, losses in nats")
+    print(" K  d     Kθ  distinct minima found (and shown to be minima), losses in nats")
     table = run(config)
     several = sorted({(row["K"], row["d"]) for row in table if row["minima"] > 1})
     print(f"(K, d) with more than one distinct local minimum at some Kθ: {several or 'none found'}")

@@ -31,9 +31,11 @@ class ProblemFlags:
     no_bias: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Leave the bias out."""
     loss: str = "cross-entropy"
-    """Loss of one sample: cross-entropy or squared."""
+    """Loss of one sample: cross-entropy, squared or focal."""
     smoothing: float = 0.0
     """Label smoothing α of the cross-entropy."""
+    gamma: float = 2.0
+    """Exponent γ of the focal loss."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Certify:
     """Ignored where the file has no b."""
     loss: str = "cross-entropy"
     smoothing: float = 0.0
+    gamma: float = 2.0
+    """Exponent γ of the focal loss."""
     grad_tol: float = 1e-9
     """Gradient norm above which a point is NOT_CRITICAL."""
     gap_tol: float = 1e-9
@@ -161,6 +165,7 @@ def _sweep(flags: Sweep) -> None:
         bias=not flags.no_bias,
         loss=flags.loss,
         smoothing=flags.smoothing,
+        gamma=flags.gamma,
         starts=flags.starts,
         seed=flags.seed,
         target=flags.target,
@@ -189,6 +194,7 @@ def _census(flags: Census) -> None:
         bias=not flags.no_bias,
         loss=flags.loss,
         smoothing=flags.smoothing,
+        gamma=flags.gamma,
         seed=flags.seed,
         starts=flags.starts,
     )
@@ -220,6 +226,7 @@ def _certify(flags: Certify) -> None:
         decay_b=flags.decay_b,
         loss=flags.loss,
         smoothing=flags.smoothing,
+        gamma=flags.gamma,
         grad_tol=flags.grad_tol,
         gap_tol=flags.gap_tol,
     )
@@ -238,7 +245,7 @@ def _predict(flags: Predict) -> None:
         decay_h=_single(flags, "decay_h"),
         decay_b=_single(flags, "decay_b"),
         bias=not flags.no_bias,
-        loss=loss_of(flags.loss, flags.smoothing),
+        loss=loss_of(flags.loss, flags.smoothing, flags.gamma),
     )
     _print(predict(prob), flags.json)
 

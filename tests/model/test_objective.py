@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufm_jax.landscape import starts
-from ufm_jax.model.losses import Loss
+from ufm_jax.model.losses import Focal, Loss, loss_of
 from ufm_jax.model.objective import expand, hessian, logit_gradient, logits, objective, oracle, ravel, unravel
 from ufm_jax.model.problem import Params
 from ufm_jax.model.reduction import collapse
 from ufm_jax.numerics.derivatives import hvp
 
-LOSSES = {"ce": CE, "smoothed": SMOOTH, "squared": SQUARED}
+LOSSES = {"ce": CE, "smoothed": SMOOTH, "squared": SQUARED, "focal": Focal(2.0)}
+CERTIFIED = sorted(name for name, loss in LOSSES.items() if loss.certified)
 SHAPES = [
     (loss, bias, collapsed, BALANCED if (bias + collapsed) % 2 else IMBALANCED)
     for loss in LOSSES
@@ -138,7 +139,7 @@ def test_handwritten_slope_and_curvature_equal_the_defaults(name, seed, scale):
     np.testing.assert_allclose(loss.curvature(Z, T)(V), default.curvature(Z, T)(V), atol=1e-13)
 
 
-@given(st.sampled_from(sorted(LOSSES)), st.integers(0, 10**6), st.floats(0.0, 1.0))
+@given(st.sampled_from(CERTIFIED), st.integers(0, 10**6), st.floats(0.0, 1.0))
 def test_dual_obeys_fenchel_and_young(name, seed, c):
     loss, rng = LOSSES[name], np.random.default_rng(seed)
     Z, other = (jnp.asarray(3.0 * rng.normal(size=(4, 5))) for _ in range(2))
@@ -150,7 +151,7 @@ def test_dual_obeys_fenchel_and_young(name, seed, c):
     np.testing.assert_allclose(at_point, loss.value(Z, T), atol=1e-12)
 
 
-@given(st.sampled_from(sorted(LOSSES)), st.integers(0, 10**6), st.floats(0.1, 10.0))
+@given(st.sampled_from(CERTIFIED), st.integers(0, 10**6), st.floats(0.1, 10.0))
 def test_reach_bounds_logits_of_small_loss(name, seed, scale):
     loss = LOSSES[name]
     z = scale * np.random.default_rng(seed).normal(size=(4, 1))
@@ -166,3 +167,39 @@ def test_losses_without_a_conjugate_say_so():
     with pytest.raises(NotImplementedError, match="default has no convex conjugate"):
         nameless.dual(jnp.zeros((2, 1)), jnp.zeros((2, 1)), jnp.asarray(1.0))
     assert not nameless.certified
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 1e4))
+def test_focal_loss_without_focus_is_cross_entropy(seed, scale):
+    rng = np.random.default_rng(seed)
+    Z, V = jnp.asarray(scale * rng.normal(size=(4, 5))), jnp.asarray(rng.normal(size=(4, 5)))
+    T, atol = jnp.asarray(CE.targets(rng.integers(0, 4, 5), 4)), 1e-14 * max(1.0, scale)
+    np.testing.assert_allclose(Focal(0.0).value(Z, T), CE.value(Z, T), rtol=1e-14, atol=atol)
+    np.testing.assert_allclose(Focal(0.0).slope(Z, T), CE.slope(Z, T), atol=atol)
+    np.testing.assert_allclose(Focal(0.0).curvature(Z, T)(V), CE.curvature(Z, T)(V), atol=atol)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_focal_loss_is_its_definition_and_finite_with_its_derivatives_at_any_margin(gamma):
+    loss = Focal(gamma)
+    u = jnp.asarray([-1e4, -800.0, -30.0, -8.0, -1.0, 0.0, 1.0, 8.0, 30.0, 800.0, 1e4])
+    p = 1 / (1 + np.exp(np.asarray(u)[3:9]))  # rounds beyond: 1 − p loses what it is at u = −30
+    np.testing.assert_allclose(loss.of_margin(u)[3:9], -((1 - p) ** gamma) * np.log(p), rtol=1e-11)
+    first, second = (jax.vmap(jax.grad(f)) for f in (loss.of_margin, loss.margin_slope))
+    np.testing.assert_allclose(loss.margin_slope(u), first(u), atol=1e-13)
+    np.testing.assert_allclose(loss.margin_curvature(u), second(u), atol=1e-13)
+
+
+def test_losses_are_found_by_name_with_their_own_options():
+    assert loss_of("cross-entropy", 0.1) == SMOOTH
+    assert loss_of("squared") == SQUARED
+    assert loss_of("focal") == Focal(2.0)
+    assert loss_of("focal", gamma=3.0) == Focal(3.0)
+    for name, options, reason in [
+        ("hinge", {}, "loss: need one of"),
+        ("focal", {"smoothing": 0.1}, "smoothing: focal has no label smoothing, got 0.1"),
+        ("squared", {"gamma": 1.0}, "gamma: squared has no gamma, got 1.0"),
+        ("focal", {"gamma": -1.0}, "gamma: need a finite gamma >= 0, got -1.0"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            loss_of(name, **options)

@@ -1,6 +1,7 @@
 """Closed forms and thresholds against numerical minimisers and dense Hessians."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense_batch, key
 from ufm_jax.landscape.critical import find_minimum
 from ufm_jax.landscape.starts import gaussian
 from ufm_jax.model.geometry import simplex_gram
+from ufm_jax.model.losses import Focal
 from ufm_jax.model.objective import expand, objective, ravel
 from ufm_jax.model.problem import problem
 from ufm_jax.model.reduction import collapse
-from ufm_jax.model.theory import balanced_minimum, etf_minimiser, global_minimum, predict
+from ufm_jax.model.theory import balanced_minimum, etf_minimiser, global_minimum, has_closed_form, predict
 from ufm_jax.numerics.status import Status
 
 TILT = 5.0  # λ_W / λ_H
@@ -163,6 +165,9 @@ def test_what_is_predicted_of_minimiser_and_origin_holds_for_dense_hessians(loss
     assert minimum[0] > -1e-14
     assert np.sum(minimum < 1e-12) == said["nullity"]
     assert said["nullity"] == (K - 1) * (2 * dim - K) // 2 + (bias and decay_b == 0.0)
+    np.testing.assert_allclose(minimum[minimum > 1e-12][0], said["hessian_min_nonzero"], atol=1e-14)
+    np.testing.assert_allclose(minimum[-1], said["hessian_max"], atol=1e-14)
+    assert said["rank"] == np.linalg.matrix_rank(p.W) == K - 1
     np.testing.assert_allclose(origin[0], said["origin_lambda_min"], atol=1e-14)
     assert np.sum(origin < -1e-12) == said["origin_index"] == (K - 1) * dim
 
@@ -199,25 +204,37 @@ def test_balanced_classes_merge_where_the_origin_becomes_the_minimiser():
 KEYS = {
     *("num_classes", "dim", "counts", "loss_name", "strength", "kt", "regime", "loss", "logit_gap"),
     *("softmax_off_diagonal", "w_norm", "h_norm", "bias", "nullity", "merge_threshold"),
-    *("origin_lambda_min", "origin_index"),
+    *("origin_lambda_min", "origin_index", "rank", "hessian_min_nonzero", "hessian_max", "dying_count"),
+    *("symmetric_loss", "symmetric_logit_gap"),
 }
-CLOSED_FORM = {"regime", "loss", "w_norm", "h_norm", "bias"}
-SOFTMAX_MINIMUM = {"logit_gap", "softmax_off_diagonal", "nullity"}
+FRAME = {"w_norm", "h_norm", "bias"}
+CLOSED_FORM = {"regime", "loss", "rank"} | FRAME
+SOFTMAX_MINIMUM = {"logit_gap", "softmax_off_diagonal", "nullity", "hessian_min_nonzero", "hessian_max"}
 ORIGIN = {"origin_lambda_min", "origin_index"}
+SYMMETRIC = {"symmetric_loss", "symmetric_logit_gap"}
+NOT_CROSS_ENTROPY = SOFTMAX_MINIMUM | ORIGIN | {"merge_threshold"}
+NOT_SQUARED = {"dying_count"} | SYMMETRIC
 
 
 @pytest.mark.parametrize(
     ("prob", "unknown"),
     [
-        (make(BALANCED, 2), set()),
-        (make(BALANCED, 2, loss=SMOOTH, bias=False), {"merge_threshold"}),
-        (make(BALANCED, 2, decay_w=1.0, decay_h=1.0), {"nullity"}),
-        (make(BALANCED, 3, loss=SQUARED), SOFTMAX_MINIMUM | ORIGIN | {"merge_threshold"}),
-        (make(BALANCED, 1), CLOSED_FORM | SOFTMAX_MINIMUM),
-        (make(BALANCED, 2, loss=SQUARED), CLOSED_FORM | SOFTMAX_MINIMUM | ORIGIN | {"merge_threshold"}),
-        (make(IMBALANCED, 2), CLOSED_FORM | SOFTMAX_MINIMUM | ORIGIN | {"kt"}),
+        (make(BALANCED, 2), NOT_SQUARED),
+        (make(BALANCED, 2, loss=SMOOTH, bias=False), {"merge_threshold"} | NOT_SQUARED),
+        (make(BALANCED, 2, decay_w=1.0, decay_h=1.0), {"nullity"} | NOT_SQUARED),
+        (make(BALANCED, 3, loss=SQUARED), NOT_CROSS_ENTROPY | NOT_SQUARED),
+        (make(BALANCED, 1), CLOSED_FORM | SOFTMAX_MINIMUM | NOT_SQUARED),
+        (make(BALANCED, 2, loss=SQUARED), CLOSED_FORM | NOT_CROSS_ENTROPY | NOT_SQUARED),
+        (make(IMBALANCED, 2), CLOSED_FORM | SOFTMAX_MINIMUM | ORIGIN | {"kt"} | NOT_SQUARED),
+        (make(IMBALANCED, 2, loss=SQUARED, bias=False), FRAME | NOT_CROSS_ENTROPY | {"kt"} | SYMMETRIC),
+        (make(IMBALANCED, 2, loss=SQUARED, decay_b=0.0), FRAME | NOT_CROSS_ENTROPY | {"kt"} | NOT_SQUARED),
+        (make(BALANCED, 2, loss=Focal(2.0)), CLOSED_FORM | NOT_CROSS_ENTROPY | {"dying_count"}),
+        (make(BALANCED, 1, loss=Focal(2.0)), CLOSED_FORM | NOT_CROSS_ENTROPY | NOT_SQUARED),
     ],
-    ids=["etf", "smoothed", "origin", "squared", "below", "squared below", "imbalanced"],
+    ids=[
+        *("etf", "smoothed", "origin", "squared", "below", "squared below", "imbalanced"),
+        *("imbalanced squared", "imbalanced undecayed", "focal", "focal below"),
+    ],
 )
 def test_predict_has_fixed_keys_and_null_where_nothing_is_known(prob, unknown):
     said = predict(prob)
@@ -228,14 +245,27 @@ def test_predict_has_fixed_keys_and_null_where_nothing_is_known(prob, unknown):
 
 
 @pytest.mark.parametrize(
-    ("counts", "dim", "loss"), [(BALANCED, 1, CE), (IMBALANCED, 3, SMOOTH), (BALANCED, 2, SQUARED)]
+    ("counts", "dim", "loss"),
+    [(BALANCED, 1, CE), (IMBALANCED, 3, SMOOTH), (BALANCED, 2, SQUARED), (BALANCED, 3, Focal(2.0))],
 )
 def test_no_closed_form_is_said_so(counts, dim, loss):
     prob = make(counts, dim, loss=loss)
+    assert not has_closed_form(prob)
     assert np.isnan(global_minimum(prob))
     for build in (balanced_minimum, etf_minimiser):
         with pytest.raises(ValueError, match=rf"no closed form.*dim={dim}, loss={loss.name}"):
             build(prob)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_trace_knows_the_minimum_of_squared_loss_where_no_bias_is_decayed(bias):
+    decay_b = np.array([0.0, 1e-2 * bias])
+    prob = make(IMBALANCED, 1, loss=SQUARED, bias=bias)
+    prob = replace(prob, **{f"decay_{x}": jnp.full(2, 1e-3) for x in "wh"}, decay_b=jnp.asarray(decay_b))
+    found = jax.jit(jax.vmap(global_minimum))(prob)
+    assert np.array_equal(np.isnan(found), decay_b > 0)
+    assert has_closed_form(prob) == (not bias)
+    assert found[0] == predict(take(prob, 0))["loss"]
 
 
 def test_a_frame_that_is_no_etf_is_not_called_one():

@@ -11,7 +11,7 @@ import numpy as np
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
-from ufm_jax.model.losses import loss_of
+from ufm_jax.model.losses import DEFAULT_GAMMA, loss_of
 from ufm_jax.model.problem import Params, check_params, problem
 from ufm_jax.precision import require_x64
 
@@ -45,6 +45,7 @@ def certify(
     decay_b: float = 0.0,
     loss: str = "cross-entropy",
     smoothing: float = 0.0,
+    gamma: float = DEFAULT_GAMMA,
     grad_tol: float = GRAD_TOL,
     gap_tol: float = GAP_TOL,
 ) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def certify(
         decay_h=decay_h,
         decay_b=0.0 if b is None else decay_b,
         bias=b is not None,
-        loss=loss_of(loss, smoothing),
+        loss=loss_of(loss, smoothing, gamma),
     )
     order = np.argsort(labels, kind="stable")
     point = Params(jnp.asarray(W), jnp.asarray(H[:, order]), None if b is None else jnp.asarray(b))

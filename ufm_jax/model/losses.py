@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 
 Columns = Float[Array, "K N"]
 
+DEFAULT_GAMMA = 2.0  # of the focal loss, as its authors recommend
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -118,19 +120,90 @@ class Squared(Loss):
         return (2.0 * cap) ** 0.5 + 1.0
 
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (CrossEntropy, Squared)}
+@dataclass(frozen=True)
+class Focal(Loss):
+    """Focal loss −(1 − p)^γ log p of the right class's softmax probability p (Lin et al. 2017), γ = `gamma`.
+
+    A function φ(u) = σ(u)^γ log(1 + eᵘ) of u = log Σ_{j≠y} exp(z_j − z_y) alone, since 1 − p = σ(u), the
+    logistic function; γ = 0 is cross-entropy. For γ > 0 it is not convex in z: nothing is certified.
+
+    Raises:
+        ValueError: if `gamma` is not a finite number >= 0.
+    """
+
+    gamma: float = DEFAULT_GAMMA
+    name: ClassVar[str] = "focal"
+    shift_invariant: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.gamma < np.inf:
+            raise ValueError(f"gamma: need a finite gamma >= 0, got {self.gamma}")
+
+    def of_margin(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return φ(u), exact for u of any finite size."""
+        return self._power(u) * jax.nn.softplus(u)
+
+    def margin_slope(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return φ′ = σ^γ (γ(1 − σ) softplus + σ): positive, rising to one peak and then falling to 1."""
+        wrong, right = jax.nn.sigmoid(u), jax.nn.sigmoid(-u)
+        return self._power(u) * (self.gamma * right * jax.nn.softplus(u) + wrong)
+
+    def margin_curvature(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return φ″ = σ^γ (1 − σ) (γ softplus (γ(1 − σ) − σ) + (2γ + 1)σ)."""
+        gamma, wrong, right = self.gamma, jax.nn.sigmoid(u), jax.nn.sigmoid(-u)
+        bracket = gamma * jax.nn.softplus(u) * (gamma * right - wrong) + (2.0 * gamma + 1.0) * wrong
+        return self._power(u) * right * bracket
+
+    def value(self, Z: Columns, T: Columns) -> Float[Array, " N"]:
+        return self.of_margin(_margin(Z, T))
+
+    def slope(self, Z: Columns, T: Columns) -> Columns:
+        return self.margin_slope(_margin(Z, T)) * (_others(Z, T) - T)
+
+    def curvature(self, Z: Columns, T: Columns) -> Callable[[Columns], Columns]:
+        u, Q = _margin(Z, T), _others(Z, T)
+        first, second = self.margin_slope(u), self.margin_curvature(u)
+
+        def apply(V: Columns) -> Columns:
+            spread = Q * (V - jnp.sum(Q * V, axis=0))  # ∇²u V, and Q − T is ∇u
+            return second * (Q - T) * jnp.sum((Q - T) * V, axis=0) + first * spread
+
+        return apply
+
+    def _power(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return σ(u)^γ by its logarithm, whose derivatives are finite where σ(u) underflows."""
+        return jnp.exp(-self.gamma * jax.nn.softplus(-u))
 
 
-def loss_of(name: str, smoothing: float = 0.0) -> Loss:
+def _wrong_logits(Z: Columns, T: Columns) -> Columns:
+    return jnp.where(T > 0, -jnp.inf, Z)
+
+
+def _margin(Z: Columns, T: Columns) -> Float[Array, " N"]:
+    """Return log Σ_{j≠y} exp(z_j − z_y) of each column, y the one class with a target."""
+    return jax.nn.logsumexp(_wrong_logits(Z, T), axis=0) - jnp.sum(T * Z, axis=0)
+
+
+def _others(Z: Columns, T: Columns) -> Columns:
+    """Return the softmax over the wrong classes, 0 at the right one."""
+    return jax.nn.softmax(_wrong_logits(Z, T), axis=0)
+
+
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (CrossEntropy, Squared, Focal)}
+
+
+def loss_of(name: str, smoothing: float = 0.0, gamma: float = DEFAULT_GAMMA) -> Loss:
     """Return the loss called `name`.
 
     Raises:
-        ValueError: for an unknown name, or smoothing with a loss that has none.
+        ValueError: for an unknown name, or for smoothing or a gamma with a loss that has none.
     """
     if name not in LOSSES:
         raise ValueError(f"loss: need one of {sorted(LOSSES)}, got {name!r}")
+    if smoothing and LOSSES[name] is not CrossEntropy:
+        raise ValueError(f"smoothing: {name} has no label smoothing, got {smoothing}")
+    if gamma != DEFAULT_GAMMA and LOSSES[name] is not Focal:
+        raise ValueError(f"gamma: {name} has no gamma, got {gamma}")
     if LOSSES[name] is CrossEntropy:
         return CrossEntropy(smoothing)
-    if smoothing:
-        raise ValueError(f"smoothing: {name} has no label smoothing, got {smoothing}")
-    return LOSSES[name]()
+    return Focal(gamma) if LOSSES[name] is Focal else LOSSES[name]()

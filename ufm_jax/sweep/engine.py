@@ -41,8 +41,13 @@ def problem_of(config: SweepConfig) -> Problem:
         decay_h=h,
         decay_b=b,
         bias=config.bias,
-        loss=loss_of(config.loss, config.smoothing),
+        loss=loss_of(config.loss, config.smoothing, config.gamma),
     )
+    if not prob.loss.certified and (config.space != "full" or config.target != "minima"):
+        raise ValueError(
+            f"loss: class means hold every critical point only for a convex loss, which {config.loss} is not;"
+            f" need space 'full' and target 'minima', got {config.space!r} and {config.target!r}"
+        )
     return prob if config.space == "full" else collapse(prob)
 
 

@@ -27,6 +27,12 @@ COUNTERS = ("num_starts", "num_failed", "last_new")
 
 def problem_of(config: CensusConfig) -> Problem:
     """Return the problem of a census."""
+    loss = loss_of(config.loss, config.smoothing, config.gamma)
+    if not loss.certified:
+        raise ValueError(
+            f"loss: a census searches class means, which hold every critical point only for a convex loss;"
+            f" {config.loss} is not"
+        )
     return problem(
         counts=config.counts,
         dim=config.dim,
@@ -34,7 +40,7 @@ def problem_of(config: CensusConfig) -> Problem:
         decay_h=config.decay_h,
         decay_b=config.decay_b,
         bias=config.bias,
-        loss=loss_of(config.loss, config.smoothing),
+        loss=loss,
     )
 
 

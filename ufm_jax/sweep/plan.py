@@ -28,6 +28,7 @@ class SweepConfig:
     bias: bool = True
     loss: str = "cross-entropy"
     smoothing: float = 0.0
+    gamma: float = 2.0
     starts: int = 1000
     seed: int = 0
     target: Target = "minima"
@@ -82,6 +83,7 @@ class CensusConfig:
     bias: bool = True
     loss: str = "cross-entropy"
     smoothing: float = 0.0
+    gamma: float = 2.0
     seed: int = 0
     starts: int | None = None
 
