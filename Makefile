@@ -2,9 +2,10 @@
 PYTHON ?= python3
 SCALE ?= default
 BIN := .venv/bin
+EXPERIMENTS := landscape dynamics claims atlas etf_spectrum local_minima imagenet_size
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: landscape dynamics test lint clean
+.PHONY: $(EXPERIMENTS) experiments test lint clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ufm_jax needs Python 3.11 or later"'
@@ -12,14 +13,14 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-landscape: .venv/.installed
-	$(BIN)/python -m experiments.landscape --scale $(SCALE)
+$(EXPERIMENTS): .venv/.installed
+	$(BIN)/python -m experiments.$@ --scale $(SCALE)
 
-dynamics: .venv/.installed
-	$(BIN)/python -m experiments.dynamics --scale $(SCALE)
+experiments: $(EXPERIMENTS)
 
+# Files go to two processes: nearly all of the time is XLA's compilation, one core at a time.
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -42,8 +42,8 @@ ZERO_PER_GRAD = 100.0
 DENSE_LIMIT = 2000  # variables of the reduced problem: K up to 31 for d >= K − 1; some seconds a point there
 NOT_COUNTED = -1  # an index or a nullity that Lanczos cannot give
 BASIS_BYTES = 2**28  # what a Lanczos basis may take: it is held twice
-# What a Lanczos search may cost in Hessian products, at 12 K² r flop each: minutes on 2 cores. At K = 1000, where
-# the lowest eigenvalues lie within 1e-7 of each other relative to the largest, it ends there, not converged.
+# What a Lanczos search may cost in Hessian products, at 12 K² r flop each: minutes on 2 cores. At K = 1000,
+# where gaps between the lowest eigenvalues are 1e-9 of the largest, it ends there, not converged.
 LANCZOS_FLOP = 2e12
 
 
