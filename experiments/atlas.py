@@ -72,7 +72,7 @@ SCALES: dict[Scale, Config] = {
 
 
 class Edge(NamedTuple):
-    """Flows from one orbit that ended at another; both are line numbers of the orbit table."""
+    """Flows from one orbit that ended at another; both are lines of the orbit table, from 0."""
 
     saddle: int
     reached: int
@@ -455,7 +455,7 @@ def plot_graph(tables: dict[int, list[OrbitRow]], graphs: dict[int, list[Edge]])
             ax.annotate("", places[e.reached], places[e.saddle], arrowprops=arrow)
         for line, (row, place) in enumerate(zip(rows, places, strict=True)):
             ax.scatter(*place, s=170, color="white", edgecolors=colours[row.rank], linewidths=2, zorder=3)
-            ax.annotate(str(line + 1), place, fontsize=8, ha="center", va="center", zorder=4)
+            ax.annotate(str(line), place, fontsize=8, ha="center", va="center", zorder=4)
         ax.margins(0.08)
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(plt.FixedLocator(LOSS_TICKS))
@@ -475,7 +475,7 @@ def plot_graph(tables: dict[int, list[OrbitRow]], graphs: dict[int, list[Edge]])
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     figure.suptitle(
-        "Where gradient flow from each saddle ended (number: line of the orbit table;\n"
+        "Where gradient flow from each saddle ended (number: line of the orbit table, from 0;\n"
         "width: share of flows; dashed: colour by rank of the orbit reached)",
         fontsize=9,
     )

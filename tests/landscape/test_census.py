@@ -159,3 +159,12 @@ def test_a_continuum_of_orbits_is_one_row_and_ends():
     families = [r for r in found if r.copies == 0]
     assert families
     assert all(r.nullity > r.orbit_dim for r in families)
+
+
+def test_beside_the_threshold_a_flat_family_is_not_taken_for_many_orbits():
+    # K theta = 0.999: along the rank-one family the gradient stays below 1e-10 between its critical points.
+    decay = 0.999 / 3
+    prob = make((1, 1, 1), 2, decay_w=decay, decay_h=decay)
+    state = find_orbits(prob, starts=1000)
+    assert [row.copies for row in census.rows(prob, state)] == [1, 3, 3, 1]
+    assert all(test.passed for test in census.completeness(prob, state))

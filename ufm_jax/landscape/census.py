@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape import symmetric
 from ufm_jax.landscape.completeness import Counted, MorseBott, morse_bott
-from ufm_jax.landscape.critical import SOLVE_GTOL, minimum_from
+from ufm_jax.landscape.critical import minimum_from
 from ufm_jax.landscape.evidence import Evidence, examine
 from ufm_jax.landscape.starts import Key
 from ufm_jax.landscape.verdict import Verdict
@@ -34,6 +34,8 @@ from ufm_jax.precision import require_x64
 
 Target = Literal["critical", "minima"]
 
+# Far below a search's own 1e-10: beside a bifurcation whole neighbourhoods of a family meet that.
+GTOL = 1e-13
 ROUND = 1000  # starts between reports
 LEAST = 4000  # starts before a census may end by itself
 PATIENCE = 10  # how much longer to look for an orbit that a violated test shows to be missing
@@ -213,12 +215,12 @@ def _sorted_in(
             hits[known] += 1
     num_starts = state.num_starts + size
     evidence = _extended(prob, state.evidence, new)
-    kept, hits = _one_of_each_family(prob, evidence, np.array(hits, np.int64))
+    kept, totals = _one_of_each_family(prob, evidence, np.array(hits, np.int64))
     points = np.concatenate([state.points, np.array(new).reshape(len(new), state.points.shape[1])])
     shapes[:] = [shapes[i] for i in kept]
     return Census(
         points=points[kept],
-        hits=hits[kept],
+        hits=totals[kept],
         evidence={name: values[kept] for name, values in evidence.items()},
         num_starts=num_starts,
         num_failed=state.num_failed + size - len(found),
@@ -282,7 +284,7 @@ def _search(
 
 @jax.jit
 def _solve(small: Problem, begun: Float[Array, "B D"]) -> tuple[Float[Array, "B D"], Int[Array, " B"]]:
-    found = each_lane(lambda x: levenberg_marquardt(oracle(small), x, gtol=SOLVE_GTOL))(begun)
+    found = each_lane(lambda x: levenberg_marquardt(oracle(small), x, gtol=GTOL))(begun)
     return found.x, found.status
 
 

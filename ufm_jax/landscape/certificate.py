@@ -72,9 +72,9 @@ def _bias_reach(prob: Problem) -> Float[Array, ""]:
     K = prob.num_classes
     with jax.ensure_compile_time_eval():
         at_origin = float(jnp.max(prob.loss.value(jnp.zeros((K, K)), jnp.asarray(np.eye(K)))))
-    # Some sample of each class has ℓ ≤ f(0) N/n_k, and s‖W‖‖H‖ ≤ f(0) bounds its logits W h.
+    # By convexity the mean logits W m_k + b of a class have ℓ ≤ f(0) N/n_k, and s‖W‖ √n_k‖m_k‖ ≤ f(0).
     spread = prob.loss.reach(at_origin * prob.num_samples / min(prob.counts))
-    return np.sqrt(K) * (spread + np.sqrt(2.0) * at_origin / prob.strength)
+    return np.sqrt(K) * (spread + np.sqrt(2.0 / min(prob.counts)) * at_origin / prob.strength)
 
 
 def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:

@@ -83,8 +83,7 @@ def certify(
     values |= {"verdict": Verdict(values["verdict"]).name, "reason": Reason(values["reason"]).name}
     if values["verdict"] == Verdict.NOT_CRITICAL.name:
         values |= dict.fromkeys(CRITICAL_ONLY)
-    if values["index"] == NOT_COUNTED:
-        values |= dict.fromkeys(("index", "nullity"))
+    values |= {name: None for name in ("index", "nullity") if values[name] == NOT_COUNTED}
     return {name: _plain(value) for name, value in values.items()}
 
 

@@ -118,10 +118,9 @@ def _table(
 ) -> pa.Table:
     """Return the table of one call; `index` and `nullity` are null where they were not counted."""
     e = {name: pa.array(np.asarray(value)) for name, value in evidence._asdict().items()}
-    not_counted = np.asarray(evidence.index) == NOT_COUNTED
-    e |= {
-        name: pa.array(np.asarray(getattr(evidence, name)), mask=not_counted) for name in ("index", "nullity")
-    }
+    for name in ("index", "nullity"):
+        values = np.asarray(getattr(evidence, name))
+        e[name] = pa.array(values, mask=values == NOT_COUNTED)
     rows = {
         "start": pa.array(start.astype(np.int64)),
         "loss": e["loss"],
