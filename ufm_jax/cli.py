@@ -157,15 +157,11 @@ def _sweep(flags: Sweep) -> None:
     from ufm_jax.sweep.plan import SweepConfig
 
     config = SweepConfig(
-        counts=_counts(flags),
-        dim=flags.dim,
+        **_sizes(flags),
+        **_loss(flags),
         decay_w=flags.decay_w,
         decay_h=flags.decay_h,
         decay_b=flags.decay_b,
-        bias=not flags.no_bias,
-        loss=flags.loss,
-        smoothing=flags.smoothing,
-        gamma=flags.gamma,
         starts=flags.starts,
         seed=flags.seed,
         target=flags.target,
@@ -186,20 +182,10 @@ def _census(flags: Census) -> None:
     from ufm_jax.sweep.plan import CensusConfig
 
     config = CensusConfig(
-        counts=_counts(flags),
-        dim=flags.dim,
-        decay_w=_single(flags, "decay_w"),
-        decay_h=_single(flags, "decay_h"),
-        decay_b=_single(flags, "decay_b"),
-        bias=not flags.no_bias,
-        loss=flags.loss,
-        smoothing=flags.smoothing,
-        gamma=flags.gamma,
-        seed=flags.seed,
-        starts=flags.starts,
+        **_sizes(flags), **_loss(flags), **_single_decays(flags), seed=flags.seed, starts=flags.starts
     )
-    summary = orbits.run(config, flags.out, census_progress(), force=flags.force)
-    print(census_report((flags.out / "orbits.csv").read_text(), summary))
+    found, summary = orbits.run(config, flags.out, census_progress(), force=flags.force)
+    print(census_report(found, summary))
     if not summary["complete_as_tested"]:
         print(
             "ufm: the list violates a completeness test: an orbit is missing or miscounted", file=sys.stderr
@@ -207,11 +193,21 @@ def _census(flags: Census) -> None:
         raise SystemExit(1)
 
 
-def _single(flags: ProblemFlags, name: str) -> float:
-    values = getattr(flags, name)
-    if len(values) != 1:
-        raise ValueError(f"{name}: need one value, got {values}")
-    return values[0]
+def _sizes(flags: ProblemFlags) -> dict[str, Any]:
+    return {"counts": _counts(flags), "dim": flags.dim, "bias": not flags.no_bias}
+
+
+def _loss(flags: ProblemFlags | Certify) -> dict[str, Any]:
+    return {"loss": flags.loss, "smoothing": flags.smoothing, "gamma": flags.gamma}
+
+
+def _single_decays(flags: ProblemFlags) -> dict[str, Any]:
+    """Return the decays for a command that takes one value of each."""
+    decays = {name: getattr(flags, name) for name in ("decay_w", "decay_h", "decay_b")}
+    for name, values in decays.items():
+        if len(values) != 1:
+            raise ValueError(f"{name}: need one value, got {values}")
+    return {name: value for name, (value,) in decays.items()}
 
 
 def _certify(flags: Certify) -> None:
@@ -224,9 +220,7 @@ def _certify(flags: Certify) -> None:
         decay_w=flags.decay_w,
         decay_h=flags.decay_h,
         decay_b=flags.decay_b,
-        loss=flags.loss,
-        smoothing=flags.smoothing,
-        gamma=flags.gamma,
+        **_loss(flags),
         grad_tol=flags.grad_tol,
         gap_tol=flags.gap_tol,
     )
@@ -238,15 +232,8 @@ def _predict(flags: Predict) -> None:
     from ufm_jax.model.problem import problem
     from ufm_jax.model.theory import predict
 
-    prob = problem(
-        counts=_counts(flags),
-        dim=flags.dim,
-        decay_w=_single(flags, "decay_w"),
-        decay_h=_single(flags, "decay_h"),
-        decay_b=_single(flags, "decay_b"),
-        bias=not flags.no_bias,
-        loss=loss_of(flags.loss, flags.smoothing, flags.gamma),
-    )
+    loss = loss_of(flags.loss, flags.smoothing, flags.gamma)
+    prob = problem(**_sizes(flags), **_single_decays(flags), loss=loss)
     _print(predict(prob), flags.json)
 
 
