@@ -8,11 +8,11 @@ from conftest import BALANCED, CE, PROBLEMS, dense_batch, gaussians, keys, make,
 
 from ufm_jax.landscape import starts
 from ufm_jax.landscape.certificate import curvature_along, curvature_floor, dual_bound, null_direction
+from ufm_jax.model.closed_forms import etf_minimiser
 from ufm_jax.model.losses import Loss
 from ufm_jax.model.objective import logit_gradient, objective, ravel
 from ufm_jax.model.problem import problem
 from ufm_jax.model.reduction import collapse, lift, restrict
-from ufm_jax.model.theory import etf_minimiser
 
 gap_at = jax.jit(lambda prob, p: objective(prob)(p) - dual_bound(prob, p))
 bounds = jax.jit(jax.vmap(dual_bound, in_axes=(None, 0)))

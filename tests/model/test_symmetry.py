@@ -7,10 +7,10 @@ import pytest
 from conftest import BALANCED, CE, IMBALANCED, PROBLEMS, SMOOTH, SQUARED, dense, make, take, zoo
 
 from ufm_jax.landscape import starts
+from ufm_jax.model.closed_forms import etf_minimiser
 from ufm_jax.model.objective import gradient_norm, objective, ravel, unravel
 from ufm_jax.model.reduction import collapse, feature_frame, restrict
 from ufm_jax.model.symmetry import orbit_dimension, orbit_projection, rank, shift_dimension
-from ufm_jax.model.theory import etf_minimiser
 
 
 @jax.jit

@@ -11,12 +11,13 @@ from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense_batch, key
 
 from ufm_jax.landscape.critical import find_minimum
 from ufm_jax.landscape.starts import gaussian
+from ufm_jax.model.closed_forms import balanced_minimum, etf_minimiser
 from ufm_jax.model.geometry import simplex_gram
 from ufm_jax.model.losses import Focal
 from ufm_jax.model.objective import expand, objective, ravel
 from ufm_jax.model.problem import problem
 from ufm_jax.model.reduction import collapse
-from ufm_jax.model.theory import balanced_minimum, etf_minimiser, global_minimum, has_closed_form, predict
+from ufm_jax.model.theory import global_minimum, has_closed_form, predict
 from ufm_jax.numerics.status import Status
 
 TILT = 5.0  # λ_W / λ_H

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 from ufm_jax.model.closed_forms import (
     balanced_minimum,
     dying_count,
-    etf_minimiser,
     has_balanced_form,
     merge_thresholds,
     soft_threshold,
@@ -22,22 +21,9 @@ from ufm_jax.model.objective import logit_gradient
 from ufm_jax.model.problem import Problem
 from ufm_jax.model.reduction import collapse, tail_hessian
 
-__all__ = ["balanced_minimum", "etf_minimiser", "global_minimum", "has_closed_form", "predict", "theta"]
-
 KEYS = (
-    *(
-        "kt",
-        "regime",
-        "loss",
-        "rank",
-        "logit_gap",
-        "softmax_off_diagonal",
-        "w_norm",
-        "h_norm",
-        "bias",
-        "nullity",
-    ),
-    *("hessian_min_nonzero", "hessian_max", "origin_lambda_min", "origin_index"),
+    *("kt", "regime", "loss", "rank", "logit_gap", "softmax_off_diagonal", "w_norm", "h_norm", "bias"),
+    *("nullity", "hessian_min_nonzero", "hessian_max", "origin_lambda_min", "origin_index"),
     *("merge_threshold", "dying_count", "symmetric_loss", "symmetric_logit_gap"),
 )
 
