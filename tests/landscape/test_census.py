@@ -74,6 +74,7 @@ def test_a_missing_orbit_is_noticed():
         short = state._replace(
             points=state.points[kept],
             hits=state.hits[kept],
+            copies=state.copies[kept],
             evidence={name: values[kept] for name, values in state.evidence.items()},
         )
         assert not all(test.passed for test in census.completeness(prob, short))

@@ -8,11 +8,12 @@ import pytest
 from conftest import make
 
 from ufm_jax.landscape import continuation
-from ufm_jax.landscape.census import reduced
+from ufm_jax.model.closed_forms import theta
 from ufm_jax.model.losses import CrossEntropy
 from ufm_jax.model.objective import gradient_norm, unravel
 from ufm_jax.model.permutations import Shape
-from ufm_jax.model.theory import global_minimum, theta
+from ufm_jax.model.reduction import reduced
+from ufm_jax.model.theory import global_minimum
 
 K, DIM = 3, 3
 PROB = make((2, 2, 2), DIM)

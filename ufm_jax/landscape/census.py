@@ -25,9 +25,9 @@ from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.objective import logit_gradient, oracle, ravel, unravel
 from ufm_jax.model.permutations import Shape, fingerprint, group_order, matching, stabiliser_order
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import collapse, compress, embed
+from ufm_jax.model.reduction import check_class_means, collapse, reduced, widened
 from ufm_jax.model.symmetry import orbit_dimension, shift_dimension
-from ufm_jax.numerics.lanes import each_lane
+from ufm_jax.numerics.lanes import each_lane, in_batches
 from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
@@ -49,6 +49,7 @@ class Census(NamedTuple):
 
     points: Float[np.ndarray, "m D"]  # representatives, in `rank_bound` feature coordinates, raveled
     hits: Int[np.ndarray, " m"]
+    copies: Int[np.ndarray, " m"]  # `copies_of`
     evidence: dict[str, np.ndarray]  # of each representative, in the problem asked about
     num_starts: int = 0
     num_failed: int = 0  # searches that met no critical point
@@ -77,7 +78,8 @@ def begin(prob: Problem) -> Census:
     """Return a census that has found nothing yet."""
     num_variables = reduced(prob).num_variables
     empty = {name: np.zeros(0) for name in Evidence._fields}
-    return Census(np.zeros((0, num_variables)), np.zeros(0, np.int64), empty)
+    none = np.zeros(0, np.int64)
+    return Census(np.zeros((0, num_variables)), none, none, empty)
 
 
 def check_size(prob: Problem, starts: int | None = None) -> None:
@@ -111,11 +113,12 @@ def rounds(
     no completeness test can judge.
 
     Raises:
-        ValueError: if 64-bit floating point is off.
+        ValueError: if 64-bit floating point is off, or the loss is not convex (`check_class_means`).
     """
     require_x64()
+    check_class_means(prob)
     small = reduced(prob)
-    shapes = [_shape(small, x) for x in state.points]
+    shapes = [shape_of(small, x) for x in state.points]
     unfinished = _unfinished if target == "critical" else lambda _, state: not state.settled
     while unfinished(prob, state) if starts is None else state.num_starts < starts:
         number, first = divmod(state.num_starts, ROUND)
@@ -150,10 +153,8 @@ def _unfinished(prob: Problem, state: Census) -> bool:
 
 def rows(prob: Problem, state: Census) -> list[OrbitRow]:
     """Return the orbits found, lowest loss first."""
-    small, e = reduced(prob), state.evidence
-    listed, family = [], _degenerate(prob, e)
+    e, listed = state.evidence, []
     for i in np.argsort(e["loss"], kind="stable"):
-        shape = _shape(small, state.points[i])
         listed.append(
             OrbitRow(
                 loss=float(e["loss"][i]),
@@ -161,12 +162,27 @@ def rows(prob: Problem, state: Census) -> list[OrbitRow]:
                 index=int(e["index"][i]),
                 nullity=int(e["nullity"][i]),
                 orbit_dim=int(orbit_dimension(prob, int(e["rank"][i]))),
-                copies=0 if family[i] else group_order(shape.counts) // stabiliser_order(shape),
+                copies=int(state.copies[i]),
                 verdict=Verdict(int(e["verdict"][i])).name,
                 hits=int(state.hits[i]),
             )
         )
     return listed
+
+
+def copies_of(
+    prob: Problem, points: Float[np.ndarray, "m D"], evidence: dict[str, np.ndarray]
+) -> Int[np.ndarray, " m"]:
+    """Count the orbits under rotations that permutations of classes make of each: |group|/|stabiliser|.
+
+    0 for a degenerate point, which stands for a continuum of orbits.
+    """
+    small, whole = reduced(prob), group_order(np.array(prob.counts))
+    family = _degenerate(prob, evidence)
+    orders = [
+        1 if skip else stabiliser_order(shape_of(small, x)) for x, skip in zip(points, family, strict=True)
+    ]
+    return np.where(family, 0, whole // np.array(orders, int))
 
 
 def completeness(prob: Problem, state: Census) -> list[MorseBott]:
@@ -183,16 +199,9 @@ def completeness(prob: Problem, state: Census) -> list[MorseBott]:
     return [morse_bott(counted, prob.dim, d) for d in range(1, prob.dim + 1)]
 
 
-def reduced(prob: Problem) -> Problem:
-    """Return the collapsed problem in `rank_bound` feature coordinates, which has every critical orbit."""
-    axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
-    return compress(collapse(prob), axes, collapse(prob).zeros())[0]
-
-
 def representative(prob: Problem, x: Float[np.ndarray, " D"] | Float[Array, " D"]) -> Params:
     """Return a point of a census in the collapsed problem of the d asked about."""
-    axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
-    return embed(prob, axes, unravel(reduced(prob), jnp.asarray(x)))
+    return widened(prob, unravel(reduced(prob), jnp.asarray(x)))
 
 
 def _sorted_in(
@@ -202,7 +211,7 @@ def _sorted_in(
     hits, new = list(state.hits), []
     prints = np.array([fingerprint(s) for s in shapes])
     for x in found:
-        shape = _shape(small, x)
+        shape = shape_of(small, x)
         own = fingerprint(shape)
         near = np.flatnonzero(np.abs(prints.reshape(-1, own.size) - own).max(axis=1) <= shape.tolerance)
         known = next((i for i in near if matching(shapes[i], shape) is not None), None)
@@ -216,15 +225,19 @@ def _sorted_in(
     num_starts = state.num_starts + size
     evidence = _extended(prob, state.evidence, new)
     kept, totals = _one_of_each_family(prob, evidence, np.array(hits, np.int64))
-    points = np.concatenate([state.points, np.array(new).reshape(len(new), state.points.shape[1])])
+    points = np.concatenate([state.points, np.array(new).reshape(len(new), state.points.shape[1])])[kept]
+    evidence = {name: values[kept] for name, values in evidence.items()}
     shapes[:] = [shapes[i] for i in kept]
+    old = len(state.hits)  # all of them kept
+    fresh = copies_of(prob, points[old:], {name: values[old:] for name, values in evidence.items()})
     return Census(
-        points=points[kept],
+        points=points,
         hits=totals[kept],
-        evidence={name: values[kept] for name, values in evidence.items()},
+        copies=np.concatenate([state.copies, fresh]),
+        evidence=evidence,
         num_starts=num_starts,
         num_failed=state.num_failed + size - len(found),
-        last_new=num_starts if len(kept) > len(state.hits) else state.last_new,
+        last_new=num_starts if len(kept) > old else state.last_new,
     )
 
 
@@ -263,12 +276,10 @@ def _one_of_each_family(
 
 
 def _extended(prob: Problem, evidence: dict[str, np.ndarray], new: list[np.ndarray]) -> dict[str, np.ndarray]:
-    for first in range(0, len(new), EVIDENCE_BATCH):
-        batch = new[first : first + EVIDENCE_BATCH]
-        padded = jnp.asarray(np.array(batch)[np.arange(EVIDENCE_BATCH) % len(batch)])
-        measured = jax.device_get(_examine(prob, padded))._asdict()
-        evidence = {name: np.concatenate([evidence[name], measured[name][: len(batch)]]) for name in evidence}
-    return evidence
+    if not new:
+        return evidence
+    measured = in_batches(functools.partial(_examine, prob), EVIDENCE_BATCH, np.array(new))._asdict()
+    return {name: np.concatenate([evidence[name], measured[name]]) for name in evidence}
 
 
 def _search(
@@ -299,8 +310,8 @@ def _examine(prob: Problem, points: Float[Array, "B D"]) -> Evidence:
     return each_lane(lambda x: examine(collapse(prob), representative(prob, x)).evidence)(points)
 
 
-def _shape(small: Problem, x: Float[np.ndarray, " D"]) -> Shape:
-    """Return the logits and the bias of a point; in NumPy, since it is called for every start."""
+def shape_of(small: Problem, x: Float[np.ndarray, " D"]) -> Shape:
+    """Return a point of the reduced problem modulo rotations; in NumPy, since every start asks for it."""
     K, r = small.num_classes, small.dim
     W, H = x[: K * r].reshape(K, r), x[K * r : 2 * K * r].reshape(r, K)
     b = x[2 * K * r :] if small.bias else np.zeros(K)

@@ -18,6 +18,7 @@ recorded points lie on one branch rests on the acceptance test of the steps, and
 """
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise, permutations
 from typing import NamedTuple
 
@@ -27,17 +28,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape import census
+from ufm_jax.landscape.census import shape_of
 from ufm_jax.landscape.critical import SOLVE_GTOL
 from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.model.closed_forms import theta
 from ufm_jax.model.losses import CrossEntropy
 from ufm_jax.model.objective import hessian, oracle, ravel, unravel
 from ufm_jax.model.permutations import Shape, matching, stabiliser_order
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import collapse
-from ufm_jax.model.symmetry import RANK_ATOL, shift_dimension
-from ufm_jax.model.theory import theta
+from ufm_jax.model.reduction import collapse, reduced
+from ufm_jax.model.symmetry import RANK_ATOL, orbit_dimension
 from ufm_jax.numerics.descent import Solution
-from ufm_jax.numerics.lanes import each_lane
+from ufm_jax.numerics.lanes import each_lane, in_batches
 from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
@@ -76,7 +78,8 @@ class Continuation(NamedTuple):
 def kt_grid(size: int = 40, low: float = 1e-3, high: float = 0.98) -> Float[np.ndarray, " G"]:
     """Return values of Kθ, even in log(Kθ/(1 − Kθ)) from `low` to `high`, and one beyond 1.
 
-    Nearer 1 the orbits of one rank differ by energies of order (1 − Kθ)³ and more: no census settles there.
+    Nearer 1 the orbits of one rank differ in loss by (1 − Kθ)³ and less, and a corrector that stops at
+    `SOLVE_GTOL` no longer tells them apart.
     """
     u = np.linspace(np.log(low / (1 - low)), np.log(high / (1 - high)), size - 1)
     return np.append(1 / (1 + np.exp(-u)), 2 - high)
@@ -105,14 +108,14 @@ def follow(
         raise ValueError(f"prob: need balanced classes and cross-entropy, got {prob.counts}, {prob.loss}")
     if not (np.all(np.diff(kt) > 0) and kt[0] > 0 and kt[-2] < 1 <= kt[-1]):
         raise ValueError(f"kt: need 0 < ascending < 1 and then one value >= 1, got {kt}")
-    small = census.reduced(prob)
+    small = reduced(prob)
     points = np.full((0, len(kt), small.num_variables), np.nan)
     events: list[Event] = []
     for start in censuses:
         there = at_kt(prob, float(kt[start]))
         *_, state = census.rounds(there, census.begin(there), seed=seed)
-        known = [_shape(small, x) for x in points[~np.isnan(points[:, start, 0]), start]]
-        fresh = [x for x in state.points if all(matching(s, _shape(small, x)) is None for s in known)]
+        known = [shape_of(small, x) for x in points[~np.isnan(points[:, start, 0]), start]]
+        fresh = [x for x in state.points if all(matching(s, shape_of(small, x)) is None for s in known)]
         new = np.arange(len(points), len(points) + len(fresh))
         points = np.concatenate([points, np.full((len(fresh), *points.shape[1:]), np.nan)])
         points[new, start] = np.array(fresh).reshape(len(fresh), points.shape[2])
@@ -134,12 +137,11 @@ def advance(
     least = abs(target - start) * 0.5**HALVINGS
     while (going := np.flatnonzero((at != target) & (abs(step) >= least))).size:
         aim = np.where(abs(target - at) <= abs(step) * (1 + 1e-9), target, at + step)
-        for part in np.split(going, range(LANES, len(going), LANES)):
-            lanes = np.resize(part, LANES)
-            found, good = jax.device_get(_step(small, x[lanes], at[lanes], aim[lanes], least))
-            taken = lanes[good]
-            x[taken], at[taken] = found[good], aim[taken]
-            step[part] = np.where(np.isin(part, taken), 2 * step[part], step[part] / 2)
+        one = partial(_step, small, least=least)
+        found, good = in_batches(one, LANES, x[going], at[going], aim[going])
+        taken = going[good]
+        x[taken], at[taken] = found[good], aim[taken]
+        step[going] *= np.where(good, 2.0, 0.5)
     return x, at
 
 
@@ -191,8 +193,8 @@ def _met(small: Problem, points: np.ndarray, start: float, i: int, x: np.ndarray
     """Return the branches near branch i, which was lost at x and Kθ = `at`, nearest first."""
     others = np.flatnonzero(~np.isnan(points[:, 0]) & (np.arange(len(points)) != i))
     there, _ = advance(small, points[others], start, at)
-    shape = _shape(small, x)
-    far = np.array([distance(shape, _shape(small, y)) for y in there])
+    shape = shape_of(small, x)
+    far = np.array([distance(shape, shape_of(small, y)) for y in there])
     close = np.argsort(far, kind="stable")[: int(np.sum(far <= NEAR * np.abs(shape.M).max()))]
     return [int(j) for j in others[close]]
 
@@ -201,9 +203,9 @@ def _coinciding(small: Problem, points: np.ndarray, live: list[int]) -> list[lis
     """Return the sets of branches that are one orbit, of those with a live branch among them."""
     groups: list[list[int]] = []
     for i in map(int, np.flatnonzero(~np.isnan(points[:, 0]))):
-        shape = _shape(small, points[i])
+        shape = shape_of(small, points[i])
         for group in groups:
-            if matching(_shape(small, points[group[0]]), shape) is not None:
+            if matching(shape_of(small, points[group[0]]), shape) is not None:
                 group.append(i)
                 break
         else:
@@ -215,7 +217,7 @@ def _same_kind(small: Problem, before: np.ndarray, after: np.ndarray) -> bool:
     """True if a branch kept rank and symmetry: where two become one, it is the one that stays."""
     if np.isnan(before[0]):
         return True
-    one, other = _shape(small, before), _shape(small, after)
+    one, other = shape_of(small, before), shape_of(small, after)
     ranks = [int(np.sum(np.linalg.svd(s.M, compute_uv=False) > RANK_ATOL)) for s in (one, other)]
     return ranks[0] == ranks[1] and stabiliser_order(one) == stabiliser_order(other)
 
@@ -231,14 +233,8 @@ def _corrected(
 def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Event]) -> Continuation:
     """Judge every branch at every grid value and list changes of rank and index."""
     where = np.argwhere(~np.isnan(points[:, :, 0]))
-    size, parts = census.EVIDENCE_BATCH, []
-    for first in range(0, len(where), size):
-        batch = np.resize(where[first : first + size], (size, 2))
-        lanes = jnp.asarray(kt[batch[:, 1]]), jnp.asarray(points[batch[:, 0], batch[:, 1]])
-        parts.append(jax.device_get(_examine(prob, *lanes)))
-    evidence = {
-        name: np.concatenate([getattr(p, name) for p in parts])[: len(where)] for name in Evidence._fields
-    }
+    lanes = kt[where[:, 1]], points[where[:, 0], where[:, 1]]
+    evidence = in_batches(partial(_examine, prob), census.EVIDENCE_BATCH, *lanes)._asdict()
     shape = points.shape[:2]
     loss = np.full(shape, np.nan)
     counts = {k: np.full(shape, -1) for k in ("rank", "index", "excess", "copies")}
@@ -247,13 +243,13 @@ def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Ev
         own = where[:, 1] == g
         b = where[own, 0]
         there, here = at_kt(prob, float(kt[g])), {name: values[own] for name, values in evidence.items()}
-        state = census.Census(points[b, g], np.zeros(len(b), np.int64), here)
-        order = np.argsort(here["loss"], kind="stable")  # of `census.rows`
-        rows = census.rows(there, state)
+        copies = census.copies_of(there, points[b, g], here)
+        state = census.Census(points[b, g], np.zeros(len(b), np.int64), copies, here)
         loss[b, g] = here["loss"]
-        counts["rank"][b, g], counts["index"][b, g] = here["rank"], here["index"]
-        counts["excess"][b[order], g] = [row.nullity - row.orbit_dim for row in rows]
-        counts["copies"][b[order], g] = [row.copies for row in rows]
+        orbit_dims = [int(orbit_dimension(there, int(rank))) for rank in here["rank"]]
+        measured = {"rank": here["rank"], "index": here["index"], "excess": here["nullity"] - orbit_dims}
+        for name, values in (measured | {"copies": copies}).items():
+            counts[name][b, g] = values
         passed = [test.passed for test in census.completeness(there, state)]
         complete.append(None if None in passed else all(passed))
     for kind in ("rank", "index"):
@@ -313,11 +309,3 @@ def _examine(prob: Problem, kt: Float[Array, " B"], points: Float[Array, "B D"])
         return examine(collapse(there), census.representative(there, x)).evidence
 
     return each_lane(one)(kt, points)
-
-
-def _shape(small: Problem, x: Float[np.ndarray, " D"]) -> Shape:
-    """Return M = W H̃ and b, a shift of b apart where that is a symmetry."""
-    K, r = small.num_classes, small.dim
-    b = x[2 * K * r :] if small.bias else np.zeros(K)
-    M = x[: K * r].reshape(K, r) @ x[K * r : 2 * K * r].reshape(r, K)
-    return Shape(M, b - b.mean() if int(shift_dimension(small)) else b, np.array(small.counts))

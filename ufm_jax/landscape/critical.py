@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.landscape import starts
 from ufm_jax.model.objective import gradient_norm, oracle, ravel, unravel
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import collapse, compress, embed, lift, rank_bound, restrict
+from ufm_jax.model.reduction import lift, rank_bound, reduced, restrict, widened
 from ufm_jax.numerics.descent import Solution, trust_region_newton
 from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
@@ -40,10 +40,10 @@ def find_critical(prob: Problem, start: Params, *, max_steps: int = 300) -> Crit
     (`model.reduction`): the features of `start` are replaced by their class means, its other coordinates
     dropped. The result is lifted back and measured in `prob`.
     """
-    axes = jnp.eye(prob.dim, dtype=start.W.dtype)
-    small, q = compress(collapse(prob), axes, restrict(prob, start))
-    found = levenberg_marquardt(oracle(small), ravel(q), gtol=SOLVE_GTOL, max_steps=max_steps)
-    return _measured(prob, lift(prob, embed(prob, axes, unravel(small, found.x))), found)
+    small, q = reduced(prob), restrict(prob, start)
+    first = q._replace(W=q.W[:, : small.dim], H=q.H[: small.dim])
+    found = levenberg_marquardt(oracle(small), ravel(first), gtol=SOLVE_GTOL, max_steps=max_steps)
+    return _measured(prob, lift(prob, widened(prob, unravel(small, found.x))), found)
 
 
 def minimum_from(prob: Problem, key: starts.Key) -> CriticalPoint:
@@ -56,10 +56,9 @@ def minimum_from(prob: Problem, key: starts.Key) -> CriticalPoint:
     scale = starts.log_uniform_scale(scale_key, *START_SCALES)
     if not prob.collapsed:
         return find_minimum(prob, starts.gaussian(prob, point_key, scale))
-    axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
-    small = compress(prob, axes, prob.zeros())[0]
+    small = reduced(prob)
     found = find_minimum(small, starts.gaussian(small, point_key, scale))
-    return found._replace(params=embed(prob, axes, found.params))
+    return found._replace(params=widened(prob, found.params))
 
 
 def critical_from(prob: Problem, key: starts.Key, rank: Int[Array, ""]) -> CriticalPoint:
@@ -73,12 +72,11 @@ def minimum_from_etf(prob: Problem) -> CriticalPoint:
     One start, so near the global minimiser that sizes such as K = 1000 are reached. Whether the end is global
     is for its duality gap to say. Runs in the collapsed problem in `rank_bound` coordinates.
     """
-    axes = jnp.eye(prob.dim, dtype=prob.decay_w.dtype)
-    small = compress(collapse(prob), axes, collapse(prob).zeros())[0]
+    small = reduced(prob)
     found = trust_region_newton(
         oracle(small), ravel(starts.mean_etf(small)), gtol=SOLVE_GTOL, radius=small.num_classes**0.5
     )
-    return _measured(prob, lift(prob, embed(prob, axes, unravel(small, found.x))), found)
+    return _measured(prob, lift(prob, widened(prob, unravel(small, found.x))), found)
 
 
 def start_rank(prob: Problem, start: Int[Array, ""]) -> Int[Array, ""]:

@@ -92,6 +92,30 @@ def feature_frame(prob: Problem, p: Params) -> Float[Array, "d d"]:
     return jnp.linalg.eigh(M)[1][:, ::-1]
 
 
+def check_class_means(prob: Problem) -> None:
+    """Check that class means hold every critical point, which needs a loss convex in the logits.
+
+    Raises:
+        ValueError: naming the loss.
+    """
+    if not prob.loss.certified:
+        raise ValueError(
+            f"loss: class means hold every critical point only for a convex loss, which {prob.loss.name} is "
+            f"not; it can be searched over all features, toward minima"
+        )
+
+
+def reduced(prob: Problem) -> Problem:
+    """Return the collapsed problem in `rank_bound` feature coordinates, which has every critical orbit."""
+    return replace(collapse(prob), dim=rank_bound(prob))
+
+
+def widened(prob: Problem, p: Params) -> Params:
+    """Map a point or a direction of fewer feature coordinates to the collapsed `prob`, the others zero."""
+    more = (0, prob.dim - p.W.shape[1])
+    return p._replace(W=jnp.pad(p.W, ((0, 0), more)), H=jnp.pad(p.H, (more, (0, 0))))
+
+
 def compress(prob: Problem, frame: Float[Array, "d d"], p: Params) -> tuple[Problem, Params]:
     """Return the problem and the point in the first r = `rank_bound` coordinates of an orthonormal frame.
 

@@ -1,9 +1,11 @@
 """Many independent problems in one compiled call."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def each_lane(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,3 +21,16 @@ def each_lane(f: Callable[..., Any]) -> Callable[..., Any]:
         return jax.vmap(f)(*args)
 
     return apply
+
+
+def in_batches(f: Callable[..., Any], size: int, *args: np.ndarray) -> Any:
+    """Apply f, which maps `size` lanes in one compiled call, to the leading axis of any length >= 1.
+
+    The last batch repeats lanes, so that f compiles once. The results are on the host.
+    """
+    total, parts = len(args[0]), []
+    for first in range(0, total, size):
+        lanes = np.arange(first, min(first + size, total))
+        out = jax.device_get(f(*(a[np.resize(lanes, size)] for a in args)))
+        parts.append(jax.tree.map(itemgetter(slice(len(lanes))), out))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)

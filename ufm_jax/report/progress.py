@@ -54,7 +54,7 @@ class Reporter:
             print(f"{self.name}: {done}/{self.total} {note}, {left:.0f} s left", file=sys.stderr, flush=True)
 
 
-def census_progress() -> Callable[["Census"], None]:
+def census_progress(name: str = "ufm census") -> Callable[["Census"], None]:
     """Build a listener that logs a census when `LOG_EVERY` seconds have passed; writes to standard error."""
     logged = began = time.monotonic()
 
@@ -63,7 +63,7 @@ def census_progress() -> Callable[["Census"], None]:
         if (now := time.monotonic()) - logged > LOG_EVERY:
             logged = now
             print(
-                f"ufm census: {len(state.hits)} orbits from {state.num_starts} starts, the last new one "
+                f"{name}: {len(state.hits)} orbits from {state.num_starts} starts, the last new one "
                 f"within {state.last_new}; {now - began:.0f} s",
                 file=sys.stderr,
                 flush=True,

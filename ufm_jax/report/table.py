@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ufm_jax.landscape.census import OrbitRow
+
 
 def verdict_table(table: pa.Table) -> str:
     """Return counts by target and verdict with ranges of loss, index, gradient norm and gap, then totals."""
@@ -34,13 +36,13 @@ def verdict_table(table: pa.Table) -> str:
     return "\n".join([*lines, f"status: {statuses}; {table.num_rows} rows in all"])
 
 
-def census_report(orbits_csv: str, summary: dict[str, Any], *, head: int = 40) -> str:
-    """Return the table of orbits (its first `head` rows) and what is known of its completeness."""
-    rows = [line.split(",") for line in orbits_csv.splitlines()]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    shown = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows[: head + 1]]
-    if len(rows) > head + 1:
-        shown.append(f"... and {len(rows) - 1 - head} more in orbits.csv")
+def census_report(orbits: list[OrbitRow], summary: dict[str, Any], *, head: int = 20, tail: int = 10) -> str:
+    """Return the table of orbits, of a long one the first and the last, and what is known of completeness."""
+    cells = [list(OrbitRow._fields), *([f"{row.loss:.8f}", *map(str, row[1:])] for row in orbits)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    shown = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+    if len(orbits) > head + tail:
+        shown[head + 1 : -tail] = [f"  ... {len(orbits) - head - tail} more ..."]
     mass = summary["unseen_mass"]
     shown.append(
         f"{summary['orbits']} orbits from {summary['num_starts']} starts ({summary['num_failed']} met no "

@@ -18,7 +18,7 @@ from ufm_jax.landscape.starts import Key
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.model.losses import loss_of
 from ufm_jax.model.problem import Problem, problem
-from ufm_jax.model.reduction import collapse
+from ufm_jax.model.reduction import check_class_means, collapse
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
@@ -43,11 +43,8 @@ def problem_of(config: SweepConfig) -> Problem:
         bias=config.bias,
         loss=loss_of(config.loss, config.smoothing, config.gamma),
     )
-    if not prob.loss.certified and (config.space != "full" or config.target != "minima"):
-        raise ValueError(
-            f"loss: class means hold every critical point only for a convex loss, which {config.loss} is not;"
-            f" need space 'full' and target 'minima', got {config.space!r} and {config.target!r}"
-        )
+    if config.space != "full" or config.target != "minima":
+        check_class_means(prob)
     return prob if config.space == "full" else collapse(prob)
 
 

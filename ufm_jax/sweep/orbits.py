@@ -1,13 +1,14 @@
 """A census's folder: what was found is kept after every round, and the same command goes on from there.
 
 DIR/manifest.json  configuration and its hash, versions, device, dtype
-DIR/orbits.npz     representatives: W (m,K,r), H (m,r,K), √n_k times class means, b (m,K); hits, evidence
+DIR/orbits.npz     representatives W (m,K,r), H (m,r,K), √n_k times class means, b (m,K); counts, evidence
 DIR/orbits.csv     one row an orbit, lowest loss first
 DIR/summary.json   starts, failures, unseen mass, completeness tests
 """
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,18 @@ from ufm_jax.landscape.completeness import unseen_mass
 from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.model.losses import loss_of
 from ufm_jax.model.problem import Problem, problem
+from ufm_jax.model.reduction import check_class_means, reduced
 from ufm_jax.sweep.plan import CensusConfig
 from ufm_jax.sweep.store import open_folder, write_file, write_json
+
+Progress = Callable[[Census], None]
+Results = tuple[list[OrbitRow], dict[str, Any]]
 
 COUNTERS = ("num_starts", "num_failed", "last_new")
 
 
 def problem_of(config: CensusConfig) -> Problem:
     """Return the problem of a census."""
-    loss = loss_of(config.loss, config.smoothing, config.gamma)
-    if not loss.certified:
-        raise ValueError(
-            f"loss: a census searches class means, which hold every critical point only for a convex loss;"
-            f" {config.loss} is not"
-        )
     return problem(
         counts=config.counts,
         dim=config.dim,
@@ -40,18 +39,19 @@ def problem_of(config: CensusConfig) -> Problem:
         decay_h=config.decay_h,
         decay_b=config.decay_b,
         bias=config.bias,
-        loss=loss,
+        loss=loss_of(config.loss, config.smoothing, config.gamma),
     )
 
 
-def run(config: CensusConfig, out: Path, progress: Any = None, *, force: bool = False) -> dict[str, Any]:
-    """Take a census into the folder `out`, going on from what it holds, and return its summary.
+def run(config: CensusConfig, out: Path, progress: Progress | None = None, *, force: bool = False) -> Results:
+    """Take a census into the folder `out`, going on from what it holds; return its orbits and its summary.
 
     Raises:
-        ValueError: naming `out`, if it holds another run; naming the counts, if it would take hours and
-            `force` is not given; nothing is then written.
+        ValueError: naming `out`, if it holds another run; naming the loss, if it is not convex; naming the
+            counts, if it would take hours and `force` is not given; nothing is then written.
     """
     prob = problem_of(config)
+    check_class_means(prob)
     if not force:
         census.check_size(prob, config.starts)
     open_folder(out, config)
@@ -63,10 +63,10 @@ def run(config: CensusConfig, out: Path, progress: Any = None, *, force: bool = 
             if progress is not None:
                 progress(state)
     finally:  # interrupted, too
-        write_rows(out / "orbits.csv", census.rows(prob, state))
-        summary = summarise(prob, state)
+        found, summary = census.rows(prob, state), summarise(prob, state)
+        write_rows(out / "orbits.csv", found)
         write_json(out / "summary.json", summary)
-    return summary
+    return found, summary
 
 
 def load(out: Path, prob: Problem) -> Census:
@@ -83,7 +83,8 @@ def load(out: Path, prob: Problem) -> Census:
             parts = [held[name].reshape(len(held["hits"]), -1) for name in ("W", "H", "b")]
             evidence = {name: held[f"evidence_{name}"] for name in Evidence._fields}
             counters = {name: int(held[name]) for name in COUNTERS}
-            return Census(np.concatenate(parts, axis=1), held["hits"], evidence, **counters)
+            points = np.concatenate(parts, axis=1)
+            return Census(points, held["hits"], held["copies"], evidence, **counters)
     except Exception as error:  # zipfile, NumPy and the OS each raise their own
         raise ValueError(f"out: cannot read {file}: {error}; delete it and run again") from error
 
@@ -112,10 +113,11 @@ def write_rows(path: Path, found: list[OrbitRow]) -> None:
 
 
 def _save(out: Path, prob: Problem, state: Census) -> None:
-    small, m = census.reduced(prob), len(state.hits)
+    small, m = reduced(prob), len(state.hits)
     K, r = small.num_classes, small.dim
     W, H, b = np.split(state.points, (K * r, 2 * K * r), axis=1)
-    arrays: dict[str, Any] = {"W": W.reshape(m, K, r), "H": H.reshape(m, r, K), "b": b, "hits": state.hits}
+    arrays: dict[str, Any] = {"W": W.reshape(m, K, r), "H": H.reshape(m, r, K), "b": b}
+    arrays |= {"hits": state.hits, "copies": state.copies}
     arrays |= {name: np.array(getattr(state, name)) for name in COUNTERS}
     arrays |= {f"evidence_{name}": values for name, values in state.evidence.items()}
     write_file(out / "orbits.npz", lambda file: np.savez(file, **arrays))
