@@ -13,9 +13,8 @@ from typing import Any
 # other workers: with as many such calls at once as workers, all wait for ever. On machines of few cores that
 # happens in any vmapped pipeline with a few eigen-solves. More workers than concurrent calls prevent it; read
 # by XLA when the first computation starts, and left alone where the user has set it.
-MIN_CPU_WORKERS = 16
-if (os.cpu_count() or 1) < MIN_CPU_WORKERS:
-    os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
+MIN_CPU_WORKERS = max(16, 8 * (os.cpu_count() or 1))  # each core may be a device with several such calls
+os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
 # The matrices here are small: a multi-threaded LAPACK under XLA's own threads made one eigen-solve of size
 # 190 fifty times slower (on 2 cores). Read when SciPy's OpenBLAS is loaded; the user's setting stands.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

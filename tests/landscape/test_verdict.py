@@ -10,7 +10,7 @@ from conftest import BALANCED, CE, SQUARED, gaussians, keys, make, take, zoo
 
 from ufm_jax.landscape import starts
 from ufm_jax.landscape.critical import find_minimum
-from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.evidence import by_duality, by_escape, examine
 from ufm_jax.landscape.spectrum import Spectrum
 from ufm_jax.landscape.verdict import GRAD_TOL, Reason, Verdict, judge
 from ufm_jax.model.objective import expand, ravel
@@ -43,7 +43,10 @@ def examined_zoo(name):
     return jax.tree.map(np.asarray, examined(z.prob, points))
 
 
-@pytest.mark.parametrize("name", ["at-ce-undecayed", "above-squared-undecayed", "below-ce-decayed"])
+ZOO = ["at-ce-undecayed", "above-squared-undecayed", "below-ce-decayed"]
+
+
+@pytest.mark.parametrize("name", ZOO)
 def test_random_points_are_not_critical(name):
     evidence = take(examined_zoo(name).evidence, np.arange(-300, 0))
     assert np.all(evidence.verdict == Verdict.NOT_CRITICAL)
@@ -178,3 +181,26 @@ def test_tolerances_are_the_callers():
     arguments = jnp.asarray(1e-6), jnp.asarray(1e-5), jnp.asarray(0.1), spec
     assert judge(*arguments, grad_tol=1e-5).verdict == Verdict.LOCAL_MINIMUM
     assert judge(*arguments, grad_tol=1e-5, gap_tol=1e-4).verdict == Verdict.GLOBAL_MINIMUM
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_certificates_alone_never_contradict_the_spectrum(name):
+    prob, slow = zoo(name).prob, examined_zoo(name).evidence
+    points = jax.tree.map(lambda *a: jnp.concatenate(a), zoo(name).points, gaussians(prob, keys(21, 300)))
+    quick, first = (
+        jax.jit(jax.vmap(judged, in_axes=(None, 0)))(prob, points) for judged in (by_escape, by_duality)
+    )
+    decided = quick.verdict != Verdict.UNDECIDED
+    np.testing.assert_array_equal(quick.verdict[decided], slow.verdict[decided])
+    assert np.all(quick.index[quick.verdict == Verdict.GLOBAL_MINIMUM] == 0)
+    settled = first.verdict != Verdict.UNDECIDED
+    np.testing.assert_array_equal(first.verdict[settled], quick.verdict[settled])
+    assert not np.any(first.verdict == Verdict.STRICT_SADDLE)
+    for field in ("loss", "grad_norm", "dual_bound", "dual_gap", "nc2", "nc3", "nc4", "rank"):
+        seen = decided & (slow.verdict != Verdict.NOT_CRITICAL)
+        np.testing.assert_allclose(
+            getattr(quick, field)[seen], getattr(slow, field)[seen], atol=1e-9, err_msg=field
+        )
+    if prob.dim >= prob.num_classes:  # a direction leads out of every saddle of lower rank
+        saddles = slow.verdict == Verdict.STRICT_SADDLE
+        np.testing.assert_array_equal(quick.verdict[saddles], Verdict.STRICT_SADDLE)

@@ -1,6 +1,8 @@
 """Sweeps over all features and over class means tell the same story."""
 
+import jax
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from ufm_jax.sweep.engine import sweep
@@ -9,16 +11,9 @@ from ufm_jax.sweep.plan import SweepConfig
 
 def config(space, **options):
     """A small sweep on both sides of the threshold."""
-    return SweepConfig(
-        counts=(2, 2, 2),
-        dim=4,
-        decay_w=(5e-3, 0.5),
-        decay_h=(1e-3, 0.5),
-        decay_b=(1e-2,),
-        starts=6,
-        space=space,
-        **options,
-    )
+    sizes = {"counts": (2, 2, 2), "dim": 4, "starts": 6, "space": space}
+    decays = {"decay_w": (5e-3, 0.5), "decay_h": (1e-3, 0.5), "decay_b": (1e-2,)}
+    return SweepConfig(**(sizes | decays | options))
 
 
 def test_full_space_and_class_means_agree():
@@ -36,3 +31,48 @@ def test_full_space_and_class_means_agree():
 def test_a_loss_that_is_not_convex_is_searched_over_all_features_only(space, target):
     with pytest.raises(ValueError, match=r"^loss: .*focal"):
         sweep(config(space, target=target, loss="focal"))
+
+
+@pytest.mark.parametrize(("counts", "target"), [((2, 2, 2), "both"), ((4, 2, 1), "minima")])
+def test_certificates_decide_as_the_spectrum_does(counts, target):
+    options = {"counts": counts, "target": target, "starts": 40, "decay_b": (1e-2, 0.0)}
+    every, needed = (sweep(config("auto", spectra=s, **options)) for s in ("all", "needed"))
+    assert every["verdict"].to_pylist() == needed["verdict"].to_pylist()
+    nonzero = every["rank"].to_numpy() > 0  # NC2 and NC3 are 0/0 at the origin
+    for name in ("loss", "dual_gap", "nc2", "nc3", "nc4"):
+        a, b = (table[name].to_numpy()[nonzero] for table in (every, needed))
+        np.testing.assert_allclose(a, b, atol=1e-9, err_msg=name)
+    assert needed["index"].null_count > 0 or target == "minima"
+    counted = [
+        i
+        for i in zip(every["index"].to_pylist(), needed["index"].to_pylist(), strict=True)
+        if i[1] is not None
+    ]
+    assert all(a == b for a, b in counted)
+    assert needed["lambda_min"].null_count == needed["nullity"].null_count
+
+
+def assert_same_bits(a, b):
+    assert a.column_names == b.column_names
+    for name in a.column_names:
+        np.testing.assert_array_equal(a[name].to_numpy(), b[name].to_numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("target", ["minima", "saddles"])
+def test_a_row_depends_on_its_seed_and_start_alone(target):
+    """Not on shards, nor on the place in a batch, nor on the device that it was computed on."""
+    whole = sweep(config("auto", target=target, starts=50))
+    for size in (7, 64):
+        assert_same_bits(sweep(config("auto", target=target, starts=50, shard_size=size)), whole)
+    fewer = sweep(config("auto", target=target, starts=50, decay_w=(0.5,)))
+    assert_same_bits(fewer, whole.filter(pc.field("decay_w") == 0.5))
+
+
+@pytest.mark.parametrize("target", ["minima", "saddles"])
+def test_two_devices_compute_what_one_does(target, monkeypatch):
+    assert jax.local_device_count() == 2  # virtual, see conftest.py
+    two = sweep(config("auto", target=target, starts=50))
+    first = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    assert_same_bits(sweep(config("auto", target=target, starts=50)), two)

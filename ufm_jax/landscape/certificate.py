@@ -112,9 +112,12 @@ def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:
             count + 1,
         )
 
+    # What is left costs the bound norm²/(2 λ_b).
+    negligible = jnp.maximum(1e-15, jnp.sqrt(2e-16 * prob.decay_b))
+
     def go_on(state: tuple) -> Bool[Array, ""]:
         _, norm, length, count = state
-        return (norm > 1e-15) & (length > 1e-3) & (count < 60)
+        return (norm > negligible) & (length > 1e-3) & (count < 60)
 
     first = (p.b, jnp.linalg.norm(gradient(p.b)), jnp.ones((), dtype), jnp.zeros((), jnp.int32))
     return jax.lax.while_loop(go_on, step, first)[0]

@@ -10,11 +10,14 @@ from ufm_jax.landscape import starts
 from ufm_jax.model.objective import gradient_norm, oracle, ravel, unravel
 from ufm_jax.model.problem import Params, Problem
 from ufm_jax.model.reduction import lift, rank_bound, reduced, restrict, widened
+from ufm_jax.model.stacked import stacked
+from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
 from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
 
 SOLVE_GTOL = 1e-10  # what a search must reach; it then takes one more Newton step
+LOCKSTEP_GTOL = 1e-12  # first-order searches have no last Newton step: they go on to this
 START_SCALES = (0.01, 3.0)  # range of the standard deviation of Gaussian starts
 
 
@@ -52,13 +55,73 @@ def minimum_from(prob: Problem, key: starts.Key) -> CriticalPoint:
     The collapsed problem is searched in `rank_bound` feature coordinates, which hold every critical point up
     to a rotation; the full problem in all of them.
     """
-    scale_key, point_key = jax.random.split(key)
-    scale = starts.log_uniform_scale(scale_key, *START_SCALES)
-    if not prob.collapsed:
-        return find_minimum(prob, starts.gaussian(prob, point_key, scale))
-    small = reduced(prob)
-    found = find_minimum(small, starts.gaussian(small, point_key, scale))
+    small = _searched(prob)
+    found = find_minimum(small, gaussian_start(small, key))
     return found._replace(params=widened(prob, found.params))
+
+
+def gaussian_start(prob: Problem, key: starts.Key) -> Params:
+    """Return independent N(0, σ²) entries, log σ uniform over `START_SCALES`."""
+    scale_key, point_key = jax.random.split(key)
+    return starts.gaussian(prob, point_key, starts.log_uniform_scale(scale_key, *START_SCALES))
+
+
+def minima_from(prob: Problem, keys: starts.Keys, count: Int[Array, ""] | int) -> CriticalPoint:
+    """Draw a start as `minimum_from` does for each of S keys and descend from the first `count` at once.
+
+    Decays have one entry a key, and so have the results. First order (`numerics.lockstep`), some fifty to a
+    hundred gradients a start where K is 4 to 10: many times faster than `minimum_from` where there are many
+    starts, and nearly as exact.
+    """
+    small = _searched(prob)
+    return find_minima(prob, jax.vmap(gaussian_start)(small, keys), count)
+
+
+def find_minima(prob: Problem, begin: Params, count: Int[Array, ""] | int) -> CriticalPoint:
+    """Descend from the first `count` of S starts at once; CONVERGED is ‖∇f‖₂ ≤ 1e-10, as for `find_minimum`.
+
+    Starts, decays and results have S entries along their first axis. The starts are points of `reduced(prob)`
+    where `prob` is collapsed.
+    """
+    small = _searched(prob)
+    decays = jnp.stack([prob.decay_w, prob.decay_h, prob.decay_b])
+    found = lockstep.bfgs(
+        stacked(small),
+        jax.vmap(ravel)(begin).T,
+        jax.vmap(lambda decays: preconditioner(small, decays), in_axes=1, out_axes=1)(decays),
+        decays,
+        count,
+        width=lockstep.pool_width(small.num_variables),
+        gtol=LOCKSTEP_GTOL,
+    )
+    params = jax.vmap(lambda x: widened(prob, unravel(small, x)))(found.x.T)
+    met = found.grad_norm <= SOLVE_GTOL
+    status = jnp.where(met, Status.CONVERGED, found.status).astype(jnp.int32)
+    return CriticalPoint(params, found.grad_norm, status, found.num_steps)
+
+
+def descend_further(prob: Problem, p: Params) -> CriticalPoint:
+    """Descend by trust-region Newton from where `find_minima` ended."""
+    small = _searched(prob)
+    found = find_minimum(small, p._replace(W=p.W[:, : small.dim], H=p.H[: small.dim]))
+    return found._replace(params=widened(prob, found.params))
+
+
+def preconditioner(prob: Problem, decays: Float[Array, "3"]) -> Float[Array, " D"]:
+    """Return the diagonal P with P ∇²(decay) ≈ s: √(λ_H/λ_W) for W, its inverse for H, s/(λ_b + s) for b.
+
+    The scaling that balances W and H, as they are at every critical point. On the benchmark's problems it
+    saves a third (K = 4) to two thirds (K = 10) of all evaluations.
+    """
+    decay_w, decay_h, decay_b = decays
+    s, tilt = jnp.sqrt(decay_w * decay_h), jnp.sqrt(decay_h / decay_w)
+    sizes = Params(tilt, 1 / tilt, s / (decay_b + s) if prob.bias else None)
+    return ravel(jax.tree.map(jnp.full_like, prob.zeros(), sizes))
+
+
+def _searched(prob: Problem) -> Problem:
+    """Return the problem that descents run in."""
+    return reduced(prob) if prob.collapsed else prob
 
 
 def critical_from(prob: Problem, key: starts.Key, rank: Int[Array, ""]) -> CriticalPoint:

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Key as KeyArray
 
 from ufm_jax.model.geometry import simplex_etf
 from ufm_jax.model.problem import Params, Problem
 from ufm_jax.model.reduction import collapse, lift
 
 Key = PRNGKeyArray
+Keys = KeyArray[Array, " S"]
 
 
 def gaussian(prob: Problem, key: Key, scale: Float[Array, ""] | float = 1.0) -> Params:

@@ -29,6 +29,7 @@ class Reason(IntEnum):
     NONE = 0
     SPECTRUM_UNRESOLVED = 1  # an eigenvalue modulo the orbit is too near zero to have a sign
     RESIDUAL_TOO_LARGE = 2  # the eigenvector did not stand up in the problem asked about
+    SPECTRUM_NOT_TAKEN = 4  # the certificates alone do not decide
     INDEX_NOT_COUNTED = 3  # too large to diagonalise: no negative curvature was found, or shown to be absent
 
 

@@ -60,7 +60,8 @@ def collapse_metrics(prob: Problem, p: Params) -> CollapseMetrics:
     between = means - centre[:, None]
     mean_logits = p.W @ centre
     return CollapseMetrics(
-        nc1=_variability(within, between),
+        # On class means the features of a class are one.
+        nc1=jnp.zeros_like(p.H[0, 0]) if prob.collapsed else _variability(within, between),
         nc2=_distance_to_simplex(p.W @ p.W.T),
         nc3=_distance_to_simplex(p.W @ between),
         nc4=jnp.linalg.norm(mean_logits if p.b is None else mean_logits + p.b),

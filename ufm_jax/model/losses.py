@@ -1,6 +1,7 @@
 """Losses as values: how one column of logits is scored against its target.
 
-A loss acts on columns: logits `Z` and targets `T` are `K x N` and the result has one entry per column.
+A loss acts on columns: logits `Z` and targets `T` are `K x N` and the result has one entry per column. All is
+elementwise or along the first axis, so columns may have more axes than one, as in `model.stacked`.
 A new loss is one subclass with `value`; the other methods have defaults by automatic differentiation.
 `slope` and `curvature` are worth writing by hand where the exponentials can be shared, and a convex loss
 that gives `dual` gets global certificates (`landscape.certificate`).
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Columns = Float[Array, "K N"]
+Columns = Float[Array, "K *#N"]  # any number of column axes; targets may be of length 1 along some
 
 DEFAULT_GAMMA = 2.0  # of the focal loss, as its authors recommend
 
@@ -32,7 +33,7 @@ class Loss:
         """Return the `K x N` targets of `labels`, one-hot unless a subclass says otherwise."""
         return (np.arange(num_classes)[:, None] == labels[None, :]).astype(np.float64)
 
-    def value(self, Z: Columns, T: Columns) -> Float[Array, " N"]:
+    def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
         """Return ℓ of each column."""
         raise NotImplementedError
 
@@ -44,7 +45,7 @@ class Loss:
         """Return V -> ∇²_z ℓ · V, column by column; what depends on Z alone is computed here, once."""
         return jax.linearize(lambda z: self.slope(z, T), Z)[1]
 
-    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, " N"]:
+    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
         """Return −ℓ*(c · slope) of each column, ℓ* the convex conjugate in z, for 0 ≤ c ≤ 1.
 
         `slope` is `self.slope(Z, T)` at some Z, so c · slope lies in the domain of ℓ*.
@@ -77,7 +78,7 @@ class CrossEntropy(Loss):
         one_hot = super().targets(labels, num_classes)
         return (1.0 - self.smoothing) * one_hot + self.smoothing / num_classes
 
-    def value(self, Z: Columns, T: Columns) -> Float[Array, " N"]:
+    def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
         return -jnp.sum(T * jax.nn.log_softmax(Z, axis=0), axis=0)
 
     def slope(self, Z: Columns, T: Columns) -> Columns:
@@ -87,7 +88,7 @@ class CrossEntropy(Loss):
         P = jax.nn.softmax(Z, axis=0)
         return lambda V: P * (V - jnp.sum(P * V, axis=0))
 
-    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, " N"]:
+    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
         """Entropy of (1 − c) t + c p: the conjugate of log-sum-exp is the negative entropy."""
         q = jnp.maximum(T + c * slope, 0.0)  # rounding only: q is a convex combination of t and p
         return -jnp.sum(jax.scipy.special.xlogy(q, q), axis=0)
@@ -104,7 +105,7 @@ class Squared(Loss):
     name: ClassVar[str] = "squared"
     certified: ClassVar[bool] = True
 
-    def value(self, Z: Columns, T: Columns) -> Float[Array, " N"]:
+    def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
         return jnp.sum((Z - T) ** 2, axis=0) / 2
 
     def slope(self, Z: Columns, T: Columns) -> Columns:
@@ -113,7 +114,7 @@ class Squared(Loss):
     def curvature(self, Z: Columns, T: Columns) -> Callable[[Columns], Columns]:
         return lambda V: V
 
-    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, " N"]:
+    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
         return -jnp.sum(c * slope * T + (c * slope) ** 2 / 2, axis=0)
 
     def reach(self, cap: float) -> float:
@@ -154,7 +155,7 @@ class Focal(Loss):
         bracket = gamma * jax.nn.softplus(u) * (gamma * right - wrong) + (2.0 * gamma + 1.0) * wrong
         return self._power(u) * right * bracket
 
-    def value(self, Z: Columns, T: Columns) -> Float[Array, " N"]:
+    def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
         return self.of_margin(_margin(Z, T))
 
     def slope(self, Z: Columns, T: Columns) -> Columns:
@@ -179,7 +180,7 @@ def _wrong_logits(Z: Columns, T: Columns) -> Columns:
     return jnp.where(T > 0, -jnp.inf, Z)
 
 
-def _margin(Z: Columns, T: Columns) -> Float[Array, " N"]:
+def _margin(Z: Columns, T: Columns) -> Float[Array, "*#N"]:
     """Return log Σ_{j≠y} exp(z_j − z_y) of each column, y the one class with a target."""
     return jax.nn.logsumexp(_wrong_logits(Z, T), axis=0) - jnp.sum(T * Z, axis=0)
 

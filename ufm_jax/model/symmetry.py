@@ -20,6 +20,17 @@ def rank(prob: Problem, p: Params) -> Int[Array, ""]:
     return jnp.sum(singular > RANK_ATOL).astype(jnp.int32)
 
 
+def balanced_rank(prob: Problem, p: Params) -> Int[Array, ""]:
+    """Return `rank` at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ, as every critical point is.
+
+    There the singular values of W H̃ are the eigenvalues of (λ_W WᵀW + λ_H H̃H̃ᵀ)/(2s), which are cheaper and,
+    near a critical point, off by the square of the distance only.
+    """
+    H = restrict(prob, p).H
+    M = prob.decay_w * p.W.T @ p.W + prob.decay_h * H @ H.T
+    return jnp.sum(jnp.linalg.eigvalsh(M) > 2 * prob.strength * RANK_ATOL).astype(jnp.int32)
+
+
 def shift_dimension(prob: Problem) -> Int[Array, ""]:
     """Return 1 where b -> b + c1 leaves f unchanged (λ_b = 0, a softmax loss, a bias), else 0."""
     if not (prob.bias and prob.loss.shift_invariant):

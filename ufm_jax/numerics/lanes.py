@@ -5,7 +5,9 @@ from operator import itemgetter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 
 def each_lane(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,3 +36,35 @@ def in_batches(f: Callable[..., Any], size: int, *args: np.ndarray) -> Any:
         out = jax.device_get(f(*(a[np.resize(lanes, size)] for a in args)))
         parts.append(jax.tree.map(itemgetter(slice(len(lanes))), out))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
+    """Apply f, compiled by `over_devices` for `size` lanes a device, to the leading axis of any length >= 1.
+
+    f gets the arguments (pytrees) and an array of counts, one a device: how many of its lanes are wanted; the
+    others repeat one. Every device gets as many as the others, or one less. The results are on the host.
+    """
+    total, devices, parts = len(jax.tree.leaves(args)[0]), jax.local_device_count(), []
+    for first in range(0, total, size * devices):
+        number = min(total - first, size * devices)
+        share = -(-number // devices)
+        begin = np.minimum(share * np.arange(devices), number)
+        counts = np.minimum(begin + share, number) - begin
+        lanes = np.minimum(first + begin[:, None] + np.arange(size), total - 1)
+        share_of_each = jax.tree.map(lambda a: jnp.asarray(a)[lanes.ravel()], args)  # noqa: B023
+        out = jax.device_get(f(*share_of_each, jnp.asarray(counts, jnp.int32)))
+        wanted = (np.arange(size) < counts[:, None]).ravel()
+        parts.append(jax.tree.map(itemgetter(wanted), out))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def over_devices(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Build f on all local devices at once: each gets its share of the leading axis of every argument.
+
+    The shares are equal, so the axis must be a multiple of `jax.local_device_count()`. f sees one share and
+    returns arrays with the same leading axis; nothing is exchanged, so no device waits for another.
+    """
+    devices = jax.local_devices()
+    mesh = Mesh(np.array(devices), ("lanes",))
+    split = PartitionSpec("lanes")
+    return jax.shard_map(f, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)

@@ -1,4 +1,4 @@
-"""The pipeline start -> search -> evidence -> verdict, vmapped over starts and decays."""
+"""The pipeline start -> search -> evidence -> verdict, over many starts and decays, on all local devices."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -6,27 +6,35 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.landscape.critical import CriticalPoint, critical_from, minimum_from, start_rank
-from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.critical import (
+    CriticalPoint,
+    critical_from,
+    descend_further,
+    minima_from,
+    start_rank,
+)
+from ufm_jax.landscape.evidence import Evidence, by_duality, by_escape, examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.starts import Key
+from ufm_jax.landscape.starts import Key, Keys
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.model.losses import loss_of
-from ufm_jax.model.problem import Problem, problem
+from ufm_jax.model.problem import Params, Problem, problem
 from ufm_jax.model.reduction import check_class_means, collapse
 from ufm_jax.model.theory import global_minimum
-from ufm_jax.numerics.lanes import each_lane
+from ufm_jax.numerics.lanes import each_lane, in_shares, over_devices
+from ufm_jax.numerics.lockstep import pool_width
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 from ufm_jax.sweep.plan import Shard, SweepConfig, shards
 
-# Lanes of one call: progress is reported and memory bounded by it.
+# Lanes a device and call: progress is reported and memory bounded by it. Of the pool of `lockstep`, sixteen
+# fillings: its last, when lanes run dry, is then a few percent of the work.
 BATCH = 256
+FILLINGS = 16
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
@@ -64,44 +72,112 @@ def run_shards(
     require_x64()
     prob = problem_of(config)
     key = jax.random.key(config.seed)
+    best = np.asarray(_closed_forms(prob))
     seen: Counter = Counter()
     done = 0
     for shard in todo:
+        size = _lanes_of_call(prob, shard.target)
         batches = []
-        for first in range(shard.first, shard.stop, BATCH):
-            lanes = np.arange(first, min(first + BATCH, shard.stop))
-            batches.append(_run_lanes(prob, key, shard.target, lanes, config))
+        for first in range(shard.first, shard.stop, size):
+            lanes = np.arange(first, min(first + size, shard.stop))
+            batches.append(_run_lanes(prob, key, shard.target, lanes, best, config))
             done += len(lanes)
-            seen.update(batches[-1]["verdict"].to_pylist())
+            counts = batches[-1]["verdict"].value_counts().to_pylist()
+            seen.update({item["values"]: item["counts"] for item in counts})
             if progress is not None:
                 progress(done, seen)
         yield pa.concat_tables(batches)
 
 
-def _run_lanes(prob: Problem, key: Key, target: str, lanes: np.ndarray, config: SweepConfig) -> pa.Table:
-    padded = np.resize(lanes, BATCH) if len(lanes) < BATCH and lanes[0] > 0 else lanes
-    start, setting = padded % config.starts, padded // config.starts
+def _lanes_of_call(prob: Problem, target: str) -> int:
+    return _share(prob, target) * jax.local_device_count()
+
+
+def _share(prob: Problem, target: str) -> int:
+    return FILLINGS * pool_width(prob.num_variables) if target == "minima" else BATCH
+
+
+def _run_lanes(
+    prob: Problem, key: Key, target: str, lanes: np.ndarray, best: np.ndarray, config: SweepConfig
+) -> pa.Table:
+    start, setting = lanes % config.starts, lanes // config.starts
     here = jax.tree.map(lambda decays: decays[setting], prob)
-    lane_results = jax.device_get(_lanes(here, key, jnp.asarray(start, jnp.int32), target))
-    point, evidence, best = jax.tree.map(lambda a: a[: len(lanes)], lane_results)
-    decays = np.array(config.settings)[setting[: len(lanes)]]
-    return _table(decays, target, start[: len(lanes)], point, evidence, best, config.keep_points)
+    point = _search(here, key, start, target)
+    evidence = _judge(here, point.params, target, config.spectra)
+    decays = np.array(config.settings)[setting]
+    return _table(decays, target, start, point, evidence, best[setting], config.keep_points)
+
+
+def _search(prob: Problem, key: Key, start: np.ndarray, target: str) -> CriticalPoint:
+    """Search from each start; descents that did not come down go on by second order."""
+    run = partial(_searches, key=key, target=target)
+    point = in_shares(run, _share(prob, target), prob, start.astype(np.int32))
+    if target == "minima" and len(more := np.flatnonzero(point.status != Status.CONVERGED)):
+        lanes = jax.tree.map(lambda a: a[more], (prob, point))
+        further = in_shares(_descents, BATCH, *lanes)
+        point = jax.tree.map(partial(_put, more), point, further)
+    return point
+
+
+def _judge(prob: Problem, p: Params, target: str, spectra: str) -> Evidence:
+    """Examine each point; with spectra "needed", only those that certificates do not decide."""
+    if spectra == "all" or not prob.loss.certified:
+        return in_shares(partial(_evidence, method=examine), BATCH, prob, p)
+    size = _share(prob, target)
+    first = by_duality if target == "minima" else by_escape
+    evidence = in_shares(partial(_evidence, method=first), size, prob, p)
+    for method in (by_escape, examine):
+        left = np.flatnonzero(evidence.verdict == Verdict.UNDECIDED)
+        if len(left):
+            lanes = jax.tree.map(lambda a: a[left], (prob, p))  # noqa: B023
+            closer = in_shares(partial(_evidence, method=method), BATCH, *lanes)
+            evidence = jax.tree.map(partial(_put, left), evidence, closer)
+    return evidence
+
+
+def _put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    out = np.array(old)
+    out[lanes] = new
+    return out
 
 
 @partial(jax.jit, static_argnames="target")
-def _lanes(
-    prob: Problem, key: Key, start: Int[Array, " B"], target: str
-) -> tuple[CriticalPoint, Evidence, Float[Array, " B"]]:
-    def lane(prob: Problem, start: Int[Array, ""]) -> tuple[CriticalPoint, Evidence, Float[Array, ""]]:
-        own = jax.random.fold_in(key, start)
-        point = (
-            minimum_from(prob, own)
-            if target == "minima"
-            else critical_from(prob, own, start_rank(prob, start))
-        )
-        return point, examine(prob, point.params).evidence, global_minimum(prob)
+def _searches(
+    prob: Problem, start: Int[Array, " B"], counts: Int[Array, " devices"], *, key: Key, target: str
+) -> CriticalPoint:
+    def share(prob: Problem, keys: Keys, start: Int[Array, " b"], count: Int[Array, "1"]) -> CriticalPoint:
+        if target == "minima":
+            return minima_from(prob, keys, count[0])
+        ranks = jax.vmap(partial(start_rank, prob))(start)
+        return each_lane(critical_from)(prob, keys, ranks)
 
-    return each_lane(lane)(prob, start)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(start)
+    return over_devices(share)(prob, keys, start, counts)
+
+
+@jax.jit
+def _descents(prob: Problem, point: CriticalPoint, counts: Int[Array, " devices"]) -> CriticalPoint:
+    """Go on from where the points are; steps are counted from the start."""
+
+    def one(prob: Problem, point: CriticalPoint) -> CriticalPoint:
+        found = descend_further(prob, point.params)
+        return found._replace(num_steps=point.num_steps + found.num_steps)
+
+    return over_devices(each_lane(one))(prob, point)
+
+
+@partial(jax.jit, static_argnames="method")
+def _evidence(
+    prob: Problem, p: Params, counts: Int[Array, " devices"], *, method: Callable[..., Any]
+) -> Evidence:
+    if method is examine:
+        return over_devices(each_lane(lambda prob, p: examine(prob, p).evidence))(prob, p)
+    return over_devices(jax.vmap(method))(prob, p)
+
+
+@jax.jit
+def _closed_forms(prob: Problem) -> Float[Array, " settings"]:
+    return each_lane(global_minimum)(prob)
 
 
 def _table(
@@ -113,11 +189,14 @@ def _table(
     best: np.ndarray,
     keep_points: bool,
 ) -> pa.Table:
-    """Return the table of one call; `index` and `nullity` are null where they were not counted."""
+    """Return the table of one call; what was not counted or not taken of the spectrum is null."""
     e = {name: pa.array(np.asarray(value)) for name, value in evidence._asdict().items()}
+    untaken = np.isnan(evidence.lambda_min) & np.isfinite(evidence.loss)
     for name in ("index", "nullity"):
         values = np.asarray(getattr(evidence, name))
         e[name] = pa.array(values, mask=values == NOT_COUNTED)
+    for name in ("lambda_min", "lambda_min_residual"):
+        e[name] = pa.array(np.asarray(getattr(evidence, name)), mask=untaken)
     rows = {
         "start": pa.array(start.astype(np.int64)),
         "loss": e["loss"],
@@ -132,7 +211,7 @@ def _table(
             )
         },
         "num_steps": pa.array(np.asarray(point.num_steps)),
-        "target": pa.array([target] * len(start)),
+        "target": pa.repeat(target, len(start)),
         "decay_w": pa.array(decays[:, 0]),
         "decay_h": pa.array(decays[:, 1]),
         "decay_b": pa.array(decays[:, 2]),
@@ -146,7 +225,8 @@ def _table(
 
 
 def _names(codes: type[Status] | type[Verdict] | type[Reason], values: Any) -> pa.Array:
-    return pa.array([codes(int(v)).name for v in np.asarray(values)])
+    names = pa.array([code.name for code in codes])  # the codes count from 0
+    return pa.DictionaryArray.from_arrays(pa.array(np.asarray(values)), names).cast(pa.string())
 
 
 def _tensors(a: Any) -> pa.Array:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 Target = Literal["minima", "saddles", "both"]
 Space = Literal["auto", "full", "collapsed"]
+Spectra = Literal["all", "needed"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class SweepConfig:
     """A sweep: one problem shape, a grid of decays, and `starts` searches a decay setting and target.
 
     Raises:
-        ValueError: naming the argument and its value: starts < 1, seed < 0, an unknown target or space, an
-            empty list of decays. What concerns the problem is checked by `model.problem`.
+        ValueError: naming the argument and its value: starts < 1, seed < 0, an unknown target, space or
+            spectra, an empty list of decays. What concerns the problem is checked by `model.problem`.
     """
 
     counts: tuple[int, ...]
@@ -33,6 +34,7 @@ class SweepConfig:
     seed: int = 0
     target: Target = "minima"
     space: Space = "auto"
+    spectra: Spectra = "all"
     keep_points: bool = False
     shard_size: int = 4096
 
@@ -40,7 +42,8 @@ class SweepConfig:
         for name, least in (("starts", 1), ("seed", 0), ("shard_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: need >= {least}, got {getattr(self, name)}")
-        for name, allowed in (("target", get_args(Target)), ("space", get_args(Space))):
+        choices = (("target", get_args(Target)), ("space", get_args(Space)), ("spectra", get_args(Spectra)))
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: need one of {allowed}, got {getattr(self, name)!r}")
         for name in ("decay_w", "decay_h", "decay_b"):

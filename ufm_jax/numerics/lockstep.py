@@ -1,0 +1,196 @@
+"""Many minimisations at once: preconditioned memoryless BFGS on a pool of lanes that advance together.
+
+Arrays are (D, B): the B lanes are the contiguous axis, so that every operation runs at full vector width. In
+one trip each lane evaluates f and its gradient once, at the trial point of its own line search; no lane waits
+for another's. Lanes that have ended are written out and handed the next starts. What a lane computes depends
+neither on its place in the pool nor on its neighbours.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ufm_jax.numerics.status import Status
+
+# (x, data) -> value (B,), gradient (D, B); `data` are constants of the lanes, which are its last axis.
+Stacked = Callable[[Float[Array, "D B"], Any], tuple[Float[Array, " B"], Float[Array, "D B"]]]
+
+SUFFICIENT = 1e-4  # Armijo's constant
+FLATTER = 0.8  # in the noise of f a step is good if the slope along it shrinks to this share
+NOISE = 1e-12  # of f, relative to 1 + |f|: sums of logits of size 10 to 100 cancel in it
+SHORTEST = 1e-9  # a line search that comes down to this share of its first step has failed
+REFILL = 1 / 8  # share of lanes that have ended when the others stop for them to be given new starts
+
+
+def pool_width(num_variables: int) -> int:
+    """Return the lanes for D variables: on a CPU as many as a core's cache holds, else what fills a device.
+
+    Six arrays (D, B) are live. Depends on D and the backend alone, since another width may round otherwise.
+    """
+    if jax.default_backend() != "cpu":
+        return max(256, min(2**16, 2**28 // num_variables))
+    return 256 if num_variables <= 64 else 64 if num_variables <= 8192 else 8
+
+
+class Ended(NamedTuple):
+    """Where each start ended, in the order of the starts; `num_steps` counts evaluations of f."""
+
+    x: Float[Array, "D S"]
+    value: Float[Array, " S"]
+    grad_norm: Float[Array, " S"]
+    status: Int[Array, " S"]
+    num_steps: Int[Array, " S"]
+
+
+class _Lanes(NamedTuple):
+    x: Float[Array, "D B"]
+    grad: Float[Array, "D B"]
+    step: Float[Array, "D B"]  # the trial point is x + length * step
+    value: Float[Array, " B"]
+    norm: Float[Array, " B"]  # ‖g‖
+    square: Float[Array, " B"]  # gᵀPg
+    slope: Float[Array, " B"]  # gᵀ step
+    length: Float[Array, " B"]
+    plain: Bool[Array, " B"]  # step is −P g
+    status: Int[Array, " B"]
+    num_steps: Int[Array, " B"]
+
+
+class _Pool(NamedTuple):
+    lanes: _Lanes
+    slot: Int[Array, " B"]  # the start that a lane works on; S: none is left for it
+    taken: Int[Array, ""]  # starts handed out so far
+    ended: Ended
+
+
+def bfgs(
+    f: Stacked,
+    starts: Float[Array, "D S"],
+    preconditioner: Float[Array, "D S"],
+    data: Any,
+    count: Int[Array, ""] | int,
+    *,
+    width: int,
+    gtol: float,
+    max_steps: int = 2000,
+) -> Ended:
+    """Minimise f from the first `count` of S starts, `width` at a time, to ‖∇f‖₂ ≤ `gtol`.
+
+    BFGS that keeps one pair (Shanno 1978), its first inverse Hessian the positive diagonal P,
+    `preconditioner`, times sᵀy / yᵀPy; with a good P more pairs save little. A step is accepted on Armijo's
+    condition or, in the noise of f, on the slope (approximate Wolfe condition, Hager & Zhang 2005). A lane
+    whose line search fails along −P g ends as STALLED, one that starts at a non-finite f or gradient as
+    NONFINITE. The results of starts beyond `count` mean nothing.
+    """
+    D, S = starts.shape
+    dtype = starts.dtype
+
+    def refill(pool: _Pool) -> _Pool:
+        lanes = pool.lanes
+        free = lanes.status != Status.RUNNING
+        into = jnp.where(free, pool.slot, S)
+        results = (lanes.x, lanes.value, lanes.norm, lanes.status, lanes.num_steps)
+        ended = Ended(
+            *(old.at[..., into].set(new, mode="drop") for old, new in zip(pool.ended, results, strict=True))
+        )
+        place = pool.taken + jnp.cumsum(free, dtype=jnp.int32) - 1
+        given = free & (place < count)
+        slot = jnp.where(free, jnp.where(given, place, S), pool.slot).astype(jnp.int32)
+        fresh = _fresh(starts.at[:, slot].get(mode="clip"), given)
+        lanes = jax.tree.map(lambda new, old: jnp.where(free, new, old), fresh, lanes)
+        return _Pool(lanes, slot, pool.taken + jnp.sum(given, dtype=jnp.int32), ended)
+
+    def turn(pool: _Pool) -> _Pool:
+        P, here = jax.tree.map(lambda a: a.at[..., pool.slot].get(mode="clip"), (preconditioner, data))
+        # While starts are left, until some lanes have ended; then until all have.
+        patience = jnp.where(pool.taken < count, max(1, int(REFILL * width)), width)
+        first = jnp.sum(pool.lanes.status != Status.RUNNING)
+        lanes = jax.lax.while_loop(
+            lambda s: jnp.sum(s.status != Status.RUNNING) < jnp.maximum(patience, first + 1),
+            lambda s: _advance(f, P, here, s, gtol, max_steps),
+            pool.lanes,
+        )
+        return refill(pool._replace(lanes=lanes))
+
+    nothing = jnp.zeros(S, dtype)
+    none = jnp.zeros(S, jnp.int32)
+    first = _Pool(
+        _fresh(jnp.zeros((D, width), dtype), jnp.zeros(width, bool)),
+        jnp.full(width, S, jnp.int32),
+        jnp.zeros((), jnp.int32),
+        Ended(starts, nothing, nothing, none, none),
+    )
+    return jax.lax.while_loop(lambda p: jnp.any(p.lanes.status == Status.RUNNING), turn, refill(first)).ended
+
+
+def _fresh(x: Float[Array, "D B"], given: Bool[Array, " B"]) -> _Lanes:
+    """Return lanes whose first trial point is x itself; those not `given` a start have nothing to do."""
+    still, row, infinite = jnp.zeros_like(x), jnp.zeros_like(x[0]), jnp.full_like(x[0], jnp.inf)
+    status = jnp.where(given, Status.RUNNING, Status.CONVERGED).astype(jnp.int32)
+    none = jnp.zeros_like(status)
+    return _Lanes(x, still, still, infinite, infinite, row, row, row, none == 0, status, none)
+
+
+def _advance(f: Stacked, P: Float[Array, "D B"], data: Any, s: _Lanes, gtol: float, max_steps: int) -> _Lanes:
+    """Evaluate every lane's trial point once; move and choose a new direction, or shorten the step."""
+    running, fresh = s.status == Status.RUNNING, s.num_steps == 0
+    trial = s.x + s.length * s.step
+    value, grad = f(trial, data)
+    Pg = P * grad
+    norm = jnp.sqrt(jnp.sum(grad * grad, axis=0))
+    square, overlap = jnp.sum(grad * Pg, axis=0), jnp.sum(s.grad * Pg, axis=0)
+    slope = jnp.sum(grad * s.step, axis=0)
+
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    falls = value <= s.value + SUFFICIENT * s.length * s.slope
+    in_noise = (value <= s.value + NOISE * (1 + jnp.abs(s.value))) & (slope <= -FLATTER * s.slope)
+    accept = running & finite & (fresh | falls | in_noise)
+    failed = running & ~accept & (s.length <= SHORTEST) & ~fresh  # then −P g is tried, unless it was that
+
+    # The new direction −H g, H of the one pair (move, y); s.grad is zero in a fresh lane.
+    moved = s.length * slope  # moveᵀ g
+    sy = moved - s.length * s.slope
+    yPy = square - 2 * overlap + s.square
+    curved = ~fresh & (sy > jnp.finfo(grad.dtype).eps * yPy) & (yPy > 0)
+    sy, yPy = jnp.where(curved, sy, 1.0), jnp.where(curved, yPy, 1.0)
+    gamma, ratio = sy / yPy, moved / sy
+    yPg = square - overlap
+    along_move = jnp.where(curved, 2 * ratio - gamma * yPg / sy, 0.0)
+    along_y = jnp.where(curved, gamma * ratio, 0.0)
+    size = jnp.where(curved, gamma, 1.0)
+    # H g = size P g + along_move move − along_y P y, and its product with g.
+    descent = size * square + along_move * moved - along_y * yPg
+    plain = ~curved | ~(descent > 0)
+    on_Pg = jnp.where(plain, 1.0, size - along_y)
+    on_step, on_old = (jnp.where(plain, 0.0, c) for c in (along_move * s.length, along_y))
+    new_step = -(on_Pg * Pg + on_step * s.step + on_old * (P * s.grad))
+    descent = jnp.where(plain, square, descent)
+    unit = 1.0 / jnp.sqrt(jnp.maximum(jnp.where(accept, square, s.square), jnp.finfo(grad.dtype).tiny))
+
+    curvature = value - s.value - s.length * s.slope
+    shorter = jnp.where(curvature > 0, -s.slope * s.length / (2 * curvature), 0.0)
+    shorter = s.length * jnp.clip(jnp.where(finite, shorter, 0.0), 0.1, 0.5)
+    num_steps = s.num_steps + running.astype(jnp.int32)
+    at = jnp.where(accept, norm, s.norm)
+    status = jnp.select(
+        [~running, fresh & ~finite, at <= gtol, failed & s.plain, num_steps >= max_steps],
+        [s.status, Status.NONFINITE, Status.CONVERGED, Status.STALLED, Status.MAX_STEPS],
+        Status.RUNNING,
+    )
+    pick = lambda new, again, old: jnp.where(accept, new, jnp.where(failed, again, old))
+    return _Lanes(
+        x=jnp.where(accept, trial, s.x),
+        grad=jnp.where(accept, grad, s.grad),
+        step=pick(new_step, -P * s.grad, s.step),
+        value=jnp.where(accept, value, s.value),
+        norm=at,
+        square=jnp.where(accept, square, s.square),
+        slope=pick(-descent, -s.square, s.slope),
+        length=pick(jnp.where(plain, unit, 1.0), unit, shorter),
+        plain=pick(plain, True, s.plain),
+        status=status.astype(jnp.int32),
+        num_steps=num_steps,
+    )
