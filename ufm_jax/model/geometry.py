@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ufm_jax.model.objective import members
 from ufm_jax.model.problem import Params, Problem
 
 # Eigenvalues of Σ_B below this share of the largest are rounding of exact zeros (Σ_B has rank ≤ K − 1).
@@ -53,10 +54,10 @@ def collapse_metrics(prob: Problem, p: Params) -> CollapseMetrics:
     """
     features, share = p.H * jnp.asarray(prob.scales, p.H.dtype), jnp.asarray(prob.weights, p.H.dtype)
     per_class = np.array(prob.counts, float) / prob.num_samples
-    member = (prob.labels[:, None] == np.arange(prob.num_classes)) / per_class
-    means = (features * share) @ jnp.asarray(member, p.H.dtype)
+    member = members(prob, p.H.dtype)
+    means = (features * share) @ member / jnp.asarray(per_class, p.H.dtype)
     centre = features @ share
-    within = (features - means[:, prob.labels]) * jnp.sqrt(share)
+    within = (features - means @ member.T) * jnp.sqrt(share)
     between = means - centre[:, None]
     mean_logits = p.W @ centre
     return CollapseMetrics(

@@ -9,7 +9,7 @@ that gives `dual` gets global certificates (`landscape.certificate`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,12 @@ class Loss:
     shift_invariant: ClassVar[bool] = False  # ℓ(z + c1, t) = ℓ(z, t)
 
     def targets(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """Return the `K x N` targets of `labels`, one-hot unless a subclass says otherwise."""
-        return (np.arange(num_classes)[:, None] == labels[None, :]).astype(np.float64)
+        """Return the `K x N` targets of `labels`."""
+        return self.targets_of((np.arange(num_classes)[:, None] == labels[None, :]).astype(np.float64))
+
+    def targets_of(self, one_hot: Any) -> Any:
+        """Return the targets of labels as `one_hot` columns: these, unless a subclass says otherwise."""
+        return one_hot
 
     def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
         """Return ℓ of each column."""
@@ -74,9 +78,8 @@ class CrossEntropy(Loss):
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing: need 0 <= smoothing < 1, got {self.smoothing}")
 
-    def targets(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        one_hot = super().targets(labels, num_classes)
-        return (1.0 - self.smoothing) * one_hot + self.smoothing / num_classes
+    def targets_of(self, one_hot: Any) -> Any:
+        return (1.0 - self.smoothing) * one_hot + self.smoothing / len(one_hot)
 
     def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
         return -jnp.sum(T * jax.nn.log_softmax(Z, axis=0), axis=0)

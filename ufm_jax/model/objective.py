@@ -9,6 +9,7 @@ collapsed one ω_k = n_k/N and σ_k = 1/√n_k (`model.reduction`), so one code 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
@@ -35,7 +36,17 @@ class ParamsExpansion(NamedTuple):
 
 def columns(prob: Problem, dtype: jnp.dtype) -> Columns:
     """Return the constants of the columns."""
-    return Columns(*(jnp.asarray(a, dtype) for a in (prob.targets, prob.weights, prob.scales)))
+    T = prob.loss.targets_of(members(prob, dtype).T)
+    return Columns(T, *(jnp.asarray(a, dtype) for a in (prob.weights, prob.scales)))
+
+
+def members(prob: Problem, dtype: jnp.dtype) -> Float[Array, "C K"]:
+    """Return 1 where a column belongs to a class, else 0.
+
+    Made from labels in traced code: as a constant it would be as large as all logits, on every device.
+    """
+    labels = jnp.asarray(prob.labels, jnp.int32)
+    return (labels[:, None] == jnp.arange(prob.num_classes, dtype=jnp.int32)).astype(dtype)
 
 
 def logits(prob: Problem, p: Params) -> Float[Array, "K C"]:
@@ -120,7 +131,7 @@ def oracle(prob: Problem) -> Oracle:
 
 def gradient_norm(prob: Problem, p: Params) -> Float[Array, ""]:
     """Return ‖∇f‖₂ over all variables."""
-    return jnp.linalg.norm(ravel(expand(prob, p).grad))
+    return jnp.sqrt(sum(jnp.sum(a**2) for a in jax.tree.leaves(expand(prob, p).grad)))
 
 
 def hessian(prob: Problem, p: Params) -> Float[Array, "D D"]:

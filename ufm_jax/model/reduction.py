@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.model.objective import columns, hessian, logit_gradient, logits
+from ufm_jax.model.objective import columns, hessian, logit_gradient, logits, members
 from ufm_jax.model.problem import Params, Problem
 
 
@@ -32,8 +32,8 @@ def restrict(prob: Problem, p: Params) -> Params:
     """Map a point of the full problem to the collapsed one: H̃_k = √n_k (mean of class k)."""
     if prob.collapsed:
         return p
-    member = jnp.asarray(prob.labels[:, None] == np.arange(prob.num_classes), p.H.dtype)
-    return p._replace(H=(p.H @ member) * jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype))
+    scale = jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype)
+    return p._replace(H=(p.H @ members(prob, p.H.dtype)) * scale)
 
 
 def lift(prob: Problem, p: Params) -> Params:

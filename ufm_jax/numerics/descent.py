@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from ufm_jax.numerics.derivatives import Objective, Oracle, on_vectors, second_order
+from ufm_jax.numerics.derivatives import Objective, on_vectors, second_order
 from ufm_jax.numerics.status import Status
 
 # A change of f below this many units of rounding says nothing about f: the gradient is asked instead.
@@ -26,9 +26,9 @@ class Solution(NamedTuple):
 
 
 class _Newton(NamedTuple):
-    x: Float[Array, " D"]
+    x: Any
     value: Float[Array, ""]
-    grad: Float[Array, " D"]
+    grad: Any
     radius: Float[Array, ""]
     status: Int[Array, ""]
     num_steps: Int[Array, ""]
@@ -42,8 +42,8 @@ def minimise(f: Objective, start: Any, *, gtol: float = 1e-10, max_steps: int = 
 
 
 def trust_region_newton(
-    expand: Oracle,
-    start: Float[Array, " D"],
+    expand: Callable[[Any], Any],
+    start: Any,
     *,
     gtol: float = 1e-10,
     max_steps: int = 500,
@@ -52,35 +52,39 @@ def trust_region_newton(
 ) -> Solution:
     """Trust-region Newton with Steihaug–Toint conjugate gradients (Nocedal & Wright 2006, algs. 4.1, 7.2).
 
+    `expand` is an `Oracle`, or the like on any pytree: its arrays then keep their layout over devices.
     Negative curvature is followed to the trust region's edge, so saddles are left; null directions (a
     symmetry's orbit) carry no gradient and are left alone. Where the change in f drowns in rounding, a step
     is judged by the gradient norm. `gtol` bounds ‖∇f‖₂; having met it, one more Newton step is kept if it
     lowers the gradient norm. `max_products` Hessian products at most per step (default 2 D).
     """
-    cap = 2 * start.size if max_products is None else max_products
-    eps = jnp.finfo(start.dtype).eps
+    leaves = jax.tree.leaves(start)
+    dtype = leaves[0].dtype
+    cap = 2 * sum(a.size for a in leaves) if max_products is None else max_products
+    eps = jnp.finfo(dtype).eps
 
     def step(s: _Newton) -> _Newton:
         here = expand(s.x)
-        norm = jnp.linalg.norm(s.grad)
+        norm = _norm(s.grad)
         p, Hp, at_edge = _steihaug(here.hv, s.grad, s.radius, jnp.minimum(0.1, jnp.sqrt(norm)) * norm, cap)
-        predicted = -(jnp.dot(s.grad, p) + jnp.dot(p, Hp) / 2)
-        there = expand(s.x + p)
-        new_norm = jnp.linalg.norm(there.grad)
+        predicted = -(_dot(s.grad, p) + _dot(p, Hp) / 2)
+        trial = _along(s.x, 1.0, p)
+        there = expand(trial)
+        new_norm = _norm(there.grad)
         drowned = predicted <= ROUNDING_UNITS * eps * jnp.abs(s.value)
         ratio = jnp.where(
             drowned, jnp.where(new_norm < norm, 1.0, -1.0), (s.value - there.value) / predicted
-        ).astype(s.x.dtype)
+        ).astype(dtype)
         # A non-finite trial is only a step too long; the start itself is checked in `init`.
         accept = (ratio > 0.05) & jnp.isfinite(there.value) & jnp.isfinite(new_norm)
-        length = jnp.linalg.norm(p)
+        length = _norm(p)
         shrunk = jnp.where((ratio > 0.75) & at_edge, 2 * s.radius, s.radius)
         new_radius = jnp.where(accept & (ratio >= 0.25), shrunk, 0.25 * length)
         x, value, grad = jax.tree.map(
-            lambda new, old: jnp.where(accept, new, old), (s.x + p, there.value, there.grad), s[:3]
+            lambda new, old: jnp.where(accept, new, old), (trial, there.value, there.grad), s[:3]
         )
         met = norm <= gtol  # `p` was the extra step
-        stuck = ~accept & (length <= 4 * eps * (1 + jnp.linalg.norm(s.x)))
+        stuck = ~accept & (length <= 4 * eps * (1 + _norm(s.x)))
         status = jnp.where(met, Status.CONVERGED, jnp.where(stuck, Status.STALLED, s.status))
         return _Newton(x, value, grad, new_radius, status.astype(jnp.int32), s.num_steps + 1)
 
@@ -88,13 +92,13 @@ def trust_region_newton(
         return jax.lax.while_loop(lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps), step, s)
 
     first = expand(start)
-    finite = jnp.isfinite(first.value) & jnp.all(jnp.isfinite(first.grad))
+    finite = jnp.isfinite(first.value) & jnp.isfinite(_norm(first.grad))
     end = run(
         _Newton(
             start,
             first.value,
             first.grad,
-            jnp.asarray(radius, start.dtype),
+            jnp.asarray(radius, dtype),
             jnp.where(finite, Status.RUNNING, Status.NONFINITE).astype(jnp.int32),
             jnp.zeros((), jnp.int32),
         )
@@ -105,13 +109,13 @@ def trust_region_newton(
 def solution(
     x: Any,
     value: Float[Array, ""],
-    grad: Float[Array, " D"],
+    grad: Any,
     status: Int[Array, ""],
     num_steps: Int[Array, ""],
     gtol: float,
 ) -> Solution:
     """Measure the gradient norm at the end; CONVERGED means that it meets `gtol`, and nothing else does."""
-    norm = jnp.linalg.norm(grad)
+    norm = _norm(grad)
     ended = jnp.where(status == Status.RUNNING, Status.MAX_STEPS, status)
     ended = jnp.where(norm <= gtol, Status.CONVERGED, ended)
     ended = jnp.where((status == Status.CONVERGED) & ~(norm <= gtol), Status.STALLED, ended)
@@ -119,45 +123,60 @@ def solution(
 
 
 class _Conjugate(NamedTuple):
-    p: Float[Array, " D"]
-    Hp: Float[Array, " D"]
-    r: Float[Array, " D"]
-    v: Float[Array, " D"]
+    p: Any
+    Hp: Any
+    r: Any
+    v: Any
     at_edge: Bool[Array, ""]
     num_products: Int[Array, ""]
 
 
 def _steihaug(
-    hv: Callable[[Float[Array, " D"]], Float[Array, " D"]],
-    grad: Float[Array, " D"],
+    hv: Callable[[Any], Any],
+    grad: Any,
     radius: Float[Array, ""],
     tolerance: Float[Array, ""],
     cap: int,
-) -> tuple[Float[Array, " D"], Float[Array, " D"], Bool[Array, ""]]:
+) -> tuple[Any, Any, Bool[Array, ""]]:
     """Return p, H p and whether ‖p‖ = radius, p an approximate minimiser of gᵀp + ½pᵀHp, ‖p‖ ≤ radius."""
 
     def step(s: _Conjugate) -> _Conjugate:
         Hv = hv(s.v)
-        rr, curvature = jnp.dot(s.r, s.r), jnp.dot(s.v, Hv)
+        rr, curvature = _dot(s.r, s.r), _dot(s.v, Hv)
         alpha = rr / curvature
-        leaves = (curvature <= 0) | (jnp.linalg.norm(s.p + alpha * s.v) >= radius)
+        leaves = (curvature <= 0) | (_norm(_along(s.p, alpha, s.v)) >= radius)
         alpha = jnp.where(leaves, _to_edge(s.p, s.v, radius), alpha)
-        r = s.r + alpha * Hv
-        v = -r + jnp.dot(r, r) / rr * s.v
-        return _Conjugate(s.p + alpha * s.v, s.Hp + alpha * Hv, r, v, leaves, s.num_products + 1)
+        r = _along(s.r, alpha, Hv)
+        v = _along(jax.tree.map(jnp.negative, r), _dot(r, r) / rr, s.v)
+        p, Hp = _along(s.p, alpha, s.v), _along(s.Hp, alpha, Hv)
+        return _Conjugate(p, Hp, r, v, leaves, s.num_products + 1)
 
     def go_on(s: _Conjugate) -> Bool[Array, ""]:
-        return ~s.at_edge & (jnp.linalg.norm(s.r) > tolerance) & (s.num_products < cap)
+        return ~s.at_edge & (_norm(s.r) > tolerance) & (s.num_products < cap)
 
-    zero = jnp.zeros_like(grad)
-    first = _Conjugate(zero, zero, grad, -grad, jnp.asarray(False), jnp.zeros((), jnp.int32))
+    zero, down = jax.tree.map(jnp.zeros_like, grad), jax.tree.map(jnp.negative, grad)
+    first = _Conjugate(zero, zero, grad, down, jnp.asarray(False), jnp.zeros((), jnp.int32))
     end = jax.lax.while_loop(go_on, step, first)
     return end.p, end.Hp, end.at_edge
 
 
-def _to_edge(p: Float[Array, " D"], v: Float[Array, " D"], radius: Float[Array, ""]) -> Float[Array, ""]:
+def _dot(a: Any, b: Any) -> Float[Array, ""]:
+    # Over all axes at once: flattening would gather an array that is spread over devices.
+    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.tensordot(x, y, axes=x.ndim), a, b)))
+
+
+def _norm(a: Any) -> Float[Array, ""]:
+    return jnp.sqrt(_dot(a, a))
+
+
+def _along(a: Any, t: Float[Array, ""] | float, b: Any) -> Any:
+    """Return a + t b."""
+    return jax.tree.map(lambda x, y: x + t * y, a, b)
+
+
+def _to_edge(p: Any, v: Any, radius: Float[Array, ""]) -> Float[Array, ""]:
     """Return τ ≥ 0 with ‖p + τ v‖ = radius."""
-    a, b, c = jnp.dot(v, v), jnp.dot(p, v), jnp.dot(p, p) - radius**2
+    a, b, c = _dot(v, v), _dot(p, v), _dot(p, p) - radius**2
     root = jnp.sqrt(jnp.maximum(b**2 - a * c, 0.0))
     # The form without cancellation for either sign of b.
     return jnp.where(b > 0, -c / (b + root), (root - b) / a)
