@@ -92,7 +92,7 @@ def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:
         hess = jax.lax.map(
             lambda e: apply(jnp.broadcast_to(e[:, None], WH.shape)) @ cols.weights,
             jnp.eye(K, dtype=dtype),
-            batch_size=min(K, 32),
+            batch_size=max(1, min(K, 32, 2**22 // WH.size)),
         )
         # The shift of all logits is null for λ_b = 0: J/K fills it. Saturated softmax: a little of I.
         eye = jnp.eye(K, dtype=dtype)
