@@ -34,8 +34,8 @@ def layout(prob: Problem, devices: Sequence[Any] | None = None) -> Params:
             f"{fitting} would do"
         )
     mesh = Mesh(np.array(devices), ("samples",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(None, "samples"))
+    everywhere: Any = NamedSharding(mesh, PartitionSpec())
+    split: Any = NamedSharding(mesh, PartitionSpec(None, "samples"))
     return Params(everywhere, split, everywhere if prob.bias else None)
 
 

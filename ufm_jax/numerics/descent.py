@@ -162,7 +162,8 @@ def _steihaug(
 
 def _dot(a: Any, b: Any) -> Float[Array, ""]:
     # Over all axes at once: flattening would gather an array that is spread over devices.
-    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.tensordot(x, y, axes=x.ndim), a, b)))
+    products = jax.tree.map(lambda x, y: jnp.tensordot(x, y, axes=x.ndim), a, b)
+    return jax.tree.reduce(jnp.add, products)
 
 
 def _norm(a: Any) -> Float[Array, ""]:

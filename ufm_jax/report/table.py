@@ -1,6 +1,7 @@
 """Tables as text: the verdicts of a sweep, the orbits of a census."""
 
-from typing import Any
+from collections import defaultdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -9,31 +10,107 @@ import pyarrow.compute as pc
 from ufm_jax.landscape.census import OrbitRow
 
 
-def verdict_table(table: pa.Table) -> str:
-    """Return counts by target and verdict with ranges of loss, index, gradient norm and gap, then totals."""
-    header = ("target", "verdict", "rows", "loss", "index", "max |grad|", "max gap")
-    lines = [_row(header)]
+class VerdictRow(NamedTuple):
+    """One target and verdict of a sweep, ready to be printed."""
+
+    target: str
+    verdict: str
+    rows: str
+    loss: str
+    morse: str  # indices
+    max_grad: str
+    max_gap: str
+
+
+HEADER = ("target", "verdict", "rows", "loss", "index", "max |grad|", "max gap")
+
+
+class Setting(NamedTuple):
+    """What a sweep found for one target and decay setting."""
+
+    target: str
+    decay_w: float
+    decay_h: float
+    decay_b: float
+    verdicts: dict[str, int]
+    lowest: float  # loss of the lowest row
+    closed_form: float  # NaN where theory knows none
+    max_gap: float  # over all rows but strict saddles and NOT_CRITICAL ones, whose gaps are open; NaN if none
+
+
+def verdict_rows(table: pa.Table) -> list[VerdictRow]:
+    """Return counts by target and verdict with ranges of loss, index, gradient norm and gap."""
+    found = []
     for target in sorted(set(table["target"].to_pylist())):
         of_target = table.filter(pc.field("target") == target)
         counts = of_target["verdict"].value_counts().to_pylist()
         for item in sorted(counts, key=lambda c: -c["counts"]):
             rows = of_target.filter(pc.field("verdict") == item["values"])
             known = item["values"] != "NOT_CRITICAL"
-            lines.append(
-                _row(
-                    (
-                        target,
-                        item["values"],
-                        str(rows.num_rows),
-                        _range(rows["loss"], ".8g"),
-                        _range(rows["index"], "d") if known else "-",
-                        f"{np.max(rows['grad_norm'].to_numpy()):.1e}",
-                        f"{np.max(rows['dual_gap'].to_numpy()):.1e}",
-                    )
+            found.append(
+                VerdictRow(
+                    target,
+                    item["values"],
+                    str(rows.num_rows),
+                    _range(rows["loss"], ".8g"),
+                    _range(rows["index"], "d") if known else "-",
+                    _largest(rows["grad_norm"]),
+                    _largest(rows["dual_gap"]),
                 )
             )
-    statuses = ", ".join(f"{c['values']} {c['counts']}" for c in table["status"].value_counts().to_pylist())
-    return "\n".join([*lines, f"status: {statuses}; {table.num_rows} rows in all"])
+    return found
+
+
+def status_counts(table: pa.Table) -> str:
+    """Return how the searches ended, and the number of rows."""
+    counts = table["status"].value_counts().to_pylist()
+    ended = ", ".join(f"{c['values']} {c['counts']}" for c in counts)
+    return f"{ended}; {table.num_rows} rows in all"
+
+
+def verdict_table(table: pa.Table) -> str:
+    """Return `verdict_rows` as text, then totals."""
+    lines = [_row(HEADER), *map(_row, verdict_rows(table))]
+    return "\n".join([*lines, f"status: {status_counts(table)}"])
+
+
+def setting_rows(table: pa.Table) -> list[Setting]:
+    """Return what was found for each target and decay setting, in order of the decays."""
+    keys = ["target", "decay_w", "decay_h", "decay_b"]
+    measures = [("loss", "min"), ("loss", "count"), ("closed_form_loss", "max"), ("dual_gap", "max")]
+    groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+    for group in table.group_by([*keys, "verdict"]).aggregate(measures).to_pylist():
+        groups[tuple(group[key] for key in keys)].append(group)
+    return [_setting(key, groups[key]) for key in sorted(groups)]
+
+
+def _setting(key: tuple, groups: list[dict[str, Any]]) -> Setting:
+    gaps = [g["dual_gap_max"] for g in groups if g["verdict"] not in ("STRICT_SADDLE", "NOT_CRITICAL")]
+    target, w, h, b = key
+    return Setting(
+        target,
+        w,
+        h,
+        b,
+        {g["verdict"]: g["loss_count"] for g in groups},
+        _extreme(np.fmin, [g["loss_min"] for g in groups]),
+        _extreme(np.fmax, [g["closed_form_loss_max"] for g in groups]),
+        _extreme(np.fmax, gaps),
+    )
+
+
+def floats(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column as float64, nulls as NaN."""
+    return np.asarray(column.cast(pa.float64()).to_numpy(), float)
+
+
+def _extreme(choose: np.ufunc, values: list[float | None]) -> float:
+    return float(choose.reduce([np.nan if v is None else v for v in values], initial=np.nan))
+
+
+def _largest(column: pa.ChunkedArray) -> str:
+    value = _extreme(np.fmax, list(floats(column)))
+    return "-" if np.isnan(value) else f"{value:.1e}"
 
 
 def census_report(orbits: list[OrbitRow], summary: dict[str, Any], *, head: int = 20, tail: int = 10) -> str:
@@ -63,6 +140,8 @@ def _range(column: pa.ChunkedArray, form: str) -> str:
     low, high = pc.min_max(column).as_py().values()
     if low is None:
         return "not counted"
+    if np.isnan(low):
+        return "-"
     same = format(low, form) == format(high, form)
     return format(low, form) if same else f"{low:{form}}..{high:{form}}"
 

@@ -1,0 +1,242 @@
+"""The page needs nothing but itself, leaves no undecided start out, and lets no value become markup."""
+
+import json
+import shlex
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+
+import pyarrow as pa
+import pytest
+
+from ufm_jax import cli
+from ufm_jax.landscape.verdict import Reason
+from ufm_jax.report import sweep_page
+from ufm_jax.report.page import write
+from ufm_jax.report.rerun import command
+from ufm_jax.report.table import setting_rows, verdict_table
+from ufm_jax.sweep import orbits, store
+from ufm_jax.sweep.plan import CensusConfig, SweepConfig
+
+CONFIG = SweepConfig((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=7, shard_size=4)
+NAN = float("nan")
+VOID = {"meta", "img", "br", "hr", "link"}
+REASONS = [reason.name for reason in Reason if reason != Reason.NONE]
+EVIL = "<script>alert('&\"')</script>"
+
+
+def rows(count, **columns):
+    """Build a table of `count` rows; a column is given as one value or a list."""
+    usual = {
+        "start": list(range(count)),
+        "loss": 0.5,
+        "grad_norm": 1e-12,
+        "status": "CONVERGED",
+        "verdict": "GLOBAL_MINIMUM",
+        "rank": 2,
+        "index": 0,
+        "nullity": 1,
+        "lambda_min": 1e-3,
+        "lambda_min_residual": 1e-15,
+        "dual_bound": 0.5,
+        "dual_gap": 1e-12,
+        **dict.fromkeys(("nc1", "nc2", "nc3", "nc4"), 0.0),
+        "num_steps": 9,
+        "target": "minima",
+        "decay_w": 5e-3,
+        "decay_h": 1e-3,
+        "decay_b": 1e-2,
+        "negative_curvature": 0.0,
+        "reason": "NONE",
+        "closed_form_loss": NAN,
+    }
+    return pa.table({k: v if isinstance(v, list) else [v] * count for k, v in (usual | columns).items()})
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    """Write the page of a sweep that holds the given rows, and return its text."""
+
+    def make(table, config=CONFIG, **manifest):
+        monkeypatch.setattr(sweep_page, "load", lambda out: table)
+        held = {"config": asdict(config), "device": "cpu", "versions": {"jax": "0"}, **manifest}
+        (tmp_path / "manifest.json").write_text(json.dumps(held))
+        return write(tmp_path).read_text()
+
+    return make
+
+
+class Reader(HTMLParser):
+    """Checks that tags match, and keeps attributes and table rows."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.attributes, self.rows, self.tags = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "tr" in self.open:
+            self.rows[-1].append(data)
+
+
+def test_every_undecided_start_is_listed_with_its_reason(report):
+    count = 1500
+    reasons = [REASONS[i % len(REASONS)] for i in range(count)]
+    table = rows(count, verdict="UNDECIDED", reason=reasons, start=[7000 + i for i in range(count)])
+    page = Reader(report(table, replace(CONFIG, starts=count)))
+    listed = {(row[0], reason) for row in page.rows for reason in row if reason in Reason.__members__}
+    assert {(str(7000 + i), reason) for i, reason in enumerate(reasons)} <= listed
+
+
+def test_of_stalled_starts_the_first_are_shown_and_all_are_counted(report):
+    text = report(rows(500, verdict="NOT_CRITICAL", index=None, nullity=None), replace(CONFIG, starts=500))
+    assert "200 of 500 rows that are NOT_CRITICAL" in text
+    assert sum("NOT_CRITICAL" in row and len(row) > 10 for row in Reader(text).rows) == 200
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        rows(1),
+        rows(7, index=None, nullity=None, lambda_min=None, lambda_min_residual=None, rank=None),
+        rows(7, index=[0, None] * 3 + [1], verdict=["GLOBAL_MINIMUM", "STRICT_SADDLE"] * 3 + ["DEGENERATE"]),
+        rows(7, dual_gap=NAN, dual_bound=NAN, nc2=NAN, verdict="LOCAL_MINIMUM"),
+        rows(7, dual_gap=None, dual_bound=None, closed_form_loss=None),
+        rows(7, loss=NAN, grad_norm=NAN, verdict="NOT_CRITICAL", dual_gap=NAN, status="NONFINITE"),
+        rows(7, loss=float("inf"), grad_norm=float("inf"), verdict="NOT_CRITICAL", dual_gap=float("inf")),
+        rows(7, dual_gap=[-1e-16, 0.0] * 3 + [1e-12], grad_norm=0.0),
+        rows(7, decay_w=[0.1, 0.2] * 3 + [0.3]),
+        rows(8, decay_w=[0.1, 0.2] * 4, decay_h=[1.0, 1.0, 2.0, 2.0] * 2, decay_b=[0.0] * 4 + [1.0] * 4),
+    ],
+    ids=["one", "null", "some-null", "no-gap", "null-gap", "nan", "inf", "zero-gap", "line", "cube"],
+)
+def test_a_page_stands_alone(report, table):
+    text = report(table)
+    page = Reader(text)
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert all(s.startswith(("data:image/svg+xml;base64,", "#")) for s in sources)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "http" not in text.replace("http-equiv", "")
+    assert page.tags.count("img") == sum(1 for name, value in page.attributes if name == "alt" and value)
+    anchors = {value[1:] for name, value in page.attributes if name == "href"}
+    assert anchors <= {value for name, value in page.attributes if name == "id"}
+    assert not {"nan", "None", "null"} & {cell for row in page.rows for cell in row[1:]}
+    verdict_table(table)
+
+
+def test_a_run_with_missing_rows_says_so(report):
+    assert "Unfinished: 3 of 7 rows are missing" in report(rows(4))
+    assert "Unfinished" not in report(rows(7))
+
+
+def test_no_value_becomes_markup(report):
+    text = report(rows(7, status=EVIL, reason=EVIL, verdict="UNDECIDED"), device=EVIL)
+    text += report(rows(7), replace(CONFIG, loss=EVIL))
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(&#x27;&amp;&quot;&#x27;)&lt;/script&gt;" in text
+
+
+def test_settings_keep_apart_what_was_found_at_each():
+    table = rows(4, decay_w=[0.1, 0.1, 0.2, 0.2], loss=[2.0, 1.0, 4.0, 3.0], dual_gap=[NAN, 1e-3, NAN, NAN])
+    first, second = setting_rows(table)
+    assert (first.decay_w, first.lowest, first.max_gap, first.verdicts) == (
+        0.1,
+        1.0,
+        1e-3,
+        {"GLOBAL_MINIMUM": 2},
+    )
+    assert second.lowest == 3.0
+    assert second.max_gap != second.max_gap  # NaN
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        SweepConfig((3, 1, 2), 4, (1e-3, 0.1), (1e-300,), (0.0,), bias=False, loss="squared", target="both"),
+        SweepConfig((1, 1), 1, (0.1,), (0.3,), (0.0,), smoothing=0.1, seed=3, space="full", keep_points=True),
+        CensusConfig((5, 5, 5), 2, 5e-3, 1e-3, 1e-2, starts=40, seed=2),
+    ],
+)
+def test_the_command_shown_makes_this_very_run(config, tmp_path, monkeypatch):
+    made = []
+
+    def stop(config, *args, **kwargs):
+        made.append(config)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(store, "run", stop)
+    monkeypatch.setattr(orbits, "run", stop)
+    folder = tmp_path / "a folder; with 'signs'"
+    with pytest.raises(SystemExit):
+        cli.main(shlex.split(command(config, folder))[1:])
+    assert made == [config]
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]", "{", '{"config": {"target": "minima"}}'])
+def test_a_folder_without_a_run_is_refused_by_name(tmp_path, content, capsys):
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "error: out: " in (said := capsys.readouterr().err)
+    assert str(tmp_path) in said
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_command_reports_a_sweep_cut_short_and_whole(tmp_path, capsys):
+    out = tmp_path / "run"
+    store.run(CONFIG, out)
+    last = max((out / "points").iterdir())
+    held = last.read_bytes()
+    last.unlink()
+    cli.main(["report", str(out)])
+    assert capsys.readouterr().out == f"{out / 'report.html'}\n"
+    assert "Unfinished: 3 of 7 rows" in (out / "report.html").read_text()
+    last.write_bytes(held)
+    cli.main(["report", str(out)])
+    assert "7 of 7 rows: 7 GLOBAL_MINIMUM" in (out / "report.html").read_text()
+    assert store.load(out).num_rows == 7
+
+
+def census(out, orbits_csv, **summary):
+    config = CensusConfig((5, 5, 5), 2, 5e-3, 1e-3, 1e-2)
+    (out / "manifest.json").write_text(json.dumps({"config": asdict(config), "device": "cpu"}))
+    (out / "orbits.csv").write_text(orbits_csv)
+    (out / "summary.json").write_text(json.dumps(summary))
+    return write(out).read_text()
+
+
+def test_a_census_is_reported_with_its_tests_and_undecided_orbits(tmp_path):
+    head = "loss,rank,index,nullity,orbit_dim,copies,verdict,hits\n"
+    tests = [{"dim": 1, "euler": 1, "remainder": [5, 1], "passed": True}]
+    text = census(
+        tmp_path,
+        head + "0.06,2,0,1,1,1,GLOBAL_MINIMUM,14\n0.5,1,,,1,3,UNDECIDED,6\n",
+        settled=True,
+        unseen_mass=None,
+        complete_as_tested=True,
+        tests=tests,
+    )
+    page = Reader(text)
+    assert "2 orbits: 1 GLOBAL_MINIMUM, 1 UNDECIDED" in text
+    assert ["1", "passed", "1", "[5, 1]"] in page.rows
+    assert sum("UNDECIDED" in row for row in page.rows) == 2  # among all orbits, and by itself
+    assert "Unfinished" not in text
+    empty = census(tmp_path, head, settled=False, complete_as_tested=False, tests=[])
+    assert "Unfinished" in empty
+    assert "A completeness test is violated" in empty
+    Reader(empty)

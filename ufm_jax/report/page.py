@@ -1,0 +1,28 @@
+"""A run as one HTML page that needs nothing else: `write` puts DIR/report.html beside what it tells of."""
+
+from pathlib import Path
+
+from ufm_jax.report.census_page import census_page
+from ufm_jax.report.rerun import config_of, manifest_of
+from ufm_jax.report.sweep_page import sweep_page
+from ufm_jax.sweep.durable import write_file
+from ufm_jax.sweep.plan import SweepConfig
+
+
+def write(out: Path) -> Path:
+    """Write the report of the sweep or census in the folder `out`, finished or not; return its path.
+
+    Raises:
+        ValueError: naming `out`, if it holds no run, or one with no finished row, or cannot be read.
+        OSError: if the page cannot be written.
+    """
+    manifest = manifest_of(out)
+    config = config_of(out, manifest)
+    content = (
+        sweep_page(config, manifest, out)
+        if isinstance(config, SweepConfig)
+        else census_page(config, manifest, out)
+    )
+    path = out / "report.html"
+    write_file(path, lambda file: file.write(content.encode()))
+    return path

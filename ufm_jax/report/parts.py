@@ -1,0 +1,69 @@
+"""What the pages of sweeps and censuses share: their frame, their main figure and where they come from."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ufm_jax.report import figures
+from ufm_jax.report.markup import code, contents, facts, figure, page, paragraph, section
+from ufm_jax.sweep.plan import CensusConfig, SweepConfig
+
+
+def frame(kind: str, config: SweepConfig | CensusConfig, lead: list[str], sections: dict[str, str]) -> str:
+    counts = sorted(set(config.counts))
+    size = f"n = {counts[0]}" if len(counts) == 1 else f"n_k = {counts[0]} to {counts[-1]}"
+    title = f"{kind}: {config.loss}, K = {len(config.counts)}, {size}, d = {config.dim}"
+    body = [section(name, content) for name, content in sections.items()]
+    return page(title, [*lead, contents(sections), *body])
+
+
+def index_figure(points: figures.Points, what: str, note: str = "") -> str:
+    """Return the figure of loss against Morse index; `what` names the entries, `note` ends the caption."""
+    counted = np.isfinite(points.morse) & np.isfinite(points.loss)
+    if not counted.any():
+        return paragraph(f"Loss against Morse index: no {what} whose index was counted.")
+    index, loss, *_ = drawn = figures.Points(*(a[counted] for a in points))
+    levels = len(np.unique(np.round(loss, 9)))
+    return figure(
+        figures.data_uri(figures.draw_index, drawn),
+        f"Loss against Morse index: {counted.sum()} {what}, index {index.min():g} to {index.max():g}, "
+        f"loss {loss.min():.6g} to {loss.max():.6g}.",
+        f"Loss against Morse index of {counted.sum()} {what}, {levels} distinct losses (to nine decimals); "
+        f"colour: rank of W; marker: verdict. {note}",
+    )
+
+
+def origin(manifest: dict[str, Any], again: str) -> dict[str, str]:
+    """Configuration, versions and device, and the command."""
+    where = {k: v for k, v in manifest.items() if k not in ("config", "versions")} | manifest.get(
+        "versions", {}
+    )
+    made = [(name, _listed(value)) for name, value in manifest["config"].items()]
+    return {
+        "Configuration": facts("As in manifest.json", made),
+        "Versions and device": facts("Where the run was begun", where.items()),
+        "How to reproduce": code(again)
+        + paragraph(
+            "The same command resumes this folder; with another --out it makes the run anew. A row depends "
+            "on the seed, its start number, target and decays alone, up to rounding."
+        ),
+    }
+
+
+def tally(verdicts: Iterable[str]) -> list[str]:
+    return [f"{count} {name}" for name, count in Counter(verdicts).most_common()]
+
+
+def precise(loss: float | None) -> str | None:
+    return None if loss is None or np.isnan(loss) else f"{loss:.10g}"
+
+
+def _listed(value: Any) -> Any:
+    """Return a list as text; of equal entries, one and their number."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > 3 and len(set(map(str, value))) == 1:
+        return f"{value[0]} ({len(value)} times)"
+    return ", ".join(map(str, value))
