@@ -12,6 +12,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 from cycler import cycler
 
+from ufm_jax.devices import use_all_cores
 from ufm_jax.sweep.store import provenance, write_json
 
 Scale = Literal["smoke", "default", "paper"]
@@ -34,8 +35,9 @@ STYLE: Any = {
 
 
 def set_up() -> None:
-    """Turn on float64 and draw without a display."""
+    """Turn on float64, use all cores, and draw without a display."""
     jax.config.update("jax_enable_x64", True)
+    use_all_cores()
     matplotlib.use("Agg")
 
 

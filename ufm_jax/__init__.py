@@ -39,6 +39,7 @@ _HOMES = {
     "landscape.census": ("find_orbits",),
     "landscape.verdict": ("Verdict", "Reason"),
     "sweep.engine": ("sweep",),
+    "sweep.pipeline": ("descend",),
     "sweep.store": ("load",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

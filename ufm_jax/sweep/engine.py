@@ -1,40 +1,28 @@
-"""The pipeline start -> search -> evidence -> verdict, over many starts and decays, on all local devices."""
+"""Shards of a sweep: from start numbers and decay settings to tables, one row each."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ufm_jax.landscape.critical import (
-    CriticalPoint,
-    critical_from,
-    descend_further,
-    minima_from,
-    start_rank,
-)
-from ufm_jax.landscape.evidence import Evidence, by_duality, by_escape, examine
+from ufm_jax.landscape.critical import CriticalPoint
+from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.starts import Key, Keys
+from ufm_jax.landscape.starts import Key
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.model.losses import loss_of
-from ufm_jax.model.problem import Params, Problem, problem
+from ufm_jax.model.problem import Problem, problem
 from ufm_jax.model.reduction import check_class_means, collapse
 from ufm_jax.model.theory import global_minimum
-from ufm_jax.numerics.lanes import each_lane, in_shares, over_devices
-from ufm_jax.numerics.lockstep import pool_width
+from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.sweep.plan import Shard, SweepConfig, shards
-
-# Lanes a device and call: progress is reported and memory bounded by it. Of the pool of `lockstep`, sixteen
-# fillings: its last, when lanes run dry, is then a few percent of the work.
-BATCH = 256
-FILLINGS = 16
+from ufm_jax.sweep.pipeline import judge, lanes_of_call, search
+from ufm_jax.sweep.plan import Shard, SweepConfig, Target, shards
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
@@ -76,7 +64,7 @@ def run_shards(
     seen: Counter = Counter()
     done = 0
     for shard in todo:
-        size = _lanes_of_call(prob, shard.target)
+        size = lanes_of_call(prob, shard.target)
         batches = []
         for first in range(shard.first, shard.stop, size):
             lanes = np.arange(first, min(first + size, shard.stop))
@@ -89,90 +77,15 @@ def run_shards(
         yield pa.concat_tables(batches)
 
 
-def _lanes_of_call(prob: Problem, target: str) -> int:
-    return _share(prob, target) * jax.local_device_count()
-
-
-def _share(prob: Problem, target: str) -> int:
-    return FILLINGS * pool_width(prob.num_variables) if target == "minima" else BATCH
-
-
 def _run_lanes(
-    prob: Problem, key: Key, target: str, lanes: np.ndarray, best: np.ndarray, config: SweepConfig
+    prob: Problem, key: Key, target: Target, lanes: np.ndarray, best: np.ndarray, config: SweepConfig
 ) -> pa.Table:
     start, setting = lanes % config.starts, lanes // config.starts
     here = jax.tree.map(lambda decays: decays[setting], prob)
-    point = _search(here, key, start, target)
-    evidence = _judge(here, point.params, target, config.spectra)
+    point = search(here, key, start, target)
+    evidence = judge(here, point.params, target, config.spectra)
     decays = np.array(config.settings)[setting]
     return _table(decays, target, start, point, evidence, best[setting], config.keep_points)
-
-
-def _search(prob: Problem, key: Key, start: np.ndarray, target: str) -> CriticalPoint:
-    """Search from each start; descents that did not come down go on by second order."""
-    run = partial(_searches, key=key, target=target)
-    point = in_shares(run, _share(prob, target), prob, start.astype(np.int32))
-    if target == "minima" and len(more := np.flatnonzero(point.status != Status.CONVERGED)):
-        lanes = jax.tree.map(lambda a: a[more], (prob, point))
-        further = in_shares(_descents, BATCH, *lanes)
-        point = jax.tree.map(partial(_put, more), point, further)
-    return point
-
-
-def _judge(prob: Problem, p: Params, target: str, spectra: str) -> Evidence:
-    """Examine each point; with spectra "needed", only those that certificates do not decide."""
-    if spectra == "all" or not prob.loss.certified:
-        return in_shares(partial(_evidence, method=examine), BATCH, prob, p)
-    size = _share(prob, target)
-    first = by_duality if target == "minima" else by_escape
-    evidence = in_shares(partial(_evidence, method=first), size, prob, p)
-    for method in (by_escape, examine):
-        left = np.flatnonzero(evidence.verdict == Verdict.UNDECIDED)
-        if len(left):
-            lanes = jax.tree.map(lambda a: a[left], (prob, p))  # noqa: B023
-            closer = in_shares(partial(_evidence, method=method), BATCH, *lanes)
-            evidence = jax.tree.map(partial(_put, left), evidence, closer)
-    return evidence
-
-
-def _put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    out = np.array(old)
-    out[lanes] = new
-    return out
-
-
-@partial(jax.jit, static_argnames="target")
-def _searches(
-    prob: Problem, start: Int[Array, " B"], counts: Int[Array, " devices"], *, key: Key, target: str
-) -> CriticalPoint:
-    def share(prob: Problem, keys: Keys, start: Int[Array, " b"], count: Int[Array, "1"]) -> CriticalPoint:
-        if target == "minima":
-            return minima_from(prob, keys, count[0])
-        ranks = jax.vmap(partial(start_rank, prob))(start)
-        return each_lane(critical_from)(prob, keys, ranks)
-
-    keys = jax.vmap(partial(jax.random.fold_in, key))(start)
-    return over_devices(share)(prob, keys, start, counts)
-
-
-@jax.jit
-def _descents(prob: Problem, point: CriticalPoint, counts: Int[Array, " devices"]) -> CriticalPoint:
-    """Go on from where the points are; steps are counted from the start."""
-
-    def one(prob: Problem, point: CriticalPoint) -> CriticalPoint:
-        found = descend_further(prob, point.params)
-        return found._replace(num_steps=point.num_steps + found.num_steps)
-
-    return over_devices(each_lane(one))(prob, point)
-
-
-@partial(jax.jit, static_argnames="method")
-def _evidence(
-    prob: Problem, p: Params, counts: Int[Array, " devices"], *, method: Callable[..., Any]
-) -> Evidence:
-    if method is examine:
-        return over_devices(each_lane(lambda prob, p: examine(prob, p).evidence))(prob, p)
-    return over_devices(jax.vmap(method))(prob, p)
 
 
 @jax.jit

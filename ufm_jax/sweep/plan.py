@@ -56,7 +56,7 @@ class SweepConfig:
         return list(itertools.product(self.decay_w, self.decay_h, self.decay_b))
 
     @property
-    def targets(self) -> tuple[str, ...]:
+    def targets(self) -> tuple[Target, ...]:
         """The searches made from each start number."""
         return ("minima", "saddles") if self.target == "both" else (self.target,)
 
@@ -109,7 +109,7 @@ class Shard(NamedTuple):
     """A run of lanes with one target; lane i of a target is start i % starts of setting i // starts."""
 
     number: int
-    target: str
+    target: Target
     first: int
     stop: int
 

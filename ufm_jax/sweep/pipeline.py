@@ -1,0 +1,153 @@
+"""The pipeline start -> search -> evidence -> verdict for any number of starts, on all local devices."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from ufm_jax.landscape.critical import (
+    CriticalPoint,
+    critical_from,
+    descend_further,
+    find_minima,
+    minima_from,
+    start_rank,
+)
+from ufm_jax.landscape.evidence import Evidence, by_duality, by_escape, examine
+from ufm_jax.landscape.starts import Key, Keys
+from ufm_jax.landscape.verdict import Verdict
+from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.reduction import collapse, reduced, restrict
+from ufm_jax.numerics.lanes import each_lane, in_shares, over_devices
+from ufm_jax.numerics.lockstep import pool_width
+from ufm_jax.numerics.status import Status
+from ufm_jax.precision import require_x64
+from ufm_jax.sweep.plan import Spectra, Target
+
+# Lanes a device and call: memory is bounded by it, and progress reported after it. Of the pool of `lockstep`
+# sixteen fillings: its last, when lanes run dry, is then a few percent of the work.
+BATCH = 256
+FILLINGS = 16
+
+
+def lanes_of_call(prob: Problem, target: Target) -> int:
+    """Return how many searches fill one call on all local devices."""
+    return _share(prob, target) * jax.local_device_count()
+
+
+def search(prob: Problem, key: Key, start: np.ndarray, target: Target) -> CriticalPoint:
+    """Search from each start number, with decays one entry a start; a start's key is folded from `key`."""
+    run = partial(_searches, key=key, target=target)
+    point = in_shares(run, _share(prob, target), prob, start.astype(np.int32))
+    return _finished(prob, point) if target == "minima" else point
+
+
+def descend(
+    prob: Problem, begin: Params, *, space: Literal["auto", "full"] = "auto", spectra: Spectra = "needed"
+) -> tuple[CriticalPoint, Evidence]:
+    """Descend from your own starts, S of them along the first axis of W, H and b, and judge where they end.
+
+    Starts are points of the full problem `prob`, whose decays are single numbers. With `space` "auto" the
+    descents and the results are on class means (`model.reduction.collapse`), from the start's first
+    `rank_bound` feature coordinates; with "full" over all variables.
+
+    Raises:
+        ValueError: if 64-bit floating point is off.
+    """
+    require_x64()
+    target = prob if space == "full" else collapse(prob)
+    run = _all_descents if space == "full" else partial(_means_descents, full=prob)
+    here = jax.tree.map(lambda decay: jnp.full(len(begin.W), decay), target)
+    point = _finished(here, in_shares(run, _share(target, "minima"), here, begin))
+    return point, judge(here, point.params, "minima", spectra)
+
+
+def judge(prob: Problem, p: Params, target: Target, spectra: Spectra) -> Evidence:
+    """Examine each point; with spectra "needed", only those that certificates do not decide."""
+    if spectra == "all" or not prob.loss.certified:
+        return in_shares(partial(_evidence, method=examine), BATCH, prob, p)
+    first = by_duality if target == "minima" else by_escape
+    evidence = in_shares(partial(_evidence, method=first), _share(prob, target), prob, p)
+    for method in (by_escape, examine):
+        left = np.flatnonzero(evidence.verdict == Verdict.UNDECIDED)
+        if len(left):
+            closer = in_shares(partial(_evidence, method=method), BATCH, *_take(left, prob, p))
+            evidence = jax.tree.map(partial(_put, left), evidence, closer)
+    return evidence
+
+
+def _share(prob: Problem, target: Target) -> int:
+    return FILLINGS * pool_width(prob.num_variables) if target == "minima" else BATCH
+
+
+def _finished(prob: Problem, point: CriticalPoint) -> CriticalPoint:
+    """Go on by second order with the descents that did not come down."""
+    more = np.flatnonzero(point.status != Status.CONVERGED)
+    if not len(more):
+        return point
+    further = in_shares(_further, BATCH, *_take(more, prob, point))
+    return jax.tree.map(partial(_put, more), point, further)
+
+
+def _take(lanes: np.ndarray, *trees: Any) -> Any:
+    return jax.tree.map(lambda a: a[lanes], trees)
+
+
+def _put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    out = np.array(old)
+    out[lanes] = new
+    return out
+
+
+@partial(jax.jit, static_argnames="target")
+def _searches(
+    prob: Problem, start: Int[Array, " B"], counts: Int[Array, " devices"], *, key: Key, target: str
+) -> CriticalPoint:
+    def share(prob: Problem, keys: Keys, start: Int[Array, " b"], count: Int[Array, "1"]) -> CriticalPoint:
+        if target == "minima":
+            return minima_from(prob, keys, count[0])
+        ranks = jax.vmap(partial(start_rank, prob))(start)
+        return each_lane(critical_from)(prob, keys, ranks)
+
+    keys = jax.vmap(partial(jax.random.fold_in, key))(start)
+    return over_devices(share)(prob, keys, start, counts)
+
+
+@jax.jit
+def _all_descents(prob: Problem, begin: Params, counts: Int[Array, " devices"]) -> CriticalPoint:
+    return over_devices(lambda prob, begin, count: find_minima(prob, begin, count[0]))(prob, begin, counts)
+
+
+@jax.jit
+def _means_descents(
+    prob: Problem, begin: Params, counts: Int[Array, " devices"], *, full: Problem
+) -> CriticalPoint:
+    r = reduced(full).dim
+
+    def means(p: Params) -> Params:
+        q = restrict(full, p)
+        return q._replace(W=q.W[:, :r], H=q.H[:r])
+
+    return _all_descents(prob, jax.vmap(means)(begin), counts)
+
+
+@jax.jit
+def _further(prob: Problem, point: CriticalPoint, counts: Int[Array, " devices"]) -> CriticalPoint:
+    def one(prob: Problem, point: CriticalPoint) -> CriticalPoint:
+        found = descend_further(prob, point.params)
+        return found._replace(num_steps=point.num_steps + found.num_steps)
+
+    return over_devices(each_lane(one))(prob, point)
+
+
+@partial(jax.jit, static_argnames="method")
+def _evidence(
+    prob: Problem, p: Params, counts: Int[Array, " devices"], *, method: Callable[..., Any]
+) -> Evidence:
+    if method is examine:
+        return over_devices(each_lane(lambda prob, p: examine(prob, p).evidence))(prob, p)
+    return over_devices(jax.vmap(method))(prob, p)
