@@ -1,4 +1,4 @@
-"""Many minimisations at once: preconditioned memoryless BFGS on a pool of lanes that advance together.
+"""Many minimisations at once: memoryless BFGS on a pool of lanes that advance together.
 
 Arrays are (D, B): the B lanes are the contiguous axis, so that every operation runs at full vector width. In
 one trip each lane evaluates f and its gradient once, at the trial point of its own line search; no lane waits
@@ -17,12 +17,14 @@ from ufm_jax.numerics.status import Status
 
 # (x, data) -> value (B,), gradient (D, B); `data` are constants of the lanes, which are its last axis.
 Stacked = Callable[[Float[Array, "D B"], Any], tuple[Float[Array, " B"], Float[Array, "D B"]]]
+# (∇f, its squared length, data) -> what is to become small (B,).
+Norm = Callable[[Float[Array, "D B"], Float[Array, " B"], Any], Float[Array, " B"]]
 
 SUFFICIENT = 1e-4  # Armijo's constant
 FLATTER = 0.8  # in the noise of f a step is good if the slope along it shrinks to this share
 NOISE = 1e-12  # of f, relative to 1 + |f|: sums of logits of size 10 to 100 cancel in it
 SHORTEST = 1e-9  # a line search that comes down to this share of its first step has failed
-REFILL = 1 / 8  # share of lanes that have ended when the others stop for them to be given new starts
+REFILL = 1 / 8  # share of lanes that have ended when all stop for them to be given new starts
 
 
 def pool_width(num_variables: int) -> int:
@@ -50,80 +52,105 @@ class _Lanes(NamedTuple):
     grad: Float[Array, "D B"]
     step: Float[Array, "D B"]  # the trial point is x + length * step
     value: Float[Array, " B"]
-    norm: Float[Array, " B"]  # ‖g‖
-    square: Float[Array, " B"]  # gᵀPg
+    norm: Float[Array, " B"]  # what `gtol` bounds
+    square: Float[Array, " B"]  # gᵀg
     slope: Float[Array, " B"]  # gᵀ step
     length: Float[Array, " B"]
-    plain: Bool[Array, " B"]  # step is −P g
+    plain: Bool[Array, " B"]  # step is −g
     status: Int[Array, " B"]
     num_steps: Int[Array, " B"]
 
 
 class _Pool(NamedTuple):
     lanes: _Lanes
-    slot: Int[Array, " B"]  # the start that a lane works on; S: none is left for it
+    start: Int[Array, " B"]  # the start that a lane works on
+    held: Bool[Array, " B"]  # it has one, whose ending is not written down yet
     taken: Int[Array, ""]  # starts handed out so far
-    ended: Ended
+    written: Int[Array, ""]  # endings written down so far, in the order in which they came
+    rows: Float[Array, "T D"]
+    facts: tuple[Array, ...]  # value, norm, status, steps and start of each ending, (T,)
 
 
 def bfgs(
     f: Stacked,
     starts: Float[Array, "D S"],
-    preconditioner: Float[Array, "D S"],
     data: Any,
     count: Int[Array, ""] | int,
     *,
     width: int,
     gtol: float,
+    norm: Norm = lambda grad, square, data: jnp.sqrt(square),
     max_steps: int = 2000,
 ) -> Ended:
-    """Minimise f from the first `count` of S starts, `width` at a time, to ‖∇f‖₂ ≤ `gtol`.
+    """Minimise f from the first `count` of S starts, `width` at a time, until `norm` ≤ `gtol`.
 
-    BFGS that keeps one pair (Shanno 1978), its first inverse Hessian the positive diagonal P,
-    `preconditioner`, times sᵀy / yᵀPy; with a good P more pairs save little. A step is accepted on Armijo's
-    condition or, in the noise of f, on the slope (approximate Wolfe condition, Hager & Zhang 2005). A lane
-    whose line search fails along −P g ends as STALLED, one that starts at a non-finite f or gradient as
+    BFGS that keeps one pair (Shanno 1978): in coordinates of even scale more pairs save little, and with one
+    nearly all of the work is in f. `norm` is ‖∇f‖₂ unless the user's coordinates are others. A step is accepted
+    on Armijo's condition or, in the noise of f, on the slope (approximate Wolfe condition, Hager & Zhang 2005).
+    A lane whose line search fails along −g ends as STALLED, one that starts at a non-finite f or gradient as
     NONFINITE. The results of starts beyond `count` mean nothing.
     """
     D, S = starts.shape
     dtype = starts.dtype
+    block = max(1, int(REFILL * width))  # lanes exchanged at once: contiguous rows, which copy fast
+    waiting = jnp.pad(starts.T, ((0, block), (0, 0)))
 
-    def refill(pool: _Pool) -> _Pool:
+    def exchange(pool: _Pool) -> _Pool:
+        """Write down up to `block` endings, and hand free lanes as many starts."""
         lanes = pool.lanes
         free = lanes.status != Status.RUNNING
-        into = jnp.where(free, pool.slot, S)
-        results = (lanes.x, lanes.value, lanes.norm, lanes.status, lanes.num_steps)
-        ended = Ended(
-            *(old.at[..., into].set(new, mode="drop") for old, new in zip(pool.ended, results, strict=True))
+        # Lanes with an ending to write down first, then others that are free.
+        order = jnp.where(free, jnp.where(pool.held, 0, 1), 2).astype(jnp.int32)
+        which = jnp.argsort(order)[:block].astype(jnp.int32)
+        endings = (lanes.value, lanes.norm, lanes.status, lanes.num_steps, pool.start)
+        rows = jax.lax.dynamic_update_slice(pool.rows, lanes.x[:, which].T, (pool.written, zero))
+        facts = tuple(
+            jax.lax.dynamic_update_slice(old, new[which], (pool.written,))
+            for old, new in zip(pool.facts, endings, strict=True)
         )
-        place = pool.taken + jnp.cumsum(free, dtype=jnp.int32) - 1
-        given = free & (place < count)
-        slot = jnp.where(free, jnp.where(given, place, S), pool.slot).astype(jnp.int32)
-        fresh = _fresh(starts.at[:, slot].get(mode="clip"), given)
-        lanes = jax.tree.map(lambda new, old: jnp.where(free, new, old), fresh, lanes)
-        return _Pool(lanes, slot, pool.taken + jnp.sum(given, dtype=jnp.int32), ended)
+        number = pool.taken + jnp.arange(block, dtype=jnp.int32)
+        into = jnp.where(free[which] & (number < count), which, width)  # beyond the lanes: dropped
+        given = jnp.zeros(width, bool).at[into].set(True, mode="drop")
+        more = jax.lax.dynamic_slice(waiting, (pool.taken, zero), (block, D)).T
+        x = lanes.x.at[:, into].set(more, mode="drop")
+        fresh = _fresh(x, given)
+        lanes = jax.tree.map(lambda new, old: jnp.where(given, new, old), fresh, lanes._replace(x=x))
+        return _Pool(
+            lanes,
+            pool.start.at[into].set(number, mode="drop"),
+            given | pool.held.at[which].set(pool.held[which] & ~free[which]),
+            pool.taken + jnp.sum(given, dtype=jnp.int32),
+            pool.written + jnp.sum(order[which] == 0, dtype=jnp.int32),
+            rows,
+            facts,
+        )
 
     def turn(pool: _Pool) -> _Pool:
-        P, here = jax.tree.map(lambda a: a.at[..., pool.slot].get(mode="clip"), (preconditioner, data))
-        # While starts are left, until some lanes have ended; then until all have.
-        patience = jnp.where(pool.taken < count, max(1, int(REFILL * width)), width)
-        first = jnp.sum(pool.lanes.status != Status.RUNNING)
+        here = jax.tree.map(lambda a: a.at[..., pool.start].get(mode="clip"), data)
+        # While starts are left, until a block of lanes is free; then until none is running.
+        patience = jnp.where(pool.taken < count, block, width)
         lanes = jax.lax.while_loop(
-            lambda s: jnp.sum(s.status != Status.RUNNING) < jnp.maximum(patience, first + 1),
-            lambda s: _advance(f, P, here, s, gtol, max_steps),
+            lambda s: jnp.sum(s.status != Status.RUNNING) < patience,
+            lambda s: _advance(f, here, s, norm, gtol, max_steps),
             pool.lanes,
         )
-        return refill(pool._replace(lanes=lanes))
+        return exchange(pool._replace(lanes=lanes))
 
-    nothing = jnp.zeros(S, dtype)
-    none = jnp.zeros(S, jnp.int32)
+    zero, none = jnp.zeros((), jnp.int32), jnp.zeros(S + block, jnp.int32)
     first = _Pool(
         _fresh(jnp.zeros((D, width), dtype), jnp.zeros(width, bool)),
-        jnp.full(width, S, jnp.int32),
-        jnp.zeros((), jnp.int32),
-        Ended(starts, nothing, nothing, none, none),
+        jnp.zeros(width, jnp.int32),
+        jnp.zeros(width, bool),
+        zero,
+        zero,
+        jnp.zeros((S + block, D), dtype),
+        (none.astype(dtype), none.astype(dtype), none, none, none),
     )
-    return jax.lax.while_loop(lambda p: jnp.any(p.lanes.status == Status.RUNNING), turn, refill(first)).ended
+    last = jax.lax.while_loop(lambda p: jnp.any(p.held), turn, exchange(first))
+    *facts, start = last.facts
+    place = jnp.arange(S + block, dtype=jnp.int32)
+    row = none[:S].at[jnp.where(place < last.written, start, S)].set(place, mode="drop")
+    return Ended(last.rows[row].T, *(fact[row] for fact in facts))
 
 
 def _fresh(x: Float[Array, "D B"], given: Bool[Array, " B"]) -> _Lanes:
@@ -134,39 +161,37 @@ def _fresh(x: Float[Array, "D B"], given: Bool[Array, " B"]) -> _Lanes:
     return _Lanes(x, still, still, infinite, infinite, row, row, row, none == 0, status, none)
 
 
-def _advance(f: Stacked, P: Float[Array, "D B"], data: Any, s: _Lanes, gtol: float, max_steps: int) -> _Lanes:
+def _advance(f: Stacked, data: Any, s: _Lanes, measure: Norm, gtol: float, max_steps: int) -> _Lanes:
     """Evaluate every lane's trial point once; move and choose a new direction, or shorten the step."""
     running, fresh = s.status == Status.RUNNING, s.num_steps == 0
     trial = s.x + s.length * s.step
     value, grad = f(trial, data)
-    Pg = P * grad
-    norm = jnp.sqrt(jnp.sum(grad * grad, axis=0))
-    square, overlap = jnp.sum(grad * Pg, axis=0), jnp.sum(s.grad * Pg, axis=0)
-    slope = jnp.sum(grad * s.step, axis=0)
+    square, overlap = jnp.sum(grad * grad, axis=0), jnp.sum(s.grad * grad, axis=0)
+    norm, slope = measure(grad, square, data), jnp.sum(grad * s.step, axis=0)
 
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     falls = value <= s.value + SUFFICIENT * s.length * s.slope
     in_noise = (value <= s.value + NOISE * (1 + jnp.abs(s.value))) & (slope <= -FLATTER * s.slope)
     accept = running & finite & (fresh | falls | in_noise)
-    failed = running & ~accept & (s.length <= SHORTEST) & ~fresh  # then −P g is tried, unless it was that
+    failed = running & ~accept & (s.length <= SHORTEST) & ~fresh  # then −g is tried, unless it was that
 
     # The new direction −H g, H of the one pair (move, y); s.grad is zero in a fresh lane.
     moved = s.length * slope  # moveᵀ g
     sy = moved - s.length * s.slope
-    yPy = square - 2 * overlap + s.square
-    curved = ~fresh & (sy > jnp.finfo(grad.dtype).eps * yPy) & (yPy > 0)
-    sy, yPy = jnp.where(curved, sy, 1.0), jnp.where(curved, yPy, 1.0)
-    gamma, ratio = sy / yPy, moved / sy
-    yPg = square - overlap
-    along_move = jnp.where(curved, 2 * ratio - gamma * yPg / sy, 0.0)
+    yy = square - 2 * overlap + s.square
+    curved = ~fresh & (sy > jnp.finfo(grad.dtype).eps * yy) & (yy > 0)
+    sy, yy = jnp.where(curved, sy, 1.0), jnp.where(curved, yy, 1.0)
+    gamma, ratio = sy / yy, moved / sy
+    yg = square - overlap
+    along_move = jnp.where(curved, 2 * ratio - gamma * yg / sy, 0.0)
     along_y = jnp.where(curved, gamma * ratio, 0.0)
     size = jnp.where(curved, gamma, 1.0)
-    # H g = size P g + along_move move − along_y P y, and its product with g.
-    descent = size * square + along_move * moved - along_y * yPg
+    # H g = size P g + along_move move − along_y y, and its product with g.
+    descent = size * square + along_move * moved - along_y * yg
     plain = ~curved | ~(descent > 0)
-    on_Pg = jnp.where(plain, 1.0, size - along_y)
+    on_grad = jnp.where(plain, 1.0, size - along_y)
     on_step, on_old = (jnp.where(plain, 0.0, c) for c in (along_move * s.length, along_y))
-    new_step = -(on_Pg * Pg + on_step * s.step + on_old * (P * s.grad))
+    new_step = -(on_grad * grad + on_step * s.step + on_old * s.grad)
     descent = jnp.where(plain, square, descent)
     unit = 1.0 / jnp.sqrt(jnp.maximum(jnp.where(accept, square, s.square), jnp.finfo(grad.dtype).tiny))
 
@@ -184,7 +209,7 @@ def _advance(f: Stacked, P: Float[Array, "D B"], data: Any, s: _Lanes, gtol: flo
     return _Lanes(
         x=jnp.where(accept, trial, s.x),
         grad=jnp.where(accept, grad, s.grad),
-        step=pick(new_step, -P * s.grad, s.step),
+        step=pick(new_step, -s.grad, s.step),
         value=jnp.where(accept, value, s.value),
         norm=at,
         square=jnp.where(accept, square, s.square),

@@ -22,7 +22,7 @@ from ufm_jax.landscape.starts import Key, Keys
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.problem import Params, Problem
 from ufm_jax.model.reduction import collapse, reduced, restrict
-from ufm_jax.numerics.lanes import each_lane, in_shares, over_devices
+from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices
 from ufm_jax.numerics.lockstep import pool_width
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
@@ -103,7 +103,7 @@ def _put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return out
 
 
-@partial(jax.jit, static_argnames="target")
+@partial(jit_small, static_argnames=("target",))
 def _searches(
     prob: Problem, start: Int[Array, " B"], counts: Int[Array, " devices"], *, key: Key, target: str
 ) -> CriticalPoint:
@@ -117,12 +117,16 @@ def _searches(
     return over_devices(share)(prob, keys, start, counts)
 
 
-@jax.jit
+@jit_small
 def _all_descents(prob: Problem, begin: Params, counts: Int[Array, " devices"]) -> CriticalPoint:
-    return over_devices(lambda prob, begin, count: find_minima(prob, begin, count[0]))(prob, begin, counts)
+    return over_devices(_find_share)(prob, begin, counts)
 
 
-@jax.jit
+def _find_share(prob: Problem, begin: Params, count: Int[Array, "1"]) -> CriticalPoint:
+    return find_minima(prob, begin, count[0])
+
+
+@jit_small
 def _means_descents(
     prob: Problem, begin: Params, counts: Int[Array, " devices"], *, full: Problem
 ) -> CriticalPoint:
@@ -132,7 +136,7 @@ def _means_descents(
         q = restrict(full, p)
         return q._replace(W=q.W[:, :r], H=q.H[:r])
 
-    return _all_descents(prob, jax.vmap(means)(begin), counts)
+    return over_devices(_find_share)(prob, jax.vmap(means)(begin), counts)
 
 
 @jax.jit

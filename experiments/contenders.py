@@ -1,0 +1,176 @@
+"""One contender of the benchmark in a process of its own: `python -m experiments.contenders NAME K n d STARTS R`.
+
+Prints one JSON object: seconds of the first call (with compilation, or the start of processes) and of the best
+of R later ones, peak memory, and what the referee says of the points. Every contender gets the same starts.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes of one thread, whoever imports NumPy first
+
+import numpy as np
+
+from experiments import peers
+from experiments.peers import Setting
+from ufm_jax.devices import cores
+
+SEED = 0
+DECAY_W, DECAY_B = 5e-4, 1e-2
+REFEREED = 400  # points that the referee looks at, spread evenly over the starts
+
+Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # W (S,K,d), H (S,d,N), b (S,K)
+Run = Callable[[], tuple[Points, list[str]]]  # points, and a verdict each
+
+
+def setting(K: int, n: int, d: int) -> Setting:
+    """Return the benchmark's problem of these sizes: λ_W = 5e-4, λ_H = λ_W/n, λ_b = 1e-2."""
+    return Setting(K, n, d, DECAY_W, DECAY_W / n, DECAY_B)
+
+
+def scipy_processes(s: Setting, count: int, *, means: bool) -> Run:
+    """SciPy's recipe, one process a core; a positive lowest eigenvalue, to 1e-7, counts as a minimum."""
+    pool = ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
+    jobs = [(s, SEED, i, means) for i in range(count)]
+
+    def run() -> tuple[Points, list[str]]:
+        found = list(pool.map(peers.one_start, jobs, chunksize=max(1, min(16, count // (4 * cores())))))
+        W, H, b = (np.stack([getattr(j, name) for j in found]) for name in "WHb")
+        return (W, H, b), ["MINIMUM" if j.lambda_min > -1e-7 else "SADDLE" for j in found]
+
+    return run
+
+
+def plain_jax(s: Setting, count: int, *, batched: bool) -> Run:
+    """optax's L-BFGS on the full problem and a dense eigen-solve: vmapped, or one jitted call a start."""
+    import jax
+    import jax.numpy as jnp
+
+    from ufm_jax.model.objective import objective
+    from ufm_jax.model.problem import Params
+    from ufm_jax.numerics.derivatives import dense_hessian
+    from ufm_jax.numerics.descent import lbfgs
+
+    f = objective(_problem(s))
+
+    def one(p: Params) -> tuple[Params, Any]:
+        x = lbfgs(f, p, gtol=peers.NEWTON_GTOL).x
+        return x, jnp.linalg.eigvalsh(dense_hessian(f)(x))[0]
+
+    begin = Params(*map(jnp.asarray, peers.draw_starts(s, SEED, range(count))))
+    solve = jax.jit(jax.vmap(one)) if batched else jax.jit(one)
+
+    def run() -> tuple[Points, list[str]]:
+        if batched:
+            p, lowest = jax.device_get(solve(begin))
+        else:
+            each = [jax.device_get(solve(jax.tree.map(lambda a: a[i], begin))) for i in range(count)]  # noqa: B023
+            p, lowest = jax.tree.map(lambda *a: np.stack(a), *each)
+        return tuple(p), ["MINIMUM" if v > -1e-7 else "SADDLE" for v in lowest]
+
+    return run
+
+
+def ours(s: Setting, count: int, *, space: str, spectra: str) -> Run:
+    """This package: `ufm_jax.descend`, all local devices."""
+    from ufm_jax.landscape.verdict import Verdict
+    from ufm_jax.model.problem import Params
+    from ufm_jax.sweep.pipeline import descend
+
+    prob = _problem(s)
+    begin = Params(*peers.draw_starts(s, SEED, range(count)))
+
+    def run() -> tuple[Points, list[str]]:
+        point, evidence = descend(prob, begin, space=space, spectra=spectra)
+        W, H, b = point.params
+        if space == "auto":  # class means times √n; lifting them is not part of a sweep, the referee needs it
+            H = LiftedRows(H, s.n)
+        return (W, H, b), [Verdict(int(v)).name for v in evidence.verdict]
+
+    return run
+
+
+class LiftedRows:
+    """Features of the full problem, made from class means one point at a time."""
+
+    def __init__(self, means: np.ndarray, n: int):
+        self.means, self.n = means, n
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return np.repeat(self.means[i] * self.n**-0.5, self.n, axis=1)
+
+
+def _problem(s: Setting) -> Any:
+    from ufm_jax.model.problem import problem
+
+    return problem(
+        num_classes=s.K, per_class=s.n, dim=s.d, decay_w=s.decay_w, decay_h=s.decay_h, decay_b=s.decay_b
+    )
+
+
+CONTENDERS: dict[str, Callable[[Setting, int], Run]] = {
+    "scipy": partial(scipy_processes, means=False),
+    "optax-vmap": partial(plain_jax, batched=True),
+    "jit-loop": partial(plain_jax, batched=False),
+    "scipy-means": partial(scipy_processes, means=True),
+    "ours-full": partial(ours, space="full", spectra="needed"),
+    "ours": partial(ours, space="auto", spectra="needed"),
+    "ours-spectra": partial(ours, space="auto", spectra="all"),
+}
+
+
+def measure(name: str, s: Setting, count: int, repeats: int) -> dict[str, Any]:
+    """Time a contender, then let the referee check its points."""
+    run = CONTENDERS[name](s, count)
+    seconds = []
+    for _ in range(1 + repeats):
+        began = time.perf_counter()
+        (W, H, b), verdicts = run()
+        seconds.append(time.perf_counter() - began)
+    own, children = (
+        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    looked_at = np.unique(np.linspace(0, count - 1, REFEREED).astype(int))
+    seen = np.array([peers.referee(s, W[i], H[i], b[i]) for i in looked_at])
+    good = (seen[:, 0] <= peers.REFEREE_GRAD) & (seen[:, 1] <= peers.REFEREE_GAP)
+    return {
+        "contender": name,
+        **s._asdict(),
+        "starts": count,
+        "first_s": seconds[0],
+        "warm_s": min(seconds[1:]) if repeats else None,
+        "peak_mib": own + children * (cores() if name.startswith("scipy") else 0),
+        "refereed": len(looked_at),
+        "accepted": int(good.sum()),
+        "max_grad_norm": float(seen[:, 0].max()),
+        "max_gap": float(seen[:, 1].max()),
+        "verdicts": {v: verdicts.count(v) for v in sorted(set(verdicts))},
+    }
+
+
+def main() -> None:
+    """Measure the contender that the command line names."""
+    name, *sizes = sys.argv[1:]
+    K, n, d, count, repeats = map(int, sizes)
+    if not name.startswith("scipy"):
+        from experiments.common import set_up
+
+        set_up()
+    result = measure(name, setting(K, n, d), count, repeats)
+    if not name.startswith("scipy"):
+        import jax
+
+        result |= {"device": jax.devices()[0].device_kind, "devices": jax.local_device_count()}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
