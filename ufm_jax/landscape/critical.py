@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.landscape import starts
 from ufm_jax.model.objective import gradient_norm, oracle, ravel, unravel
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import lift, rank_bound, reduced, restrict, widened
-from ufm_jax.model.stacked import balance, gradient_norms, norm_bounds, scales, stacked, unbalance
+from ufm_jax.model.reduction import lift, narrowed, rank_bound, reduced, restrict, widened
+from ufm_jax.model.stacked import balance, batch_size, gradient_norms, norm_bounds, scales, stacked, unbalance
 from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
 from ufm_jax.numerics.rootfind import levenberg_marquardt
@@ -44,8 +44,7 @@ def find_critical(prob: Problem, start: Params, *, max_steps: int = 300) -> Crit
     (`model.reduction`): the features of `start` are replaced by their class means, its other coordinates
     dropped. The result is lifted back and measured in `prob`.
     """
-    small, q = reduced(prob), restrict(prob, start)
-    first = q._replace(W=q.W[:, : small.dim], H=q.H[: small.dim])
+    small, first = reduced(prob), narrowed(prob, restrict(prob, start))
     found = levenberg_marquardt(oracle(small), ravel(first), gtol=SOLVE_GTOL, max_steps=max_steps)
     return _measured(prob, lift(prob, widened(prob, unravel(small, found.x))), found)
 
@@ -56,7 +55,7 @@ def minimum_from(prob: Problem, key: starts.Key) -> CriticalPoint:
     The collapsed problem is searched in `rank_bound` feature coordinates, which hold every critical point up
     to a rotation; the full problem in all of them.
     """
-    small = _searched(prob)
+    small = searched(prob)
     found = find_minimum(small, gaussian_start(small, key))
     return found._replace(params=widened(prob, found.params))
 
@@ -74,7 +73,7 @@ def minima_from(prob: Problem, keys: starts.Keys, count: Int[Array, ""] | int) -
     hundred gradients a start where K is 4 to 10: many times faster than `minimum_from` where there are many
     starts, and nearly as exact.
     """
-    small = _searched(prob)
+    small = searched(prob)
     return find_minima(prob, jax.vmap(gaussian_start)(small, keys), count)
 
 
@@ -84,14 +83,14 @@ def find_minima(prob: Problem, begin: Params, count: Int[Array, ""] | int) -> Cr
     Starts, decays and results have S entries along their first axis. The starts are points of `reduced(prob)`
     where `prob` is collapsed.
     """
-    small = _searched(prob)
+    small = searched(prob)
     lanes = scales(small)
     found = lockstep.bfgs(
         stacked(small),
         balance(small, lanes, jax.vmap(ravel)(begin).T),
         lanes,
         count,
-        width=lockstep.pool_width(small.num_variables),
+        width=batch_size(small),
         gtol=LOCKSTEP_GTOL,
         norm=partial(norm_bounds, small),
     )
@@ -104,13 +103,13 @@ def find_minima(prob: Problem, begin: Params, count: Int[Array, ""] | int) -> Cr
 
 def descend_further(prob: Problem, p: Params) -> CriticalPoint:
     """Descend by trust-region Newton from where `find_minima` ended."""
-    small = _searched(prob)
-    found = find_minimum(small, p._replace(W=p.W[:, : small.dim], H=p.H[: small.dim]))
+    small = searched(prob)
+    found = find_minimum(small, narrowed(prob, p) if prob.collapsed else p)
     return found._replace(params=widened(prob, found.params))
 
 
-def _searched(prob: Problem) -> Problem:
-    """Return the problem that descents run in."""
+def searched(prob: Problem) -> Problem:
+    """Return the problem that descents run in: where `prob` is collapsed, in `rank_bound` coordinates."""
     return reduced(prob) if prob.collapsed else prob
 
 

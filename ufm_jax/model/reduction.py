@@ -29,7 +29,7 @@ def collapse(prob: Problem) -> Problem:
 
 
 def restrict(prob: Problem, p: Params) -> Params:
-    """Map a point of the full problem to the collapsed one: H̃_k = √n_k (mean of class k)."""
+    """Map points of the full problem to the collapsed one: H̃_k = √n_k (mean of class k)."""
     if prob.collapsed:
         return p
     scale = jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype)
@@ -108,6 +108,12 @@ def check_class_means(prob: Problem) -> None:
 def reduced(prob: Problem) -> Problem:
     """Return the collapsed problem in `rank_bound` feature coordinates, which has every critical orbit."""
     return replace(collapse(prob), dim=rank_bound(prob))
+
+
+def narrowed(prob: Problem, p: Params) -> Params:
+    """Return the first `rank_bound` feature coordinates of collapsed points, which undoes `widened`."""
+    r = rank_bound(prob)
+    return p._replace(W=p.W[..., :r], H=p.H[..., :r, :])
 
 
 def widened(prob: Problem, p: Params) -> Params:

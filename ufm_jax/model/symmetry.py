@@ -23,12 +23,12 @@ def rank(prob: Problem, p: Params) -> Int[Array, ""]:
 def balanced_rank(prob: Problem, p: Params) -> Int[Array, ""]:
     """Return `rank` at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ, as every critical point is.
 
-    There the singular values of W H̃ are the eigenvalues of (λ_W WᵀW + λ_H H̃H̃ᵀ)/(2s), which are cheaper and,
-    near a critical point, off by the square of the distance only.
+    There the singular values of W H̃ are √(λ_W/λ_H) times the eigenvalues of WᵀW (or WWᵀ), which are cheaper,
+    and zeros among them are off by the square of the distance to the critical point only.
     """
-    H = restrict(prob, p).H
-    M = prob.decay_w * p.W.T @ p.W + prob.decay_h * H @ H.T
-    return jnp.sum(jnp.linalg.eigvalsh(M) > 2 * prob.strength * RANK_ATOL).astype(jnp.int32)
+    gram = p.W.T @ p.W if prob.dim < prob.num_classes else p.W @ p.W.T
+    least = RANK_ATOL * jnp.sqrt(prob.decay_h / prob.decay_w)
+    return jnp.sum(jnp.linalg.eigvalsh(gram) > least).astype(jnp.int32)
 
 
 def shift_dimension(prob: Problem) -> Int[Array, ""]:

@@ -52,7 +52,8 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
         begin = np.minimum(share * np.arange(devices), number)
         counts = np.minimum(begin + share, number) - begin
         lanes = np.minimum(first + begin[:, None] + np.arange(size), total - 1)
-        share_of_each = jax.tree.map(lambda a: jnp.asarray(a)[lanes.ravel()], args)  # noqa: B023
+        # Taken by NumPy, which copies rows; on a device it would be a gather of single numbers.
+        share_of_each = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[lanes.ravel()]), args)  # noqa: B023
         out = jax.device_get(f(*share_of_each, jnp.asarray(counts, jnp.int32)))
         wanted = (np.arange(size) < counts[:, None]).ravel()
         parts.append(jax.tree.map(itemgetter(wanted), out))

@@ -27,16 +27,6 @@ SHORTEST = 1e-9  # a line search that comes down to this share of its first step
 REFILL = 1 / 8  # share of lanes that have ended when all stop for them to be given new starts
 
 
-def pool_width(num_variables: int) -> int:
-    """Return the lanes for D variables: on a CPU as many as a core's cache holds, else what fills a device.
-
-    Six arrays (D, B) are live. Depends on D and the backend alone, since another width may round otherwise.
-    """
-    if jax.default_backend() != "cpu":
-        return max(256, min(2**16, 2**28 // num_variables))
-    return 256 if num_variables <= 64 else 64 if num_variables <= 8192 else 8
-
-
 class Ended(NamedTuple):
     """Where each start ended, in the order of the starts; `num_steps` counts evaluations of f."""
 
@@ -85,10 +75,10 @@ def bfgs(
     """Minimise f from the first `count` of S starts, `width` at a time, until `norm` ≤ `gtol`.
 
     BFGS that keeps one pair (Shanno 1978): in coordinates of even scale more pairs save little, and with one
-    nearly all of the work is in f. `norm` is ‖∇f‖₂ unless the user's coordinates are others. A step is accepted
-    on Armijo's condition or, in the noise of f, on the slope (approximate Wolfe condition, Hager & Zhang 2005).
-    A lane whose line search fails along −g ends as STALLED, one that starts at a non-finite f or gradient as
-    NONFINITE. The results of starts beyond `count` mean nothing.
+    nearly all of the work is in f. `norm` is ‖∇f‖₂ unless the user's coordinates are others. A step is
+    accepted on Armijo's condition or, in the noise of f, on the slope (approximate Wolfe condition, Hager &
+    Zhang 2005). A lane whose line search fails along −g ends as STALLED, one that starts at a non-finite f or
+    gradient as NONFINITE. The results of starts beyond `count` mean nothing.
     """
     D, S = starts.shape
     dtype = starts.dtype

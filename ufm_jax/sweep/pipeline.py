@@ -15,23 +15,25 @@ from ufm_jax.landscape.critical import (
     descend_further,
     find_minima,
     minima_from,
+    searched,
     start_rank,
 )
 from ufm_jax.landscape.evidence import Evidence, by_duality, by_escape, examine
 from ufm_jax.landscape.starts import Key, Keys
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import collapse, reduced, restrict
+from ufm_jax.model.reduction import collapse, narrowed, rank_bound, reduced
+from ufm_jax.model.stacked import batch_size
 from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices
-from ufm_jax.numerics.lockstep import pool_width
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 from ufm_jax.sweep.plan import Spectra, Target
 
-# Lanes a device and call: memory is bounded by it, and progress reported after it. Of the pool of `lockstep`
-# sixteen fillings: its last, when lanes run dry, is then a few percent of the work.
+# Lanes a device and call, at least; progress is reported after it. Descents have sixteen fillings of the pool
+# of `lockstep`, whose last, when lanes run dry, is then a few percent of the work; no more numbers than fit.
 BATCH = 256
 FILLINGS = 16
+NUMBERS = 2**25
 
 
 def lanes_of_call(prob: Problem, target: Target) -> int:
@@ -59,10 +61,10 @@ def descend(
         ValueError: if 64-bit floating point is off.
     """
     require_x64()
-    target = prob if space == "full" else collapse(prob)
-    run = _all_descents if space == "full" else partial(_means_descents, full=prob)
-    here = jax.tree.map(lambda decay: jnp.full(len(begin.W), decay), target)
-    point = _finished(here, in_shares(run, _share(target, "minima"), here, begin))
+    if space == "auto":
+        begin, prob = narrowed(prob, _class_means(prob, begin)), collapse(prob)
+    here = jax.tree.map(lambda decay: jnp.full(len(begin.W), decay), prob)
+    point = _finished(here, in_shares(_descents, _share(prob, "minima"), here, begin))
     return point, judge(here, point.params, "minima", spectra)
 
 
@@ -81,7 +83,17 @@ def judge(prob: Problem, p: Params, target: Target, spectra: Spectra) -> Evidenc
 
 
 def _share(prob: Problem, target: Target) -> int:
-    return FILLINGS * pool_width(prob.num_variables) if target == "minima" else BATCH
+    if target == "saddles":
+        return BATCH
+    small = searched(prob)
+    return max(1, min(max(BATCH, FILLINGS * batch_size(small)), NUMBERS // small.num_variables))
+
+
+def _class_means(prob: Problem, p: Params) -> Params:
+    """Restrict many points to class means, as `reduction.restrict` does, on the host: H is read once, in place."""
+    first = np.cumsum((0, *prob.counts[:-1]))
+    sums = np.add.reduceat(np.asarray(p.H)[:, : rank_bound(prob)], first, axis=2)
+    return p._replace(H=sums * np.array(prob.counts, float) ** -0.5)
 
 
 def _finished(prob: Problem, point: CriticalPoint) -> CriticalPoint:
@@ -118,28 +130,14 @@ def _searches(
 
 
 @jit_small
-def _all_descents(prob: Problem, begin: Params, counts: Int[Array, " devices"]) -> CriticalPoint:
-    return over_devices(_find_share)(prob, begin, counts)
+def _descents(prob: Problem, begin: Params, counts: Int[Array, " devices"]) -> CriticalPoint:
+    def share(prob: Problem, begin: Params, count: Int[Array, "1"]) -> CriticalPoint:
+        return find_minima(prob, begin, count[0])
 
-
-def _find_share(prob: Problem, begin: Params, count: Int[Array, "1"]) -> CriticalPoint:
-    return find_minima(prob, begin, count[0])
+    return over_devices(share)(prob, begin, counts)
 
 
 @jit_small
-def _means_descents(
-    prob: Problem, begin: Params, counts: Int[Array, " devices"], *, full: Problem
-) -> CriticalPoint:
-    r = reduced(full).dim
-
-    def means(p: Params) -> Params:
-        q = restrict(full, p)
-        return q._replace(W=q.W[:, :r], H=q.H[:r])
-
-    return over_devices(_find_share)(prob, jax.vmap(means)(begin), counts)
-
-
-@jax.jit
 def _further(prob: Problem, point: CriticalPoint, counts: Int[Array, " devices"]) -> CriticalPoint:
     def one(prob: Problem, point: CriticalPoint) -> CriticalPoint:
         found = descend_further(prob, point.params)
@@ -148,10 +146,14 @@ def _further(prob: Problem, point: CriticalPoint, counts: Int[Array, " devices"]
     return over_devices(each_lane(one))(prob, point)
 
 
-@partial(jax.jit, static_argnames="method")
+@partial(jit_small, static_argnames=("method",))
 def _evidence(
     prob: Problem, p: Params, counts: Int[Array, " devices"], *, method: Callable[..., Any]
 ) -> Evidence:
     if method is examine:
         return over_devices(each_lane(lambda prob, p: examine(prob, p).evidence))(prob, p)
+    if (
+        method is by_duality and prob.collapsed
+    ):  # nothing that it asks for sees the other coordinates, all zero
+        prob, p = reduced(prob), narrowed(prob, p)
     return over_devices(jax.vmap(method))(prob, p)
