@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes of one thread, whoever imports NumPy first
 
@@ -22,12 +22,13 @@ import numpy as np
 from experiments import peers
 from experiments.peers import Setting
 from ufm_jax.devices import cores
+from ufm_jax.sweep.plan import Spectra
 
 SEED = 0
 DECAY_W, DECAY_B = 5e-4, 1e-2
 REFEREED = 400  # points that the referee looks at, spread evenly over the starts
 
-Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # W (S,K,d), H (S,d,N), b (S,K)
+Points = tuple[Any, Any, Any]  # W (S,K,d), H (S,d,N), b (S,K)
 Run = Callable[[], tuple[Points, list[str]]]  # points, and a verdict each
 
 
@@ -79,21 +80,21 @@ def plain_jax(s: Setting, count: int, *, batched: bool) -> Run:
     return run
 
 
-def ours(s: Setting, count: int, *, space: str, spectra: str) -> Run:
+def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spectra) -> Run:
     """This package: `ufm_jax.descend`, all local devices."""
     from ufm_jax.landscape.verdict import Verdict
     from ufm_jax.model.problem import Params
     from ufm_jax.sweep.pipeline import descend
 
     prob = _problem(s)
-    begin = Params(*peers.draw_starts(s, SEED, range(count)))
+    begin: Any = peers.draw_starts(s, SEED, range(count))  # NumPy's: putting them on the device is part of it
 
     def run() -> tuple[Points, list[str]]:
-        point, evidence = descend(prob, begin, space=space, spectra=spectra)
+        point, evidence = descend(prob, Params(*begin), space=space, spectra=spectra)
         W, H, b = point.params
-        if space == "auto":  # class means times √n; lifting them is not part of a sweep, the referee needs it
-            H = LiftedRows(H, s.n)
-        return (W, H, b), [Verdict(int(v)).name for v in evidence.verdict]
+        # Class means times √n; lifting them is not part of a sweep, but the referee needs it.
+        features = LiftedRows(H, s.n) if space == "auto" else H
+        return (W, features, b), [Verdict(int(v)).name for v in evidence.verdict]
 
     return run
 
@@ -101,7 +102,7 @@ def ours(s: Setting, count: int, *, space: str, spectra: str) -> Run:
 class LiftedRows:
     """Features of the full problem, made from class means one point at a time."""
 
-    def __init__(self, means: np.ndarray, n: int):
+    def __init__(self, means: Any, n: int):
         self.means, self.n = means, n
 
     def __getitem__(self, i: int) -> np.ndarray:

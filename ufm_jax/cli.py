@@ -1,6 +1,7 @@
 """The `ufm` command: flags to configurations, results to text. JAX is imported only once a command runs."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,10 +50,18 @@ class Sweep(ProblemFlags):
     """minima: descend from Gaussian starts. saddles: critical points of any index from balanced starts."""
     space: Literal["auto", "full", "collapsed"] = "auto"
     """Where to search: on class means, which is exact (auto, collapsed), or over all N features (full)."""
+    spectra: Literal["all", "needed"] = "all"
+    """Eigenvalues of the Hessian for every row, or (much faster) only where certificates do not decide."""
     keep_points: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Store W, H and b of every row as tensors; on class means, H holds √n_k times the mean of class k."""
     out: Path = Path("runs/sweep")
     """Folder for manifest, Parquet files and summary; the same command resumes."""
+    shard_size: int = 4096
+    """Rows of a file: what a kill can lose. Part of the configuration, as --starts is."""
+    repair: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Read every finished file, move unreadable ones to DIR/bad, and compute just these again."""
+    cluster: Annotated[str | None, tyro.conf.arg(metavar="local:N|tcp://HOST:PORT|SLURM.yaml")] = None
+    """Run shards on Dask: N processes of this machine, a scheduler that runs already, or Slurm jobs."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +106,20 @@ class Predict(ProblemFlags):
     """Print one JSON object."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """Write DIR/report.html: one page on a sweep or census, finished or not, with figures."""
+
+    dir: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
+    """Folder of the run."""
+
+
 Command = (
     Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Census, tyro.conf.subcommand("census")]
     | Annotated[Certify, tyro.conf.subcommand("certify")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
@@ -117,7 +135,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         import jax
 
+        from ufm_jax.devices import use_all_cores
+
         jax.config.update("jax_enable_x64", True)
+        use_all_cores()
         match command:
             case Sweep():
                 _sweep(command)
@@ -127,11 +148,14 @@ def main(args: Sequence[str] | None = None) -> None:
                 _certify(command)
             case Predict():
                 _predict(command)
+            case Report():
+                _report(command)
     except (ValueError, OSError) as error:
         print(f"ufm: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("ufm: stopped; finished shards are kept, the same command goes on from there", file=sys.stderr)
+        again = shlex.join(["ufm", *(sys.argv[1:] if args is None else args)])
+        print(f"ufm: stopped; what is finished is kept, the same command goes on: {again}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -151,10 +175,13 @@ def _counts(flags: ProblemFlags) -> tuple[int, ...]:
 
 
 def _sweep(flags: Sweep) -> None:
+    import jax
+    import pyarrow as pa
+
     from ufm_jax.report.progress import Reporter
     from ufm_jax.report.table import verdict_table
-    from ufm_jax.sweep import store
-    from ufm_jax.sweep.plan import SweepConfig
+    from ufm_jax.sweep import cluster, store
+    from ufm_jax.sweep.plan import Shard, SweepConfig
 
     config = SweepConfig(
         **_sizes(flags),
@@ -166,13 +193,30 @@ def _sweep(flags: Sweep) -> None:
         seed=flags.seed,
         target=flags.target,
         space=flags.space,
+        spectra=flags.spectra,
         keep_points=flags.keep_points,
+        shard_size=flags.shard_size,
     )
     where = {"full": "over all features"}.get(config.space, "on class means (exact: features collapse)")
-    print(f"searching {where}; {config.num_rows} rows into {flags.out}", file=sys.stderr)
-    with Reporter(config.num_rows, "ufm sweep") as reporter:
-        table = store.run(config, flags.out, reporter)
-    print(verdict_table(table))
+    table: pa.Table | None
+    failed: dict[Shard, str] = {}
+    there = store.rows_there(config, flags.out)
+    print(
+        f"searching {where}; {config.num_rows} rows into {flags.out}, {there} of them there", file=sys.stderr
+    )
+    with Reporter(config.num_rows, "ufm sweep", already=there) as reporter:
+        if flags.cluster is None:
+            table = store.run(config, flags.out, reporter, repair=flags.repair)
+        else:
+            jax.config.update("jax_platforms", "cpu")  # accelerators are the workers'
+            table, failed = cluster.run(config, flags.out, flags.cluster, reporter, repair=flags.repair)
+    if table is not None:
+        print(verdict_table(table))
+    if failed:
+        for shard, why in failed.items():
+            print(f"ufm: shard {shard.number} was given up: {why}", file=sys.stderr)
+        print("ufm: the same command tries these shards again", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def _census(flags: Census) -> None:
@@ -235,6 +279,12 @@ def _predict(flags: Predict) -> None:
     loss = loss_of(flags.loss, flags.smoothing, flags.gamma)
     prob = problem(**_sizes(flags), **_single_decays(flags), loss=loss)
     _print(predict(prob), flags.json)
+
+
+def _report(flags: Report) -> None:
+    from ufm_jax.report.page import write
+
+    print(write(flags.dir))
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.problem import Problem
 from ufm_jax.numerics.lockstep import Stacked
 
 # Multiplications in a product W H up to which it is written out; beyond, it is a matrix product a lane.
@@ -61,7 +61,7 @@ def norm_bounds(
 ) -> Float[Array, " B"]:
     """Return a bound on `gradient_norms`, at most max(τ, 1/τ)² too large, from `square` = ‖grad‖²."""
     worst = jnp.maximum(lanes.tilt, 1 / lanes.tilt) ** 2
-    b = _parts(prob, grad).b
+    b = _parts(prob, grad)[2]
     return jnp.sqrt(worst * square + jnp.maximum(lanes.bias**-2 - worst, 0.0) * jnp.sum(b**2, axis=0))
 
 
@@ -116,9 +116,10 @@ def _value_and_grad(
     return jnp.sum(losses * weights, axis=0) + squares / 2, jnp.concatenate(grad) + s * x
 
 
-def _parts(prob: Problem, x: Float[Array, "D *B"]) -> Params:
+def _parts(prob: Problem, x: Float[Array, "D *B"]) -> tuple[Array, Array, Array]:
+    """Return the rows of W, H and b, none for b where there is no bias."""
     ends = prob.num_classes * prob.dim, (prob.num_classes + prob.num_columns) * prob.dim
-    return Params(x[: ends[0]], x[ends[0] : ends[1]], x[ends[1] :])
+    return x[: ends[0]], x[ends[0] : ends[1]], x[ends[1] :]
 
 
 def _each(prob: Problem, x: Float[Array, "D B"], w: Array, h: Array, b: Array) -> list[Array]:

@@ -90,10 +90,10 @@ def _share(prob: Problem, target: Target) -> int:
 
 
 def _class_means(prob: Problem, p: Params) -> Params:
-    """Restrict many points to class means, as `reduction.restrict` does, on the host: H is read once, in place."""
+    """Restrict many points to class means, as `reduction.restrict` does, on the host: H is read in place."""
     first = np.cumsum((0, *prob.counts[:-1]))
     sums = np.add.reduceat(np.asarray(p.H)[:, : rank_bound(prob)], first, axis=2)
-    return p._replace(H=sums * np.array(prob.counts, float) ** -0.5)
+    return p._replace(H=jnp.asarray(sums * np.array(prob.counts, float) ** -0.5))
 
 
 def _finished(prob: Problem, point: CriticalPoint) -> CriticalPoint:

@@ -1,0 +1,310 @@
+"""A sweep's folder: what is finished is kept, what is bad is found and renewed, other tools read it."""
+
+import errno
+import json
+import os
+import re
+import resource
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import ufm_jax as ufm
+from ufm_jax.sweep import durable, store
+from ufm_jax.sweep.engine import sweep
+from ufm_jax.sweep.plan import SweepConfig
+
+README = Path(__file__).parents[2] / "README.md"
+CONFIG = SweepConfig(
+    counts=(2, 2, 2),
+    dim=2,
+    decay_w=(5e-3,),
+    decay_h=(1e-3,),
+    decay_b=(1e-2,),
+    starts=11,
+    keep_points=True,
+    shard_size=4,
+)
+NAMES = ["00000.parquet", "00001.parquet", "00002.parquet"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A finished run of three shards."""
+    out = tmp_path_factory.mktemp("sweeps") / "run"
+    store.run(CONFIG, out)
+    return out
+
+
+@pytest.fixture
+def out(undisturbed, tmp_path):
+    """A copy of the finished run."""
+    return shutil.copytree(undisturbed, tmp_path / "run")
+
+
+@pytest.fixture
+def no_engine(monkeypatch):
+    def refuse(config, todo, progress=None):
+        assert not todo, "nothing must be computed"
+        return iter(())
+
+    monkeypatch.setattr(store, "run_shards", refuse)
+
+
+def rows(table):
+    """Rows that compare bit for bit, NaN equal to NaN."""
+    return repr(table.to_pylist())
+
+
+def files(out):
+    return {f.name: f.read_bytes() for f in (out / "points").iterdir()}
+
+
+def test_the_folder_holds_the_rows_of_the_sweep_in_memory(undisturbed):
+    table = ufm.load(undisturbed)
+    assert rows(table) == rows(sweep(CONFIG))
+    assert json.loads(table.schema.metadata[b"ufm"]) == {"rows": 11, "rows_planned": 11, "complete": True}
+    assert sorted(f.name for f in (undisturbed / "points").iterdir()) == NAMES
+
+
+def test_points_keep_their_shapes(undisturbed):
+    table, memory = ufm.load(str(undisturbed)), sweep(CONFIG)
+    for name, shape in (("W", (3, 2)), ("H", (2, 3)), ("b", (3,))):
+        held, made = (t[name].combine_chunks().to_numpy_ndarray() for t in (table, memory))
+        assert held.shape == (11, *shape)
+        np.testing.assert_array_equal(held, made)
+
+
+@pytest.mark.parametrize("lost", [[0], [1, 2], [0, 2], [0, 1, 2]])
+def test_a_run_goes_on_to_the_same_files(undisturbed, out, lost):
+    for number in lost:
+        (out / "points" / NAMES[number]).unlink()
+    store.run(CONFIG, out)
+    assert rows(ufm.load(out)) == rows(ufm.load(undisturbed))
+    assert files(out) == files(undisturbed)
+
+
+def test_an_unfinished_run_gives_its_finished_rows_and_warns(out):
+    (out / "points" / NAMES[1]).unlink()
+    with pytest.warns(UserWarning, match="holds 7 of 11 rows"):
+        table = ufm.load(out)
+    assert table["start"].to_pylist() == [0, 1, 2, 3, 8, 9, 10]
+    assert not json.loads(table.schema.metadata[b"ufm"])["complete"]
+
+
+@pytest.mark.parametrize("made", ["nothing", "empty", "no points", "census", "text"])
+def test_a_folder_without_a_sweep_is_refused(tmp_path, made):
+    out = tmp_path / "run"
+    if made != "nothing":
+        out.mkdir()
+    if made == "no points":
+        store.open_folder(out, CONFIG)
+    if made == "census":
+        store.write_json(out / "manifest.json", {"config": {"counts": [2, 2], "max": 1}, "digest": "0"})
+    if made == "text":
+        (out / "manifest.json").write_text("what?")
+    with pytest.raises(ValueError, match=r"^out: "):
+        ufm.load(out)
+
+
+# Ways in which a file goes bad, and whether its footer shows it.
+def cut(file, out):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(file, out):
+    os.truncate(file, 0)
+
+
+def garbage(file, out):
+    file.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def another_shard(file, out):
+    shutil.copy(out / "points" / NAMES[0], file)
+
+
+def another_run(file, out):
+    store.write_shard(
+        replace(CONFIG, seed=1), out, next(store.shards(CONFIG))._replace(number=1), pq.read_table(file)
+    )
+
+
+def too_few_rows(file, out):
+    pq.write_table(pq.read_table(file).slice(1), file)
+
+
+def no_metadata(file, out):
+    pq.write_table(pq.read_table(file).replace_schema_metadata(), file)
+
+
+def another_column(file, out):
+    pq.write_table(pq.read_table(file).drop_columns(["nc1"]), file)
+
+
+BAD = [cut, empty, garbage, another_shard, another_run, too_few_rows, no_metadata, another_column]
+
+
+@pytest.mark.parametrize("spoil", BAD[:-1])  # of two files neither has the usual columns
+def test_a_bad_shard_is_named_before_anything_is_computed(out, spoil, no_engine):
+    (out / "points" / NAMES[2]).unlink()  # there is work to do
+    spoil(out / "points" / NAMES[1], out)
+    before = files(out)
+    with pytest.raises(ValueError, match=rf"^out: .*{NAMES[1]}.*--repair"):
+        store.run(CONFIG, out)
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("spoil", BAD)
+def test_repair_renews_just_the_bad_shard(undisturbed, out, spoil, caplog):
+    spoil(out / "points" / NAMES[1], out)
+    kept = {name: (out / "points" / name).stat().st_mtime_ns for name in NAMES if name != NAMES[1]}
+    with pytest.raises(ValueError, match=rf"^out: .*{NAMES[1]}.*--repair"):
+        ufm.load(out)
+    store.run(CONFIG, out, repair=True)
+    assert files(out) == files(undisturbed)
+    assert kept == {name: (out / "points" / name).stat().st_mtime_ns for name in kept}
+    assert [f.name for f in (out / "bad").iterdir()] == [NAMES[1]]
+    assert NAMES[1] in caplog.text
+
+
+def test_a_bad_page_is_found_by_its_checksum(undisturbed, out):
+    file = out / "points" / NAMES[1]
+    content = bytearray(file.read_bytes())
+    column = pq.ParquetFile(file).metadata.row_group(0).column(1)  # the losses
+    place = column.data_page_offset + column.total_compressed_size - 8
+    content[place] ^= 1  # one bit
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^out: cannot read .*{NAMES[1]}.*--repair"):
+        ufm.load(out)
+    store.run(CONFIG, out, repair=True)
+    assert files(out) == files(undisturbed)
+
+
+def test_a_file_that_is_no_shard_is_refused(out, no_engine):
+    shutil.copy(out / "points" / NAMES[0], out / "points" / "copy.parquet")
+    with pytest.raises(ValueError, match=r"^out: .*copy\.parquet"):
+        store.run(CONFIG, out)
+
+
+def test_another_configuration_is_refused_and_nothing_changes(out, no_engine):
+    before = files(out)
+    for other in (replace(CONFIG, seed=1), replace(CONFIG, decay_w=(1e-3,)), replace(CONFIG, shard_size=5)):
+        with pytest.raises(ValueError, match=r"^out: .*different run"):
+            store.run(other, out)
+    assert files(out) == before
+
+
+def test_what_a_process_killed_at_its_start_leaves_is_no_obstacle(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    (out / "points").mkdir(parents=True)
+    for name in (".lock", ".manifest.json.0123456789ab.tmp", "points/.00000.parquet.0123456789ab.tmp"):
+        (out / name).write_text("half")
+    store.run(CONFIG, out)
+    assert files(out) == files(undisturbed)
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_a_locked_folder_is_refused(out, no_engine):
+    with durable.locked(out), pytest.raises(ValueError, match=rf"^out: .*in use .*process {os.getpid()} on"):
+        store.run(CONFIG, out)
+    store.run(CONFIG, out)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(out, no_engine, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (out / "points" / ".x.tmp").touch()
+    monkeypatch.setattr(durable.fcntl, "flock", no_locks)
+    store.run(CONFIG, out)
+    assert (out / "points" / ".x.tmp").exists()  # may be another process's
+
+
+def test_a_temporary_that_is_being_written_stays(tmp_path):
+    def write(file):
+        file.write(b"half")
+        durable.remove_stale(tmp_path)
+        assert len(list(tmp_path.glob(".*.tmp"))) == 1
+        file.write(b"whole")
+
+    durable.write_file(tmp_path / "file", write)
+    assert (tmp_path / "file").read_bytes() == b"halfwhole"
+    assert [f.name for f in tmp_path.iterdir()] == ["file"]
+
+
+@contextmanager
+def largest_file(size):
+    """Let no file grow beyond `size` bytes: what a full disk looks like to a program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def flush_fails():
+    """Have the disk fill up at the last moment: when the file is flushed to it."""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable.os, "fsync", full)
+        yield
+
+
+@pytest.mark.parametrize("full", [lambda: largest_file(2000), flush_fails], ids=["write", "flush"])
+def test_a_full_disk_leaves_no_half_file_and_the_rest_intact(undisturbed, out, full):
+    (out / "points" / NAMES[1]).unlink()
+    before = files(out)
+    with full(), pytest.raises(OSError, match=rf"^out: cannot write .*{NAMES[1]}: .*; make room"):
+        store.run(CONFIG, out)
+    assert files(out) == before
+    store.run(CONFIG, out)
+    assert files(out) == files(undisturbed)
+
+
+def test_shards_of_a_version_with_other_columns_are_not_joined(out):
+    for name in NAMES[:2]:
+        file = out / "points" / name
+        pq.write_table(pq.read_table(file).drop_columns(["nc1"]), file)
+    (out / "points" / NAMES[2]).unlink()
+    before = files(out)
+    with pytest.raises(ValueError, match=r"^out: .*other columns"):
+        store.run(CONFIG, out)
+    assert files(out) == before
+
+
+def test_the_readme_s_queries_run_as_printed(undisturbed):
+    (query,) = re.findall(r"```python\n([^`]*read_parquet.*?)```", README.read_text(), re.DOTALL)
+    assert "runs/first" in query
+    found: dict = {}
+    for line in query.replace("runs/first", str(undisturbed)).splitlines():
+        exec(line, found)
+        for name in ("table", "frame"):
+            if name in line:
+                assert len(found[name]) == 11
+    assert found["counts"].fetchall() == [("minima", "GLOBAL_MINIMUM", 11)]
+    assert isinstance(found["table"], pa.Table)
+
+
+def test_other_tools_read_points_as_flat_lists(undisturbed):
+    import duckdb
+    import pandas
+    import polars
+
+    points = undisturbed / "points"
+    W = ufm.load(undisturbed)["W"].combine_chunks().to_numpy_ndarray().reshape(11, -1)
+    np.testing.assert_array_equal(np.stack(pandas.read_parquet(points)["W"]), W)
+    np.testing.assert_array_equal(duckdb.sql(f"SELECT W FROM '{points}/*.parquet'").df()["W"].tolist(), W)
+    frame = polars.read_parquet(points / "*.parquet")
+    np.testing.assert_array_equal(frame["W"].ext.storage().to_list(), W)

@@ -1,0 +1,105 @@
+"""Files that survive a kill, a full disk and a second process; knows nothing of what is in them. POSIX only.
+
+Locks are `flock`s: the kernel lets go of them when their process ends, however it ends, so none is ever
+stale. On NFS they hold between machines if the server locks; on a file system without locks (Lustre mounted
+without `flock`) nobody is refused. Nothing can be mixed up there either: every file is written under a name
+of its own and renamed whole, and two processes with one configuration write the same rows.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+LOCK, TEMPORARY = ".lock", ".tmp"
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write under a temporary name, flush to disk, rename: the path never holds half a file.
+
+    Raises:
+        OSError: naming the path, if it cannot be written (a full disk, say); what it held is still there.
+    """
+    # Readers of a whole folder (pandas) pass over names that begin with a dot.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
+    try:
+        with temporary.open("xb") as file:
+            _try_lock(file.fileno())  # while it is held, `remove_stale` leaves the file alone
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            f"out: cannot write {path}: {error.strerror or error}; make room and run the same command again, "
+            "what is finished is intact"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which is the file `.lock` in it.
+
+    Raises:
+        ValueError: naming `out`, if another process holds it.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if _try_lock(descriptor) is False:
+            owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+            raise ValueError(f"out: {folder} is in use by {owner}; wait for it or end it")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)  # which lets go of the lock; the file stays: removing it would race with others
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporaries that killed processes left; one that a live process writes is locked, and stays."""
+    for temporary in folder.rglob(f"*{TEMPORARY}"):
+        try:
+            descriptor = os.open(temporary, os.O_RDWR)
+        except FileNotFoundError:  # renamed meanwhile
+            continue
+        try:
+            if _try_lock(descriptor) is True:
+                temporary.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def is_ours(file: Path) -> bool:
+    """Say whether a file is a lock or a temporary: what a process killed at its very beginning leaves."""
+    return file.name == LOCK or file.name.endswith(TEMPORARY)
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """Lock; return False if another process has, None where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename durable: it is an entry of the folder, which has to reach the disk as well."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
