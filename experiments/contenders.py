@@ -1,7 +1,7 @@
-"""One contender of the benchmark in a process of its own: `python -m experiments.contenders NAME K n d STARTS R`.
+"""One contender of the benchmark in a process of its own: `python -m experiments.contenders NAME K n d S R`.
 
-Prints one JSON object: seconds of the first call (with compilation, or the start of processes) and of the best
-of R later ones, peak memory, and what the referee says of the points. Every contender gets the same starts.
+Prints one JSON object: seconds of the first call on S starts (with compilation, or the start of processes)
+and of the best of R later ones, peak memory, what the referee says of the points. All have the same starts.
 """
 
 import json

@@ -16,7 +16,7 @@ def use_all_cores(count: int | None = None) -> None:
     Does nothing where the user has chosen a number, or where JAX has begun to compute.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or jax.config.jax_num_cpu_devices > 0:
+    if chosen or jax.config.values["jax_num_cpu_devices"] > 0:
         return
     try:
         jax.config.update("jax_num_cpu_devices", count or cores())

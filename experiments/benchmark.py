@@ -1,0 +1,207 @@
+"""Starts a second, side by side: SciPy in processes, plain JAX, and this package, on the same starts.
+
+Every contender runs in a process of its own (`experiments.contenders`), one after another in this one run, and
+one NumPy referee looks at the points of all. `experiments.limits` says how far the hot path is from the machine.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+
+LABELS = {
+    "scipy": "(i) SciPy, a process a core",
+    "optax-vmap": "(ii) optax L-BFGS, vmapped, + eigh",
+    "jit-loop": "(iii) the same, jitted, start by start",
+    "scipy-means": "(iv) SciPy on class means",
+    "ours-full": "(v) ufm_jax, all features",
+    "ours": "(vi) ufm_jax",
+    "ours-spectra": "(vi) with every spectrum",
+}
+SMALL, LARGE = (4, 5, 6), (10, 20, 16)  # K, n, d
+# Starts and repeats. Plain JAX diagonalises a Hessian of size 3,370 at K = 10: half a minute a start.
+MAIN = {
+    SMALL: {"scipy": (600, 2), "optax-vmap": (256, 2), "jit-loop": (100, 2), "scipy-means": (600, 2),
+            "ours-full": (8192, 2), "ours": (65536, 3), "ours-spectra": (4096, 1)},
+    LARGE: {"scipy": (200, 1), "optax-vmap": (2, 0), "jit-loop": (1, 1), "scipy-means": (400, 1),
+            "ours-full": (1024, 1), "ours": (8192, 3), "ours-spectra": (512, 1)},
+}  # fmt: skip
+COMPARED = ("scipy", "scipy-means", "ours-full", "ours")
+# What grows, its values, the sizes at a value, and starts for each of COMPARED.
+GROWTH: dict[str, tuple[tuple[int, ...], Any, dict[str, int]]] = {
+    "classes K (n = 5, d = K + 2)": (
+        (3, 5, 8, 12, 20), lambda K: (K, 5, K + 2),
+        {"scipy": 40, "scipy-means": 40, "ours-full": 512, "ours": 2048},
+    ),
+    "samples a class n (K = 4, d = 6)": (
+        (5, 20, 80, 320), lambda n: (4, n, 6),
+        {"scipy": 40, "scipy-means": 40, "ours-full": 256, "ours": 4096},
+    ),
+    "features d (K = 4, n = 5)": (
+        (6, 24, 96), lambda d: (4, 5, d),
+        {"scipy": 60, "scipy-means": 60, "ours-full": 512, "ours": 4096},
+    ),
+}  # fmt: skip
+STARTS = {"scipy": (50, 200, 800), "scipy-means": (50, 200, 800), "ours-full": (256, 1024, 8192),
+          "ours": (256, 1024, 8192, 65536)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Scale: smoke has the fast contenders, few starts, and no growth; paper is default."""
+
+    scale: Scale = "default"
+
+
+def contend(name: str, sizes: tuple[int, int, int], starts: int, repeats: int) -> dict[str, Any]:
+    """Run one contender in its own process, with the environment of this one; return what it printed.
+
+    Raises:
+        RuntimeError: with its standard error, if it failed.
+    """
+    print(f"{name} K={sizes[0]} n={sizes[1]} d={sizes[2]}, {starts} starts", file=sys.stderr, flush=True)
+    result = _json_of("experiments.contenders", name, *sizes, starts, repeats)
+    seconds = result["warm_s"] or result["first_s"]
+    return result | {
+        "us_a_start": seconds / starts * 1e6,
+        "us_a_start_first": result["first_s"] / starts * 1e6,
+    }
+
+
+def run(scale: Scale) -> dict[str, Any]:
+    """Measure everything; the longest row is (ii) at K = 10."""
+    if scale == "smoke":
+        few = {"scipy": (20, 1), "scipy-means": (20, 1), "ours": (512, 1)}
+        return {"main": [contend(name, SMALL, *how) for name, how in few.items()], "growth": {}, "limits": []}
+    main = [contend(name, sizes, *how) for sizes, all_ in MAIN.items() for name, how in all_.items()]
+    growth = {
+        axis: [contend(name, at(v), count, 1) | {"at": v} for v in values for name, count in counts.items()]
+        for axis, (values, at, counts) in GROWTH.items()
+    }
+    growth["starts (K = 4, n = 5, d = 6)"] = [
+        contend(name, SMALL, count, 1) | {"at": count} for name, counts in STARTS.items() for count in counts
+    ]
+    return {"main": main, "growth": growth, "limits": _json_of("experiments.limits")["limits"]}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return starts a second, warm and with compilation, ratios to (i) and (iv), memory, what was accepted."""
+    rows: list[tuple[str, ...]] = [("", "K", "starts/s", "first call", "x (i)", "x (iv)", "MiB", "accepted")]
+    for row in result["main"]:
+        peers = {r["contender"]: r["us_a_start"] for r in result["main"] if r["K"] == row["K"]}
+        ratios = (f"{peers[p] / row['us_a_start']:.1f}" for p in ("scipy", "scipy-means"))
+        warm = f"{1e6 / row['us_a_start']:,.4g}" if row["warm_s"] else "-"
+        rows.append(
+            (
+                LABELS[row["contender"]],
+                str(row["K"]),
+                warm,
+                f"{1e6 / row['us_a_start_first']:,.4g}",
+                *ratios,
+                f"{row['peak_mib']:.0f}",
+                f"{row['accepted']}/{row['refereed']}",
+            )
+        )
+    lines = ["  ".join(c.ljust(40) if i == 0 else c.rjust(10) for i, c in enumerate(r)) for r in rows]
+    return "\n".join([*lines, "", *_limit_lines(result["limits"])])
+
+
+def plot(result: dict[str, Any]) -> plt.Figure:
+    """Draw starts a second for both sizes, and time a start against K, n, d and the number of starts."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 3, figsize=(10.5, 6.2), squeeze=False)
+        _bars(axes[0, 0], result["main"])
+        panels = [ax for ax in axes.ravel()[1:]]
+        for ax, (axis, rows) in zip(panels, result["growth"].items(), strict=False):
+            _lines(ax, axis, rows)
+        _shares(panels[4], result["limits"])
+        for ax in panels[len(result["growth"]) : 4]:
+            ax.set_visible(False)
+        if result["growth"]:
+            panels[0].legend(fontsize=7)
+        figure.suptitle(
+            "Critical points found and judged: SciPy and plain JAX beside ufm_jax, on the same starts"
+        )
+    return figure
+
+
+def _bars(ax: plt.Axes, rows: list[dict[str, Any]]) -> None:
+    names = [name for name in LABELS if any(r["contender"] == name for r in rows)]
+    sizes = sorted({r["K"] for r in rows})
+    for i, K in enumerate(sizes):
+        rates = {r["contender"]: 1e6 / r["us_a_start"] for r in rows if r["K"] == K}
+        places = np.arange(len(names)) + 0.4 * i - 0.2 * (len(sizes) - 1)
+        values = [rates.get(name, np.nan) for name in names]
+        ax.barh(places, values, 0.38, color=COLOURS[i], label=f"K = {K}")
+        for y, v in zip(places, values, strict=True):
+            ax.annotate(f" {v:,.3g}", (v, y), va="center", fontsize=6)
+    ax.set_yticks(range(len(names)), [LABELS[name] for name in names], fontsize=7)
+    ax.invert_yaxis()
+    ax.set_xscale("log")
+    ax.margins(x=0.25)
+    ax.set_xlabel("judged starts per second")
+    ax.legend()
+
+
+def _lines(ax: plt.Axes, axis: str, rows: list[dict[str, Any]]) -> None:
+    for i, name in enumerate(COMPARED):
+        own = [r for r in rows if r["contender"] == name]
+        x, y = [r["at"] for r in own], [r["us_a_start"] for r in own]
+        ax.loglog(x, y, MARKERS[i] + "-", color=COLOURS[i], ms=4, label=LABELS[name])
+    ax.set_xlabel(axis)
+    ax.set_ylabel("µs per start")
+
+
+def _shares(ax: plt.Axes, rows: list[dict[str, Any]]) -> None:
+    shown = [r for r in rows if r["what"] != "machine"]
+    names = [f"{r['what']}, K = {r['K']}, {r['columns']} columns" for r in shown]
+    ax.barh(range(len(shown)), [100 * r["share_of_limit"] for r in shown], color=COLOURS[2])
+    ax.set_yticks(range(len(shown)), names, fontsize=7)
+    ax.invert_yaxis()
+    ax.set_xlabel("% of what the machine's rates allow")
+    ax.set_visible(bool(shown))
+
+
+def _limit_lines(rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for r in rows:
+        if r["what"] == "machine":
+            rates = r["operations_per_s"] / 1e9, r["bytes_per_s"] / 1e9
+            lines.append(
+                "all cores: {:.1f} Gflop/s in a matrix product, {:.1f} GB/s in a triad".format(*rates)
+            )
+        else:
+            lines.append(
+                f"{r['what']:<16} K={r['K']:<4} d={r['d']:<4} columns={r['columns']:<4} "
+                f"{r['operations']:.3g} flop {r['bytes']:.3g} B  {r['measured_us']:.3g} µs, limit {r['limit_us']:.3g} µs: "
+                f"{100 * r['share_of_limit']:.0f}%"
+            )
+    return lines
+
+
+def _json_of(module: str, *args: Any) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, args)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{module} {args} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(config: Config) -> None:
+    """Measure, print the table, draw."""
+    set_up()
+    result = run(config.scale)
+    print(table(result))
+    save(plot(result), "benchmark", config.scale, table=table(result).splitlines(), **result)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
