@@ -2,7 +2,7 @@
 PYTHON ?= python3
 SCALE ?= default
 BIN := .venv/bin
-EXPERIMENTS := landscape dynamics claims atlas etf_spectrum local_minima imagenet_size phase_diagram
+EXPERIMENTS := landscape dynamics claims atlas etf_spectrum local_minima imagenet_size phase_diagram benchmark
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
 .PHONY: $(EXPERIMENTS) experiments test lint clean

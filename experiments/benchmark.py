@@ -1,7 +1,7 @@
 """Starts a second, side by side: SciPy in processes, plain JAX, and this package, on the same starts.
 
-Every contender runs in a process of its own (`experiments.contenders`), one after another in this one run, and
-one NumPy referee looks at the points of all. `experiments.limits` says how far the hot path is from the machine.
+Every contender runs in a process of its own (`experiments.contenders`), one after another in this run, and
+one NumPy referee looks at the points of all. `experiments.limits` says how far the hot path is from the limit.
 """
 
 import json
@@ -92,7 +92,7 @@ def run(scale: Scale) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return starts a second, warm and with compilation, ratios to (i) and (iv), memory, what was accepted."""
+    """Return starts a second, warm and with compilation, ratios to (i) and (iv), memory, and who passed."""
     rows: list[tuple[str, ...]] = [("", "K", "starts/s", "first call", "x (i)", "x (iv)", "MiB", "accepted")]
     for row in result["main"]:
         peers = {r["contender"]: r["us_a_start"] for r in result["main"] if r["K"] == row["K"]}
@@ -116,38 +116,46 @@ def table(result: dict[str, Any]) -> str:
 def plot(result: dict[str, Any]) -> plt.Figure:
     """Draw starts a second for both sizes, and time a start against K, n, d and the number of starts."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 3, figsize=(10.5, 6.2), squeeze=False)
-        _bars(axes[0, 0], result["main"])
-        panels = [ax for ax in axes.ravel()[1:]]
-        for ax, (axis, rows) in zip(panels, result["growth"].items(), strict=False):
+        figure = plt.figure(figsize=(11.5, 7.5))
+        left, right = figure.subfigures(1, 2, width_ratios=(1.0, 1.1))
+        _bars(*left.subplots(2, 1, height_ratios=(1.3, 1.0)), result)
+        axes = right.subplots(2, 2)
+        for ax, (axis, rows) in zip(axes.ravel(), result["growth"].items(), strict=False):
             _lines(ax, axis, rows)
-        _shares(panels[4], result["limits"])
-        for ax in panels[len(result["growth"]) : 4]:
+        for ax in axes.ravel()[len(result["growth"]) :]:
             ax.set_visible(False)
         if result["growth"]:
-            panels[0].legend(fontsize=7)
-        figure.suptitle(
-            "Critical points found and judged: SciPy and plain JAX beside ufm_jax, on the same starts"
-        )
+            handles, labels = axes[0, 0].get_legend_handles_labels()
+            right.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
+        figure.suptitle("Minima found and judged: SciPy and plain JAX beside ufm_jax, on the same starts")
     return figure
 
 
-def _bars(ax: plt.Axes, rows: list[dict[str, Any]]) -> None:
+def _bars(ax: plt.Axes, below: plt.Axes, result: dict[str, Any]) -> None:
+    """Draw judged starts a second, and below the share of the machine's rates that the hot path reaches."""
+    rows, limits = result["main"], [r for r in result["limits"] if r["what"] != "machine"]
     names = [name for name in LABELS if any(r["contender"] == name for r in rows)]
     sizes = sorted({r["K"] for r in rows})
     for i, K in enumerate(sizes):
         rates = {r["contender"]: 1e6 / r["us_a_start"] for r in rows if r["K"] == K}
         places = np.arange(len(names)) + 0.4 * i - 0.2 * (len(sizes) - 1)
         values = [rates.get(name, np.nan) for name in names]
-        ax.barh(places, values, 0.38, color=COLOURS[i], label=f"K = {K}")
+        n, d = next((r["n"], r["d"]) for r in rows if r["K"] == K)
+        ax.barh(places, values, 0.38, color=COLOURS[i], label=f"K = {K}, n = {n}, d = {d}")
         for y, v in zip(places, values, strict=True):
-            ax.annotate(f" {v:,.3g}", (v, y), va="center", fontsize=6)
+            ax.annotate(f" {v:,.3g}" if v < 1e3 else f" {v:,.0f}", (v, y), va="center", fontsize=7)
     ax.set_yticks(range(len(names)), [LABELS[name] for name in names], fontsize=7)
     ax.invert_yaxis()
     ax.set_xscale("log")
-    ax.margins(x=0.25)
+    ax.margins(x=0.3)
     ax.set_xlabel("judged starts per second")
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
+    below.barh(range(len(limits)), [100 * r["share_of_limit"] for r in limits], color=COLOURS[2])
+    names = [f"{r['what']}, K = {r['K']}, {r['columns']} columns" for r in limits]
+    below.set_yticks(range(len(limits)), names, fontsize=7)
+    below.invert_yaxis()
+    below.set_xlabel("% of the rate that the machine allows")
+    below.set_visible(bool(limits))
 
 
 def _lines(ax: plt.Axes, axis: str, rows: list[dict[str, Any]]) -> None:
@@ -155,18 +163,12 @@ def _lines(ax: plt.Axes, axis: str, rows: list[dict[str, Any]]) -> None:
         own = [r for r in rows if r["contender"] == name]
         x, y = [r["at"] for r in own], [r["us_a_start"] for r in own]
         ax.loglog(x, y, MARKERS[i] + "-", color=COLOURS[i], ms=4, label=LABELS[name])
+    values = sorted({r["at"] for r in rows})
+    if len(values) <= 5:
+        ax.set_xticks(values, [str(v) for v in values])
+        ax.minorticks_off()
     ax.set_xlabel(axis)
     ax.set_ylabel("µs per start")
-
-
-def _shares(ax: plt.Axes, rows: list[dict[str, Any]]) -> None:
-    shown = [r for r in rows if r["what"] != "machine"]
-    names = [f"{r['what']}, K = {r['K']}, {r['columns']} columns" for r in shown]
-    ax.barh(range(len(shown)), [100 * r["share_of_limit"] for r in shown], color=COLOURS[2])
-    ax.set_yticks(range(len(shown)), names, fontsize=7)
-    ax.invert_yaxis()
-    ax.set_xlabel("% of what the machine's rates allow")
-    ax.set_visible(bool(shown))
 
 
 def _limit_lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -180,8 +182,8 @@ def _limit_lines(rows: list[dict[str, Any]]) -> list[str]:
         else:
             lines.append(
                 f"{r['what']:<16} K={r['K']:<4} d={r['d']:<4} columns={r['columns']:<4} "
-                f"{r['operations']:.3g} flop {r['bytes']:.3g} B  {r['measured_us']:.3g} µs, limit {r['limit_us']:.3g} µs: "
-                f"{100 * r['share_of_limit']:.0f}%"
+                f"{r['operations']:.3g} flop {r['bytes']:.3g} B  {r['measured_us']:.3g} µs, "
+                f"limit {r['limit_us']:.3g} µs: {100 * r['share_of_limit']:.0f}%"
             )
     return lines
 
