@@ -1,7 +1,7 @@
 """Starts a second, side by side: SciPy in processes, plain JAX, and this package, on the same starts.
 
 Every contender runs in a process of its own (`experiments.contenders`), one after another in this run, and
-one NumPy referee looks at the points of all. `experiments.limits` says how far the hot path is from the limit.
+one NumPy referee looks at the points of all. `experiments.limits` says how far the hot path is from the best.
 """
 
 import json
