@@ -23,7 +23,7 @@ Norm = Callable[[Float[Array, "D B"], Float[Array, " B"], Any], Float[Array, " B
 SUFFICIENT = 1e-4  # Armijo's constant
 FLATTER = 0.8  # in the noise of f a step is good if the slope along it shrinks to this share
 NOISE = 1e-12  # of f, relative to 1 + |f|: sums of logits of size 10 to 100 cancel in it
-SHORTEST = 1e-9  # a line search that comes down to this share of its first step has failed
+SHORTEST = 1e-9  # a line search whose length comes down to this has failed; 1 is the BFGS step
 REFILL = 1 / 8  # share of lanes that have ended when all stop for them to be given new starts
 
 
@@ -156,8 +156,8 @@ def _advance(f: Stacked, data: Any, s: _Lanes, measure: Norm, gtol: float, max_s
     running, fresh = s.status == Status.RUNNING, s.num_steps == 0
     trial = s.x + s.length * s.step
     value, grad = f(trial, data)
-    square, overlap = jnp.sum(grad * grad, axis=0), jnp.sum(s.grad * grad, axis=0)
-    norm, slope = measure(grad, square, data), jnp.sum(grad * s.step, axis=0)
+    square, slope = jnp.sum(grad * grad, axis=0), jnp.sum(grad * s.step, axis=0)
+    norm = measure(grad, square, data)
 
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     falls = value <= s.value + SUFFICIENT * s.length * s.slope
@@ -165,24 +165,8 @@ def _advance(f: Stacked, data: Any, s: _Lanes, measure: Norm, gtol: float, max_s
     accept = running & finite & (fresh | falls | in_noise)
     failed = running & ~accept & (s.length <= SHORTEST) & ~fresh  # then −g is tried, unless it was that
 
-    # The new direction −H g, H of the one pair (move, y); s.grad is zero in a fresh lane.
-    moved = s.length * slope  # moveᵀ g
-    sy = moved - s.length * s.slope
-    yy = square - 2 * overlap + s.square
-    curved = ~fresh & (sy > jnp.finfo(grad.dtype).eps * yy) & (yy > 0)
-    sy, yy = jnp.where(curved, sy, 1.0), jnp.where(curved, yy, 1.0)
-    gamma, ratio = sy / yy, moved / sy
-    yg = square - overlap
-    along_move = jnp.where(curved, 2 * ratio - gamma * yg / sy, 0.0)
-    along_y = jnp.where(curved, gamma * ratio, 0.0)
-    size = jnp.where(curved, gamma, 1.0)
-    # H g = size P g + along_move move − along_y y, and its product with g.
-    descent = size * square + along_move * moved - along_y * yg
-    plain = ~curved | ~(descent > 0)
-    on_grad = jnp.where(plain, 1.0, size - along_y)
-    on_step, on_old = (jnp.where(plain, 0.0, c) for c in (along_move * s.length, along_y))
-    new_step = -(on_grad * grad + on_step * s.step + on_old * s.grad)
-    descent = jnp.where(plain, square, descent)
+    overlap = jnp.sum(s.grad * grad, axis=0)
+    new_step, descent, plain = _direction(s, grad, square, overlap, slope)
     unit = 1.0 / jnp.sqrt(jnp.maximum(jnp.where(accept, square, s.square), jnp.finfo(grad.dtype).tiny))
 
     curvature = value - s.value - s.length * s.slope
@@ -209,3 +193,31 @@ def _advance(f: Stacked, data: Any, s: _Lanes, measure: Norm, gtol: float, max_s
         status=status.astype(jnp.int32),
         num_steps=num_steps,
     )
+
+
+def _direction(
+    s: _Lanes,
+    grad: Float[Array, "D B"],
+    square: Float[Array, " B"],
+    overlap: Float[Array, " B"],
+    slope: Float[Array, " B"],
+) -> tuple[Float[Array, "D B"], Float[Array, " B"], Bool[Array, " B"]]:
+    """Return −H g at the trial point, gᵀH g, and where H is the identity: else BFGS's matrix of one move.
+
+    The pair is (move, y = g − s.grad), and H before it moveᵀy/yᵀy times the identity, if that is positive.
+    `square`, `overlap` and `slope` are the products of g with itself, with s.grad and with s.step.
+    """
+    moved = s.length * slope  # moveᵀ g
+    sy = moved - s.length * s.slope
+    yy = square - 2 * overlap + s.square
+    curved = (s.num_steps > 0) & (sy > jnp.finfo(grad.dtype).eps * yy) & (yy > 0)
+    sy, yy = jnp.where(curved, sy, 1.0), jnp.where(curved, yy, 1.0)
+    gamma, ratio, yg = sy / yy, moved / sy, square - overlap
+    # H g = γ g + along_move move − along_y y.
+    along_move, along_y = 2 * ratio - gamma * yg / sy, gamma * ratio
+    descent = gamma * square + along_move * moved - along_y * yg
+    plain = ~curved | ~(descent > 0)
+    on_grad = jnp.where(plain, 1.0, gamma - along_y)
+    on_step, on_old = (jnp.where(plain, 0.0, c) for c in (along_move * s.length, along_y))
+    step = -(on_grad * grad + on_step * s.step + on_old * s.grad)
+    return step, jnp.where(plain, square, descent), plain
