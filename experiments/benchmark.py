@@ -117,7 +117,8 @@ def plot(result: dict[str, Any]) -> plt.Figure:
     """Draw starts a second for both sizes, and time a start against K, n, d and the number of starts."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(11.5, 7.5))
-        left, right = figure.subfigures(1, 2, width_ratios=(1.0, 1.1))
+        parts: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.1))
+        left, right = parts
         _bars(*left.subplots(2, 1, height_ratios=(1.3, 1.0)), result)
         axes = right.subplots(2, 2)
         for ax, (axis, rows) in zip(axes.ravel(), result["growth"].items(), strict=False):

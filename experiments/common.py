@@ -10,28 +10,14 @@ import ufm_jax  # noqa: F401  (before the first computation: sets XLA's CPU work
 import jax
 import matplotlib
 import matplotlib.pyplot as plt
-from cycler import cycler
 
 from ufm_jax.devices import use_all_cores
+from ufm_jax.report.style import COLOURS, MARKERS, STYLE
 from ufm_jax.sweep.store import provenance, write_json
 
 Scale = Literal["smoke", "default", "paper"]
 FIGURES = Path("figures")
-# Okabe & Ito's colour-blind safe palette.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = "osD^vP*X<>"
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 200,
-    "pdf.fonttype": 42,
-}
+__all__ = ["COLOURS", "FIGURES", "MARKERS", "STYLE", "Scale", "folder", "record", "save", "set_up"]
 
 
 def set_up() -> None:

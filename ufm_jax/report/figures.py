@@ -9,29 +9,17 @@ import matplotlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from cycler import cycler
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Verdict
+from ufm_jax.report.style import STYLE
 from ufm_jax.report.table import Setting, floats
 
-# Okabe & Ito's colour-blind safe palette; verdicts differ in marker and line as well as in colour.
-COLOURS = ("#0072B2", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000")
-LOOKS = dict(zip((v.name for v in Verdict), zip(COLOURS, "osD^Pv", strict=True), strict=True))
+# A verdict differs in marker and line as well as in colour.
+HUES = ("#0072B2", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000")
+LOOKS = dict(zip((v.name for v in Verdict), zip(HUES, "osD^Pv", strict=True), strict=True))
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 200,
-    "svg.hashsalt": "ufm",
-}
 FLOOR = 1e-17  # gaps and gradient norms below this, and those rounded to or below zero, are drawn here
 MANY = 2000  # marks, beyond which they are drawn as pixels
 SYMBOLS = {"decay_w": "$λ_W$", "decay_h": "$λ_H$", "decay_b": "$λ_b$"}
