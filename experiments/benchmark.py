@@ -119,7 +119,8 @@ def plot(result: dict[str, Any]) -> plt.Figure:
         figure = plt.figure(figsize=(11.5, 7.5))
         parts: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.1))
         left, right = parts
-        _bars(*left.subplots(2, 1, height_ratios=(1.3, 1.0)), result)
+        rates, shares = left.subplots(2, 1, height_ratios=(1.3, 1.0))
+        _bars(rates, shares, result)
         axes = right.subplots(2, 2)
         for ax, (axis, rows) in zip(axes.ravel(), result["growth"].items(), strict=False):
             _lines(ax, axis, rows)
