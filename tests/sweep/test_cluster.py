@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import dask
 import distributed
@@ -151,14 +152,17 @@ def test_a_worker_compiles_once(tmp_path):
     assert not [name for name in compiled if "backend_compile" in name]
 
 
-def test_ctrl_c_keeps_finished_shards(tmp_path, local):
-    out = tmp_path / "run"
+def test_ctrl_c_keeps_finished_shards(tmp_path):
+    out, many = (
+        tmp_path / "run",
+        replace(CONFIG, starts=4000),
+    )  # enough not to be done before the signal comes
     command = [
         sys.executable,
         "-m",
         "ufm_jax",
         "sweep",
-        *FLAGS.split(),
+        *FLAGS.replace("--starts 400", "--starts 4000").split(),
         "--out",
         str(out),
         "--cluster",
@@ -176,9 +180,10 @@ def test_ctrl_c_keeps_finished_shards(tmp_path, local):
     assert process.returncode == 130, said
     assert said.splitlines()[-1].startswith("ufm: stopped; what is finished is kept")
     assert "Traceback" not in said
-    assert len(list(out.glob("points/*.parquet"))) < 10
-    store.run(CONFIG, out)
-    assert rows(out) == rows(local)
+    assert len(list(out.glob("points/*.parquet"))) < 100
+    store.run(many, out)
+    store.run(many, tmp_path / "undisturbed")
+    assert rows(out) == rows(tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize("where", ["local:0", "local:many", "local:", "somewhere", "no.yaml"])
