@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_finished_shards(tmp_path):
     out, many = (
         tmp_path / "run",
         replace(CONFIG, starts=4000),
-    )  # enough not to be done before the signal comes
+    )  # not done before the signal comes
     command = [
         sys.executable,
         "-m",
