@@ -11,9 +11,10 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(0, "GLOBAL_MINIMUM 0.0629330061"), (1, "CONVERGED")],
-    ids=["minimum", "own function"],
+    [(0, "GLOBAL_MINIMUM 0.0629330061"), (1, "CONVERGED"), (2, "decay_h")],
+    ids=["minimum", "own function", "network"],
 )
-def test_example_runs(number, expected, capsys):
+def test_example_runs(number, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {})
     assert expected in capsys.readouterr().out

@@ -1,0 +1,153 @@
+"""Steps follow the stated objective, runs resume bit for bit, nothing compiles twice."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ufm_jax.model.objective import objective as landscape_objective
+from ufm_jax.model.problem import Params, problem
+from ufm_jax.networks.data import load, stratified
+from ufm_jax.networks.design import Design
+from ufm_jax.networks.models import last_layer, network
+from ufm_jax.networks.run import experiment, run
+from ufm_jax.networks.training import Recipe, objective, on_device, standardise
+
+SMALL = Design("mlp", 10, width=16, depth=2)
+SHALLOW = Design("mlp", 10, width=16, depth=1, norm_momentum=0.0)  # the line search compiles it many times
+TRACES: list = []  # grows whenever a network's function is traced for compilation
+QUICK = Recipe(rate=0.1, epochs=8, batch=20, drop_every=5)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Twenty digits of each class to train on, five to test on."""
+    data = load("digits")
+    train, test = stratified(data.train, 20), stratified(data.test, 5)
+    return on_device(train), on_device(test, train)
+
+
+@pytest.fixture(scope="module")
+def built(digits):
+    """Build experiments on digits, measured in chunks that do not divide N; each is compiled once."""
+
+    @functools.cache
+    def build(recipe, design=SMALL):
+        net = network(design, (8, 8, 1))
+
+        def apply(weights, images, train):
+            TRACES.append((design, len(images), train))
+            return net.apply(weights, images, train)
+
+        return experiment(net._replace(apply=apply), recipe, *digits, chunk=64, name="digits")
+
+    return build
+
+
+RECIPES = {
+    "sgd": QUICK,
+    "adam": dataclasses.replace(QUICK, optimiser="adam", rate=1e-2),
+    "lbfgs": dataclasses.replace(QUICK, optimiser="lbfgs", rate=1.0, batch=200, epochs=12),
+    "augmented": dataclasses.replace(QUICK, augment=True),
+    "peeled": dataclasses.replace(QUICK, form="peeled", decay_w=5e-3, decay_h=5e-6),
+}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "lbfgs", "peeled"])
+def test_training_fits_the_digits(built, name):
+    exp = built(RECIPES[name], SHALLOW if name == "lbfgs" else SMALL)
+    _, rows = run(exp, 0)
+    assert [row["epoch"] for row in rows] == list(range(1, exp.recipe.epochs + 1))
+    assert rows[-1]["objective"] < 0.7 * rows[0]["objective"]
+    assert rows[-1]["train_accuracy"] > 0.75
+
+
+@pytest.mark.parametrize("name", ["sgd", "lbfgs", "augmented"])
+def test_a_resumed_run_has_the_same_bits(built, tmp_path, name):
+    exp = built(RECIPES[name], SHALLOW if name == "lbfgs" else SMALL)
+    whole, rows = run(exp, 1, epochs=4)
+    file = tmp_path / "run.npz"
+    run(exp, 1, checkpoint=file, epochs=2)
+    resumed, more = run(exp, 1, checkpoint=file, epochs=4)
+    for a, b in zip(*map(jax.tree.leaves, (whole, resumed)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    strip = lambda row: {k: v for k, v in row.items() if k != "seconds"}
+    assert list(map(strip, rows)) == list(map(strip, more))
+    with pytest.raises(ValueError, match="belongs to another run"):
+        run(exp, 2, checkpoint=file)
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="cannot read"):
+        run(exp, 1, checkpoint=file)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lbfgs"])
+def test_every_function_is_traced_once_for_all_epochs_and_seeds(built, name):
+    exp = built(RECIPES[name], SHALLOW if name == "lbfgs" else SMALL)
+    run(exp, 0, epochs=1)
+    before = len(TRACES)
+    assert before > 0
+    run(exp, 1, epochs=3)
+    assert len(TRACES) == before
+
+
+def test_the_peeled_objective_is_that_of_the_landscape(digits):
+    """On all images, without batch norm: f of (W, H, b), H the network's features."""
+    train, _ = digits
+    design = dataclasses.replace(SMALL, batch_norm=False)
+    net = network(design, (8, 8, 1))
+    weights = net.init(jax.random.key(3))
+    recipe = dataclasses.replace(QUICK, form="peeled", decay_w=0.3, decay_h=2e-3, decay_b=0.2)
+    N = len(train.labels)
+    pixels = standardise(train.pixels, train)
+    value, _ = objective(net, recipe, N)(weights.params, weights, pixels, train.labels)
+    features = net.apply(weights, pixels, False)[0]
+    order = np.argsort(np.asarray(train.labels), kind="stable")
+    prob = problem(num_classes=10, per_class=20, dim=16, decay_w=0.3, decay_h=2e-3, decay_b=0.2)
+    W, b = last_layer(weights)
+    point = Params(*(a.astype(jnp.float64) for a in (W, features[order].T, b)))
+    np.testing.assert_allclose(value, landscape_objective(prob)(point), rtol=1e-5)
+
+
+def test_weight_decay_is_on_all_that_is_trained(digits):
+    train, _ = digits
+    net = network(dataclasses.replace(SMALL, etf=True), (8, 8, 1))
+    weights = net.init(jax.random.key(3))
+    pixels = standardise(train.pixels, train)
+    with_decay, without = (
+        objective(net, dataclasses.replace(QUICK, decay=decay), 200)(
+            weights.params, weights, pixels, train.labels
+        )[0]
+        for decay in (0.1, 0.0)
+    )
+    squares = sum(float(jnp.sum(a**2)) for a in jax.tree.leaves(weights.params))
+    np.testing.assert_allclose(with_decay - without, 0.05 * squares, rtol=1e-4)
+
+
+def test_frozen_classifiers_stay(built):
+    exp = built(QUICK, dataclasses.replace(SMALL, etf=True))
+    state, _ = run(exp, 0, epochs=1)
+    np.testing.assert_array_equal(*(last_layer(w)[0] for w in (state.weights, exp.trainer.init(0).weights)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimiser": "lion"}, "optimiser: need sgd"),
+        ({"form": "both"}, "form: need parameters or peeled"),
+        ({"epochs": 0}, "epochs: need >= 1, got 0"),
+        ({"rate": 0.0}, "rate: need > 0, got 0.0"),
+        ({"decay_h": -1.0}, "decay_h: need >= 0, got -1.0"),
+    ],
+)
+def test_bad_recipes_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**changes)
+
+
+def test_divergence_is_an_error(built):
+    exp = built(dataclasses.replace(QUICK, rate=1e18, decay=1.0))
+    with pytest.raises(FloatingPointError, match="rate: 1e\\+18 is too high"):
+        run(exp, 0)
