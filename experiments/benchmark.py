@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.ticker import NullLocator
 
 from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
 
@@ -168,7 +169,7 @@ def _lines(ax: plt.Axes, axis: str, rows: list[dict[str, Any]]) -> None:
     values = sorted({r["at"] for r in rows})
     if len(values) <= 5:
         ax.set_xticks(values, [str(v) for v in values])
-        ax.minorticks_off()
+        ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(axis)
     ax.set_ylabel("µs per start")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.ticker import NullLocator
 
 from experiments.common import COLOURS, STYLE, Scale, save, set_up
 from experiments.networks_common import (
@@ -115,7 +116,7 @@ def plot(config: Config, rows: dict[str, Row], title: str) -> plt.Figure:
             )
         ax.set(xscale="log", yscale="log", xlabel="width (units)", ylabel=label)
         ax.set_xticks(config.widths, [str(w) for w in config.widths], fontsize=7)
-        ax.minorticks_off()
+        ax.xaxis.set_minor_locator(NullLocator())
     figure.legend(loc="outside lower center", ncols=2, handlelength=3)
     figure.suptitle(wrapped(title, figure), fontsize=9)
     return figure
