@@ -26,7 +26,7 @@ from matplotlib import patheffects
 
 from experiments.common import STYLE, Scale, save, set_up
 from ufm_jax.report.progress import Reporter
-from ufm_jax.sweep import engine
+from ufm_jax.sweep import engine, pipeline
 from ufm_jax.sweep.plan import SweepConfig
 
 LOSSES = ("cross-entropy", "squared")
@@ -182,7 +182,7 @@ def compilations() -> Iterator[Counter]:
 
     def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         name = str(kwargs.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
-        if event == "/jax/core/compile/backend_compile_duration" and name in vars(engine):
+        if event == "/jax/core/compile/backend_compile_duration" and name in (vars(engine) | vars(pipeline)):
             seen[name] += 1
 
     jax.monitoring.register_event_duration_secs_listener(listen)

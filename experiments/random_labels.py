@@ -102,11 +102,11 @@ def plot(config: Config, rows: dict[str, Row], title: str) -> plt.Figure:
         for i, name in enumerate(("random labels", "true labels")):
             ends = [rows[f"{name}, width {width}"][key] for width in config.widths]
             mean, sd = (np.array([end[k] or 0.0 for end in ends]) for k in ("mean", "sd"))
-            seen = mean > 0
+            seen = mean >= 0 if key == "train_error" else mean > 0
             ax.errorbar(
                 np.array(config.widths)[seen],
                 mean[seen],
-                np.minimum(sd, 0.99 * mean)[seen],  # a bar's foot at zero has no place on the axis
+                np.minimum(sd, 0.99 * mean)[seen],  # a bar's foot at zero has no place on a logarithmic axis
                 color=COLOURS[i],
                 ls=LINES[i],
                 marker="os"[i],
@@ -114,7 +114,8 @@ def plot(config: Config, rows: dict[str, Row], title: str) -> plt.Figure:
                 capsize=2,
                 label=name if ax is axes[0] else None,
             )
-        ax.set(xscale="log", yscale="log", xlabel="width (units)", ylabel=label)
+        scale = "linear" if key == "train_error" else "log"  # errors of wide networks are zero
+        ax.set(xscale="log", yscale=scale, xlabel="width (units)", ylabel=label)
         ax.set_xticks(config.widths, [str(w) for w in config.widths], fontsize=7)
         ax.xaxis.set_minor_locator(NullLocator())
     figure.legend(loc="outside lower center", ncols=2, handlelength=3)
