@@ -3,9 +3,9 @@
     python -m experiments.parameter_table --scale smoke|default|paper
 
 Zhu et al. 2021, sec. 4.3, for ResNet18 and ResNet50 with the 7 x 7 stem and K = 10, 100, 1000. Optimiser: SGD
-with momentum, one float32 number for each parameter. Activations: the temporary memory of one training step
-as XLA reports it, compiled for this device and run never (workspace of its kernels included). No ETF exists
-for d < K − 1: those rows are left out and named. `smoke` counts parameters and compiles nothing.
+with momentum, one float32 number for each parameter. Temporary memory: activations, gradients and workspace
+of one training step together, as XLA reports it, compiled for this device and never run. No ETF exists for
+d < K − 1: those rows are left out and named. `smoke` counts parameters and compiles nothing.
 """
 
 import csv
@@ -85,10 +85,10 @@ def rows(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
             "parameters": parameters,
             "change_percent": round(100 * (parameters / base - 1), 2),
             "optimiser_bytes": 4 * parameters,
-            "activation_bytes": None,
+            "temporary_bytes": None,
         }
         if config.batch:
-            row["activation_bytes"] = temporary_bytes(design, config.batch, config.pixels)
+            row["temporary_bytes"] = temporary_bytes(design, config.batch, config.pixels)
             print(
                 f"{design.architecture}, K = {design.num_classes}: {time.perf_counter() - began:.0f} s",
                 flush=True,
@@ -99,13 +99,13 @@ def rows(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
 
 def shown(table: list[dict[str, Any]]) -> str:
     """Format the table; memory in MiB."""
-    lines = ["network   K     classifier  d     parameters   change (%)  optimiser (MiB)  activations (MiB)"]
+    lines = ["network   K     classifier  d     parameters   change (%)  optimiser (MiB)  temporary (MiB)"]
     for row in table:
-        activations = row["activation_bytes"]
-        memory = "-" if activations is None else f"{activations / 2**20:.1f}"
+        held = row["temporary_bytes"]
+        memory = "-" if held is None else f"{held / 2**20:.1f}"
         lines.append(
             f"{row['network']:9} {row['K']:<5} {row['classifier']:11} {row['d']:<5} {row['parameters']:>11,}"
-            f"  {row['change_percent']:>+10.2f}  {row['optimiser_bytes'] / 2**20:>15.1f}  {memory:>17}"
+            f"  {row['change_percent']:>+10.2f}  {row['optimiser_bytes'] / 2**20:>15.1f}  {memory:>15}"
         )
     return "\n".join(lines)
 
@@ -116,7 +116,7 @@ def main(scale: Scale = "default") -> None:
     config = SCALES[scale]
     table, impossible = rows(config)
     print(
-        f"\nstem 7 x 7, learned bias, float32; activations at batch {config.batch} of "
+        f"\nstem 7 x 7, learned bias, float32; temporary memory at batch {config.batch} of "
         f"{config.pixels} x {config.pixels} pixels"
     )
     print(shown(table))
