@@ -5,6 +5,7 @@ The package is imported under jaxtyping's hook, so that every annotated shape is
 
 import functools
 import os
+import sys
 from typing import NamedTuple
 
 from hypothesis import HealthCheck, settings
@@ -46,6 +47,11 @@ from ufm_jax.model.objective import objective, ravel, unravel  # noqa: E402
 from ufm_jax.model.problem import Params, Problem, problem  # noqa: E402
 from ufm_jax.model.symmetry import rank as rank_of  # noqa: E402
 from ufm_jax.numerics.status import Status  # noqa: E402
+
+# Prefix of a command that is to end on SIGINT: the background jobs of a shell ignore it, and hand that down.
+# (Not by `preexec_fn`, whose fork JAX warns of.)
+HEEDED = "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+HEEDING = [sys.executable, "-c", HEEDED]
 
 CE, SMOOTH, SQUARED = CrossEntropy(), CrossEntropy(smoothing=0.1), Squared()
 BALANCED, IMBALANCED = (2, 2, 2), (3, 1, 2)

@@ -16,6 +16,7 @@ import distributed
 import jax
 import psutil
 import pytest
+from conftest import HEEDING
 
 from ufm_jax.cli import main
 from ufm_jax.sweep import cluster, store
@@ -169,7 +170,7 @@ def test_ctrl_c_keeps_finished_shards(tmp_path):
         "local:1",
     ]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, start_new_session=True, **streams)
+    process = subprocess.Popen([*HEEDING, *command], start_new_session=True, **streams)
     until = time.monotonic() + 60
     while len(list(out.glob("points/*.parquet"))) < 2:
         assert process.poll() is None

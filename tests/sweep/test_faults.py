@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from conftest import HEEDING
 
 from ufm_jax.sweep.store import load
 
@@ -51,7 +52,7 @@ def begin(environment):
 
     def begin(out, *flags):
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command(out, *flags), env=environment, **streams))
+        started.append(subprocess.Popen([*HEEDING, *command(out, *flags)], env=environment, **streams))
         return started[-1]
 
     yield begin
