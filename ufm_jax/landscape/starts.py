@@ -1,5 +1,7 @@
 """Where searches begin."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +61,7 @@ def mean_etf(prob: Problem) -> Params:
     """
     K, d, mean_count = prob.num_classes, prob.dim, prob.num_samples / prob.num_classes
     theta = np.sqrt(mean_count) * prob.strength
-    gap = jnp.log(jnp.maximum(1.0 / theta - K + 1.0, np.e))
+    gap = jnp.log(jnp.maximum(1.0 / theta - K + 1.0, math.e))
     frame = simplex_etf(K, max(d, K - 1))[:, :d]
     tilt = (mean_count * prob.decay_h / prob.decay_w) ** 0.5
     W = jnp.sqrt((K - 1) / K * tilt * gap) * jnp.asarray(frame, theta.dtype)
