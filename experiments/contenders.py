@@ -60,7 +60,7 @@ def plain_jax(s: Setting, count: int, *, batched: bool) -> Run:
     from ufm_jax.numerics.derivatives import dense_hessian
     from ufm_jax.numerics.descent import lbfgs
 
-    f = objective(_problem(s))
+    f = objective(problem_of(s))
 
     def one(p: Params) -> tuple[Params, Any]:
         x = lbfgs(f, p, gtol=peers.NEWTON_GTOL).x
@@ -86,7 +86,7 @@ def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spe
     from ufm_jax.model.problem import Params
     from ufm_jax.sweep.pipeline import descend
 
-    prob = _problem(s)
+    prob = problem_of(s)
     begin: Any = peers.draw_starts(s, SEED, range(count))  # NumPy's: putting them on the device is part of it
 
     def run() -> tuple[Points, list[str]]:
@@ -109,7 +109,8 @@ class LiftedRows:
         return np.repeat(self.means[i] * self.n**-0.5, self.n, axis=1)
 
 
-def _problem(s: Setting) -> Any:
+def problem_of(s: Setting) -> Any:
+    """Return the `Problem` of a setting. JAX is imported only here: SciPy's contenders have none."""
     from ufm_jax.model.problem import problem
 
     return problem(

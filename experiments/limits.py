@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from experiments.common import set_up
-from experiments.contenders import setting
+from experiments.contenders import problem_of, setting
 from ufm_jax.landscape.critical import find_minima, gaussian_start
 from ufm_jax.model.objective import oracle
-from ufm_jax.model.problem import Problem, problem
+from ufm_jax.model.problem import Problem
 from ufm_jax.model.reduction import collapse, reduced
 from ufm_jax.model.stacked import batch_size, scales, stacked
 from ufm_jax.numerics.lanczos import extreme_eigenpairs
@@ -141,21 +141,16 @@ def table() -> list[dict[str, Any]]:
         rows.append({"what": what, **sizes, **counted, **timed, **more})
 
     for K, n, d, starts in ((4, 5, 6, 4096), (10, 20, 16, 1024)):
-        full = _problem(K, n, d)
+        full = problem_of(setting(K, n, d))
         small = reduced(full)
         add("gradient", small, gradient_cost(small), gradient_seconds(small), one, batch=batch_size(small))
         add("gradient", full, gradient_cost(full), gradient_seconds(full), one, batch=batch_size(full))
         add("Hessian product", small, product_cost(small), product_seconds(small), one)
         took, evaluations = solve_seconds(collapse(full), starts)
         add("whole descent", small, solve_cost(small, evaluations), took, one, evaluations=evaluations)
-    large, basis = reduced(_problem(300, 5, 300)), 64
+    large, basis = reduced(problem_of(setting(300, 5, 300))), 64
     add("Lanczos step", large, lanczos_cost(large, basis), lanczos_seconds(large, basis), 1.0, basis=basis)
     return [{"what": "machine", **limit}, *rows]
-
-
-def _problem(K: int, n: int, d: int) -> Problem:
-    s = setting(K, n, d)
-    return problem(num_classes=K, per_class=n, dim=d, decay_w=s.decay_w, decay_h=s.decay_h, decay_b=s.decay_b)
 
 
 def _each(prob: Problem, count: int) -> Problem:

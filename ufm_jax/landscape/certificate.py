@@ -55,15 +55,17 @@ def dual_bound(
     return jnp.maximum(bound, trivial)
 
 
-def curvature_floor(prob: Problem, p: Params) -> Float[Array, ""]:
+def curvature_floor(prob: Problem, p: Params, norm: Float[Array, ""] | None = None) -> Float[Array, ""]:
     """Return a lower bound on every eigenvalue of ∇²f at p: −(‖G‖₂ − s)₊ for a convex loss, else −inf.
 
     vᵀHv ≥ 2⟨G, ẆḢ⟩ + λ_W‖Ẇ‖² + λ_H‖Ḣ‖² ≥ −2(‖G‖₂ − s)₊‖Ẇ‖‖Ḣ‖ ≥ −(‖G‖₂ − s)₊‖v‖², as the loss's part is ≥ 0
-    (derived for this project; at critical points, Zhu et al. 2021, app. A, in the form ‖G‖₂ ≤ s).
+    (derived for this project; at critical points, Zhu et al. 2021, app. A, in the form ‖G‖₂ ≤ s). Who has
+    `norm` = ‖G‖₂ may give it.
     """
     if not prob.loss.certified:
         return jnp.full((), -jnp.inf, p.W.dtype)
-    return -jnp.maximum(spectral_norm(logit_gradient(prob, p)) - prob.strength, 0.0)
+    norm = spectral_norm(logit_gradient(prob, p)) if norm is None else norm
+    return -jnp.maximum(norm - prob.strength, 0.0)
 
 
 def spectral_norm(G: Float[Array, "K C"]) -> Float[Array, ""]:

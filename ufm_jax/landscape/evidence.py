@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.landscape.certificate import curvature_along, dual_bound, null_direction, spectral_norm
+from ufm_jax.landscape.certificate import (
+    curvature_along,
+    curvature_floor,
+    dual_bound,
+    null_direction,
+    spectral_norm,
+)
 from ufm_jax.landscape.spectrum import NOT_COUNTED, ZERO_PER_GRAD, ZERO_RTOL, Spectrum, spectrum
 from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict, judge
 from ufm_jax.model.geometry import collapse_metrics
@@ -82,7 +88,7 @@ def by_duality(prob: Problem, p: Params) -> Evidence:
     value, norm = objective(prob)(p), gradient_norm(prob, p)
     G = logit_gradient(prob, p)
     size = spectral_norm(G)
-    bound, floor = dual_bound(prob, p, (G, size)), -jnp.maximum(size - prob.strength, 0.0)
+    bound, floor = dual_bound(prob, p, (G, size)), curvature_floor(prob, p, size)
     tolerance = ZERO_RTOL * jnp.maximum(prob.decay_w, prob.decay_h) + ZERO_PER_GRAD * norm
     shown = (value - bound <= GAP_TOL) & (floor >= -tolerance)
     verdict = jnp.where(shown, Verdict.GLOBAL_MINIMUM, Verdict.UNDECIDED)

@@ -62,23 +62,27 @@ def collapse_metrics(prob: Problem, p: Params) -> CollapseMetrics:
     mean_logits = p.W @ centre
     return CollapseMetrics(
         # On class means the features of a class are one.
-        nc1=jnp.zeros_like(p.H[0, 0]) if prob.collapsed else _variability(within, between),
-        nc2=_distance_to_simplex(p.W @ p.W.T),
-        nc3=_distance_to_simplex(p.W @ between),
+        nc1=jnp.zeros_like(p.H[0, 0])
+        if prob.collapsed
+        else jnp.sum((whitening(between) @ within) ** 2) / prob.num_classes,
+        nc2=distance_to_simplex(p.W @ p.W.T),
+        nc3=distance_to_simplex(p.W @ between),
         nc4=jnp.linalg.norm(mean_logits if p.b is None else mean_logits + p.b),
     )
 
 
-def _variability(within: Float[Array, "d C"], between: Float[Array, "d K"]) -> Float[Array, ""]:
-    """Return tr(Σ_W Σ_B^†)/K, Σ_W = within withinᵀ, by the K x K Gram matrix of `between`: Σ_B's spectrum."""
+def whitening(between: Float[Array, "d K"]) -> Float[Array, "K d"]:
+    """Return P with PᵀP = Σ_B^†, Σ_B = BBᵀ/K, the columns of B = `between` class means less the global mean.
+
+    By the K x K Gram matrix, whose spectrum is Σ_B's: Σ_B = U Λ Uᵀ with U = B V Λ^{-1/2}/√K.
+    """
     K = between.shape[1]
     eigenvalues, V = jnp.linalg.eigh(between.T @ between / K)
     kept = eigenvalues > PINV_RTOL * jnp.max(eigenvalues)
-    # Σ_B = U Λ Uᵀ with U = between V Λ^{-1/2}/√K; so tr(Σ_W Σ_B^†) = ‖withinᵀ U Λ^{-1/2}‖².
     inverse = jnp.where(kept, 1.0 / jnp.where(kept, eigenvalues, 1.0), 0.0)
-    projected = (within.T @ between) @ V * inverse
-    return jnp.sum(projected**2) / K**2
+    return (between @ (V * inverse)).T / jnp.sqrt(jnp.asarray(K, between.dtype))
 
 
-def _distance_to_simplex(A: Float[Array, "K K"]) -> Float[Array, ""]:
+def distance_to_simplex(A: Float[Array, "K K"]) -> Float[Array, ""]:
+    """Return ‖A/‖A‖_F − `simplex_gram`‖_F; NaN at A = 0."""
     return jnp.linalg.norm(A / jnp.linalg.norm(A) - jnp.asarray(simplex_gram(A.shape[0]), A.dtype))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.model.geometry import PINV_RTOL, simplex_gram
+from ufm_jax.model.geometry import distance_to_simplex, whitening
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, standardise
 from ufm_jax.precision import require_x64
@@ -83,16 +83,6 @@ def spreads(rows: Rows, means: Float[Array, "K d"], whitener: Float[Array, "K d"
     return Spreads(projected, squares @ _member(labels, len(means)), counted @ mismatched)
 
 
-def whitening(means: Float[Array, "K d"], centre: Float[Array, " d"]) -> Float[Array, "K d"]:
-    """Return P with PᵀP = Σ_B^†; eigenvalues below `PINV_RTOL` of the largest count as zero."""
-    K = len(means)
-    between = means - centre
-    eigenvalues, V = jnp.linalg.eigh(between @ between.T / K)  # the spectrum of Σ_B, in K x K
-    kept = eigenvalues > PINV_RTOL * jnp.max(eigenvalues)
-    inverse = jnp.where(kept, 1.0 / jnp.where(kept, eigenvalues, 1.0), 0.0)
-    return (V * inverse).T @ between / jnp.sqrt(jnp.asarray(K, means.dtype))
-
-
 def streaming(
     rows_of: Callable[..., Rows], classifier: Callable[..., tuple[Any, Any]], chunk: int
 ) -> Callable[..., Collapse]:
@@ -120,7 +110,7 @@ def streaming(
     def centred(total: Sums) -> tuple[Array, Array, Array]:
         means = total.features / total.members[:, None]
         centre = jnp.sum(total.features, axis=0) / jnp.sum(total.members)
-        return means, centre, whitening(means, centre)
+        return means, centre, whitening((means - centre).T)
 
     finished = jax.jit(lambda source, *totals: finish(*classifier(source), *totals))
     add = jax.jit(lambda total, more: jax.tree.map(jnp.add, total, more))
@@ -150,8 +140,8 @@ def finish(
     scatter = jnp.sum(spread.squares) + jnp.sum(total.members * jnp.sum(means**2, axis=1))
     return Collapse(
         nc1=spread.projected / (N * K),
-        nc2=_distance_to_simplex(W @ W.T),
-        nc3=_distance_to_simplex(W @ (means - centre).T),
+        nc2=distance_to_simplex(W @ W.T),
+        nc3=distance_to_simplex(W @ (means - centre).T),
         nc4=jnp.linalg.norm(mean_logits),
         cdnv=_cdnv(means, spread.squares / total.members),
         ncc_mismatch=spread.mismatched / N,
@@ -200,7 +190,3 @@ def _cdnv(means: Float[Array, "K d"], variances: Float[Array, " K"]) -> Float[Ar
     others = ~jnp.eye(K, dtype=bool)
     ratio = (variances[:, None] + variances[None]) / (2.0 * jnp.where(others, between, 1.0))
     return jnp.sum(jnp.where(others, ratio, 0.0)) / (K * (K - 1))
-
-
-def _distance_to_simplex(A: Float[Array, "K K"]) -> Float[Array, ""]:
-    return jnp.linalg.norm(A / jnp.linalg.norm(A) - jnp.asarray(simplex_gram(A.shape[0]), A.dtype))

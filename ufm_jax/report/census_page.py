@@ -11,6 +11,7 @@ from ufm_jax.report.figures import Points
 from ufm_jax.report.markup import facts, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
 from ufm_jax.report.rerun import command
+from ufm_jax.report.table import OUTCOMES
 from ufm_jax.sweep.plan import CensusConfig
 
 
@@ -48,9 +49,8 @@ def _points(orbits: list[dict[str, str]]) -> Points:
 def _completeness(summary: dict[str, Any]) -> str:
     if not summary:
         return paragraph("There is no summary.json yet.")
-    says = {True: "passed", False: "VIOLATED", None: "not applicable, an orbit is degenerate"}
     tests = [
-        (test.get("dim"), says[test.get("passed")], test.get("euler"), str(test.get("remainder")))
+        (test.get("dim"), OUTCOMES[test.get("passed")], test.get("euler"), str(test.get("remainder")))
         for test in summary.get("tests", [])
     ]
     known = [(name, value) for name, value in summary.items() if name != "tests"]

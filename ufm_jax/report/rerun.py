@@ -1,12 +1,12 @@
 """What a run's folder says of how it was made, and the command that makes it again."""
 
-import json
 import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ufm_jax.sweep.plan import CensusConfig, SweepConfig
+from ufm_jax.sweep.store import manifest
 
 ALWAYS = ("starts", "seed", "target")  # flags that a command shows though they have their default values
 
@@ -22,26 +22,23 @@ def manifest_of(out: Path) -> dict[str, Any]:
         raise ValueError(
             f"out: {out} holds no run: there is no {path}; need a folder that ufm sweep or census made"
         )
-    try:
-        content = json.loads(path.read_text())
-        if not isinstance(content["config"], dict):
-            raise ValueError("config is no object")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"out: cannot read {path}: {error}") from error
+    content = manifest(out)
+    if not isinstance(content.get("config"), dict):
+        raise ValueError(f"out: cannot read {path}: config is no object")
     return content
 
 
-def config_of(out: Path, manifest: dict[str, Any]) -> SweepConfig | CensusConfig:
+def config_of(out: Path, held: dict[str, Any]) -> SweepConfig | CensusConfig:
     """Return the configuration of a manifest, of an older version with today's defaults for what is new.
 
     Raises:
         ValueError: naming `out`, if it lacks what has no default.
     """
-    kind: type[Any] = SweepConfig if "target" in manifest["config"] else CensusConfig
+    kind: type[Any] = SweepConfig if "target" in held["config"] else CensusConfig
     known = {field.name for field in fields(kind)}
-    held = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["config"].items() if k in known}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in held["config"].items() if k in known}
     try:
-        return kind(**held)
+        return kind(**given)
     except TypeError as error:
         raise ValueError(f"out: cannot read the configuration in {out / 'manifest.json'}: {error}") from error
 
@@ -55,9 +52,7 @@ def command(config: SweepConfig | CensusConfig, out: Path) -> str:
         words += ["--counts", ",".join(map(str, config.counts))]
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name == "counts" or (
-            value == field.default and field.name not in ("starts", "seed", "target")
-        ):
+        if field.name == "counts" or (value == field.default and field.name not in ALWAYS):
             continue
         if field.name == "bias":
             words.append("--no-bias")

@@ -22,6 +22,8 @@ class VerdictRow(NamedTuple):
     max_gap: str
 
 
+# Of a completeness test of a census.
+OUTCOMES = {True: "passed", False: "VIOLATED", None: "not applicable, an orbit is degenerate"}
 HEADER = ("target", "verdict", "rows", "loss", "index", "max |grad|", "max gap")
 
 
@@ -130,8 +132,8 @@ def census_report(orbits: list[OrbitRow], summary: dict[str, Any], *, head: int 
         + ("-" if mass is None else f"{mass:.1e}")
     )
     for test in summary["tests"]:
-        says = {True: "passed", False: "VIOLATED", None: "not applicable, an orbit is degenerate"}
-        line = f"d = {test['dim']}: Morse-Bott inequalities {says[test['passed']]}, Euler sum {test['euler']}"
+        says = OUTCOMES[test["passed"]]
+        line = f"d = {test['dim']}: Morse-Bott inequalities {says}, Euler sum {test['euler']}"
         shown.append(line if test["passed"] else f"{line}, R = {test['remainder']}")
     return "\n".join(shown)
 

@@ -196,13 +196,25 @@ def holds_run(config: SweepConfig | CensusConfig, out: Path) -> bool:
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: {out} is a file, need a folder")
     if (out / "manifest.json").exists():
-        if _manifest(out).get("digest") != config.digest():
+        if manifest(out).get("digest") != config.digest():
             raise ValueError(f"out: {out} holds a different run; choose another folder")
         return True
     files = (file for file in out.rglob("*") if not (is_ours(file) or file == out / "points"))
     if out.exists() and any(files):
         raise ValueError(f"out: {out} is not empty and holds no run; choose another folder")
     return False
+
+
+def manifest(out: Path) -> dict[str, Any]:
+    """Return a run's manifest.json.
+
+    Raises:
+        ValueError: naming `out`, if it cannot be read.
+    """
+    try:
+        return dict(json.loads((out / "manifest.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"out: cannot read {out / 'manifest.json'}: {error}") from error
 
 
 def provenance() -> dict[str, Any]:
@@ -274,18 +286,11 @@ def _advice(out: Path, bad: dict[Shard, str]) -> str:
     return f"out: {names}{more}; `ufm sweep` with --repair computes just these again, the others are intact"
 
 
-def _manifest(out: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((out / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"out: cannot read {out / 'manifest.json'}: {error}") from error
-
-
 def _configuration(out: Path) -> SweepConfig:
     """Return the configuration of the sweep that the folder holds."""
     if not (out / "manifest.json").exists():
         raise ValueError(f"out: {out} holds no manifest.json, so no sweep")
-    held: dict[str, Any] = _manifest(out).get("config", {})
+    held: dict[str, Any] = manifest(out).get("config", {})
     tuples: dict[str, Any] = {name: tuple(v) for name, v in held.items() if isinstance(v, list)}
     try:
         return SweepConfig(**(held | tuples))
