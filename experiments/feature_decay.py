@@ -24,11 +24,11 @@ from experiments.networks_common import (
     available,
     built,
     curves,
+    followed,
     images,
     plain,
     seeds_said,
     summary,
-    trained,
     write_histories,
 )
 from ufm_jax.networks.design import Design
@@ -96,9 +96,7 @@ def main(scale: Scale = "default", data_dir: Path | None = None, checkpoints: Pa
     for recipe in config.recipes:
         exp = built(config.design, recipe, pair, config.source.name, config.chunk)
         name = name_of(recipe, len(pair[0].labels))
-        groups[name] = [
-            trained(exp, seed, name, landscape=True, checkpoints=checkpoints) for seed in range(config.seeds)
-        ]
+        groups[name] = followed(exp, config.seeds, name, checkpoints)
     rows = {name: summary(runs, KEYS) for name, runs in groups.items()}
     what = config.source.said(pair[0].pixels.shape)
     print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n", flush=True)

@@ -25,12 +25,12 @@ from experiments.networks_common import (
     built,
     cell,
     curves,
+    followed,
     images,
     plain,
     seeds_said,
     summary,
     table,
-    trained,
     write_histories,
 )
 from ufm_jax.networks.design import Design
@@ -125,10 +125,7 @@ def main(scale: Scale = "default", data_dir: Path | None = None, checkpoints: Pa
         for recipe in config.recipes:
             exp = built(config.design_for(recipe), recipe, pair, source.name, config.chunk)
             name = name_of(recipe)
-            groups[name] = [
-                trained(exp, seed, name, landscape=True, checkpoints=checkpoints)
-                for seed in range(config.seeds)
-            ]
+            groups[name] = followed(exp, config.seeds, name, checkpoints)
         rows = {name: summary(runs, KEYS) for name, runs in groups.items()}
         what = source.said(pair[0].pixels.shape)
         print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n", flush=True)

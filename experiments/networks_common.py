@@ -123,6 +123,11 @@ def trained(
     return [row | derived(row) for row in rows]
 
 
+def followed(exp: Experiment, seeds: int, label: str, checkpoints: Path | None) -> list[list[Row]]:
+    """Run every seed, and say at each epoch where the last layer stands in its landscape."""
+    return [trained(exp, seed, label, landscape=True, checkpoints=checkpoints) for seed in range(seeds)]
+
+
 def derived(row: Row) -> Row:
     """Add what is drawn and not measured as such."""
     more = {f"{split}_error": 1.0 - row[f"{split}_accuracy"] for split in ("train", "test")}

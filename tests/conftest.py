@@ -47,6 +47,7 @@ from ufm_jax.model.objective import objective, ravel, unravel  # noqa: E402
 from ufm_jax.model.problem import Params, Problem, problem  # noqa: E402
 from ufm_jax.model.symmetry import rank as rank_of  # noqa: E402
 from ufm_jax.numerics.status import Status  # noqa: E402
+from ufm_jax.sweep.plan import SweepConfig  # noqa: E402
 
 # Prefix of a command that is to end on SIGINT: the background jobs of a shell ignore it, and hand that down.
 # (Not by `preexec_fn`, whose fork JAX warns of.)
@@ -55,6 +56,10 @@ HEEDING = [sys.executable, "-c", HEEDED]
 
 CE, SMOOTH, SQUARED = CrossEntropy(), CrossEntropy(smoothing=0.1), Squared()
 BALANCED, IMBALANCED = (2, 2, 2), (3, 1, 2)
+# With few starts a shard, for the tests of folders and clusters to vary.
+SWEEP = SweepConfig(
+    counts=BALANCED, dim=2, decay_w=(5e-3,), decay_h=(1e-3,), decay_b=(1e-2,), keep_points=True
+)
 
 
 def make(counts, dim, *, loss=CE, bias=True, decay_b=1e-2, decay_w=5e-3, decay_h=1e-3) -> Problem:

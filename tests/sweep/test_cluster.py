@@ -16,22 +16,13 @@ import distributed
 import jax
 import psutil
 import pytest
-from conftest import HEEDING
+from conftest import HEEDING, SWEEP
 
 from ufm_jax.cli import main
 from ufm_jax.sweep import cluster, store
-from ufm_jax.sweep.plan import SweepConfig, shards
+from ufm_jax.sweep.plan import shards
 
-CONFIG = SweepConfig(
-    counts=(2, 2, 2),
-    dim=2,
-    decay_w=(5e-3,),
-    decay_h=(1e-3,),
-    decay_b=(1e-2,),
-    starts=400,
-    keep_points=True,
-    shard_size=40,
-)
+CONFIG = replace(SWEEP, starts=400, shard_size=40)
 FLAGS = (
     "--counts 2,2,2 --dim 2 --decay-w 5e-3 --decay-h 1e-3 --decay-b 1e-2 "
     "--starts 400 --keep-points --shard-size 40"

@@ -14,23 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import SWEEP
 
 import ufm_jax as ufm
 from ufm_jax.sweep import durable, store
 from ufm_jax.sweep.engine import sweep
-from ufm_jax.sweep.plan import SweepConfig
 
 README = Path(__file__).parents[2] / "README.md"
-CONFIG = SweepConfig(
-    counts=(2, 2, 2),
-    dim=2,
-    decay_w=(5e-3,),
-    decay_h=(1e-3,),
-    decay_b=(1e-2,),
-    starts=11,
-    keep_points=True,
-    shard_size=4,
-)
+CONFIG = replace(SWEEP, starts=11, shard_size=4)
 NAMES = ["00000.parquet", "00001.parquet", "00002.parquet"]
 
 
