@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -299,3 +300,14 @@ def test_other_tools_read_points_as_flat_lists(undisturbed):
     np.testing.assert_array_equal(duckdb.sql(f"SELECT W FROM '{points}/*.parquet'").df()["W"].tolist(), W)
     frame = polars.read_parquet(points / "*.parquet")
     np.testing.assert_array_equal(frame["W"].ext.storage().to_list(), W)
+
+
+def test_the_refused_names_the_owner_though_it_writes_its_name_late(tmp_path):
+    descriptor = os.open(tmp_path / durable.LOCK, os.O_RDWR | os.O_CREAT)
+    assert durable._try_lock(descriptor)
+    late = threading.Timer(0.2, os.pwrite, (descriptor, b"process 7 on here\n", 0))
+    late.start()
+    with pytest.raises(ValueError, match="in use by process 7 on here"), durable.locked(tmp_path):
+        pass
+    late.join()
+    os.close(descriptor)

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,13 +56,21 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if _try_lock(descriptor) is False:
-            owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            raise ValueError(f"out: {folder} is in use by {owner}; wait for it or end it")
+            raise ValueError(f"out: {folder} is in use by {_owner(descriptor)}; wait for it or end it")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)  # which lets go of the lock; the file stays: removing it would race with others
+
+
+def _owner(descriptor: int) -> str:
+    """Read who holds a lock; who has just taken it writes its name a moment later."""
+    for _ in range(20):
+        if owner := os.pread(descriptor, 200, 0).decode(errors="replace").strip():
+            return owner
+        time.sleep(0.05)
+    return "another process"
 
 
 def remove_stale(folder: Path) -> None:
