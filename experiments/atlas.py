@@ -26,7 +26,7 @@ from ufm_jax.model.problem import Problem, problem
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.report.progress import census_progress
 from ufm_jax.report.table import census_report
-from ufm_jax.sweep.orbits import summarise, write_rows
+from ufm_jax.runs.orbits import summarise, write_rows
 
 
 @dataclass(frozen=True)

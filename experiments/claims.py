@@ -33,8 +33,8 @@ from ufm_jax.model.objective import gradient_norm, objective, ravel, unravel
 from ufm_jax.model.problem import Params, Problem
 from ufm_jax.model.reduction import collapse, lift
 from ufm_jax.model.theory import global_minimum, has_closed_form
-from ufm_jax.sweep.engine import problem_of, sweep
-from ufm_jax.sweep.plan import SweepConfig
+from ufm_jax.runs.engine import problem_of, sweep
+from ufm_jax.runs.plan import SweepConfig
 
 LOSS_TOL = 1e-10  # of a minimum against its closed form
 METRIC_TOL = 1e-6  # NC1, NC2, NC3 at a minimum

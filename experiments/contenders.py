@@ -22,7 +22,7 @@ import numpy as np
 from experiments import peers
 from experiments.peers import Setting
 from ufm_jax.devices import cores
-from ufm_jax.sweep.plan import Spectra
+from ufm_jax.runs.plan import Spectra
 
 SEED = 0
 DECAY_W, DECAY_B = 5e-4, 1e-2
@@ -84,7 +84,7 @@ def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spe
     """This package: `ufm_jax.descend`, all local devices."""
     from ufm_jax.landscape.verdict import Verdict
     from ufm_jax.model.problem import Params
-    from ufm_jax.sweep.pipeline import descend
+    from ufm_jax.runs.pipeline import descend
 
     prob = problem_of(s)
     begin: Any = peers.draw_starts(s, SEED, range(count))  # NumPy's: putting them on the device is part of it

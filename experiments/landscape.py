@@ -27,8 +27,8 @@ from ufm_jax.numerics.density import smoothed, spectral_density
 from ufm_jax.numerics.flow import gradient_flow
 from ufm_jax.report.progress import Reporter
 from ufm_jax.report.table import verdict_table
-from ufm_jax.sweep.engine import sweep
-from ufm_jax.sweep.plan import SweepConfig
+from ufm_jax.runs.engine import sweep
+from ufm_jax.runs.plan import SweepConfig
 
 
 @dataclass(frozen=True)

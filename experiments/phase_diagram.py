@@ -26,8 +26,8 @@ from matplotlib import patheffects
 
 from experiments.common import STYLE, Scale, save, set_up
 from ufm_jax.report.progress import Reporter
-from ufm_jax.sweep import engine, pipeline
-from ufm_jax.sweep.plan import SweepConfig
+from ufm_jax.runs import engine, pipeline
+from ufm_jax.runs.plan import SweepConfig
 
 LOSSES = ("cross-entropy", "squared")
 ZERO = 1e-4  # a logit gap at or below this counts as zero: at ‖∇f‖ ≤ 1e-9 a gap has an error of up to 1e-6

@@ -47,7 +47,7 @@ from ufm_jax.model.objective import objective, ravel, unravel  # noqa: E402
 from ufm_jax.model.problem import Params, Problem, problem  # noqa: E402
 from ufm_jax.model.symmetry import rank as rank_of  # noqa: E402
 from ufm_jax.numerics.status import Status  # noqa: E402
-from ufm_jax.sweep.plan import SweepConfig  # noqa: E402
+from ufm_jax.runs.plan import SweepConfig  # noqa: E402
 
 # Prefix of a command that is to end on SIGINT: the background jobs of a shell ignore it, and hand that down.
 # (Not by `preexec_fn`, whose fork JAX warns of.)

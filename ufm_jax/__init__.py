@@ -38,9 +38,10 @@ _HOMES = {
     "landscape.certificate": ("dual_bound",),
     "landscape.census": ("find_orbits",),
     "landscape.verdict": ("Verdict", "Reason"),
-    "sweep.engine": ("sweep",),
-    "sweep.pipeline": ("descend",),
-    "sweep.store": ("load",),
+    "runs.plan": ("SweepConfig",),
+    "runs.engine": ("sweep",),
+    "runs.pipeline": ("descend",),
+    "runs.store": ("load",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

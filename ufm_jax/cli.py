@@ -180,8 +180,8 @@ def _sweep(flags: Sweep) -> None:
 
     from ufm_jax.report.progress import Reporter
     from ufm_jax.report.table import verdict_table
-    from ufm_jax.sweep import cluster, store
-    from ufm_jax.sweep.plan import Shard, SweepConfig
+    from ufm_jax.runs import cluster, store
+    from ufm_jax.runs.plan import Shard, SweepConfig
 
     config = SweepConfig(
         **_sizes(flags),
@@ -222,8 +222,8 @@ def _sweep(flags: Sweep) -> None:
 def _census(flags: Census) -> None:
     from ufm_jax.report.progress import census_progress
     from ufm_jax.report.table import census_report
-    from ufm_jax.sweep import orbits
-    from ufm_jax.sweep.plan import CensusConfig
+    from ufm_jax.runs import orbits
+    from ufm_jax.runs.plan import CensusConfig
 
     config = CensusConfig(
         **_sizes(flags), **_loss(flags), **_single_decays(flags), seed=flags.seed, starts=flags.starts

@@ -14,8 +14,8 @@ from ufm_jax.report import sweep_page
 from ufm_jax.report.page import write
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import setting_rows, verdict_table
-from ufm_jax.sweep import orbits, store
-from ufm_jax.sweep.plan import CensusConfig, SweepConfig
+from ufm_jax.runs import orbits, store
+from ufm_jax.runs.plan import CensusConfig, SweepConfig
 
 CONFIG = SweepConfig((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=7, shard_size=4)
 NAN = float("nan")

@@ -25,7 +25,7 @@ from ufm_jax.model.symmetry import rank as rank_of
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, Recipe, standardise
 from ufm_jax.precision import require_x64
-from ufm_jax.sweep.durable import write_file
+from ufm_jax.runs.durable import write_file
 
 
 class Standing(NamedTuple):

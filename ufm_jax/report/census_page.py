@@ -12,7 +12,7 @@ from ufm_jax.report.markup import facts, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import OUTCOMES
-from ufm_jax.sweep.plan import CensusConfig
+from ufm_jax.runs.plan import CensusConfig
 
 
 def census_page(config: CensusConfig, manifest: dict[str, Any], out: Path) -> str:

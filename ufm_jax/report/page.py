@@ -5,8 +5,8 @@ from pathlib import Path
 from ufm_jax.report.census_page import census_page
 from ufm_jax.report.rerun import config_of, manifest_of
 from ufm_jax.report.sweep_page import sweep_page
-from ufm_jax.sweep.durable import write_file
-from ufm_jax.sweep.plan import SweepConfig
+from ufm_jax.runs.durable import write_file
+from ufm_jax.runs.plan import SweepConfig
 
 
 def write(out: Path) -> Path:

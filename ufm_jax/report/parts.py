@@ -8,7 +8,7 @@ import numpy as np
 
 from ufm_jax.report import figures
 from ufm_jax.report.markup import code, contents, facts, figure, page, paragraph, section
-from ufm_jax.sweep.plan import CensusConfig, SweepConfig
+from ufm_jax.runs.plan import CensusConfig, SweepConfig
 
 
 def frame(kind: str, config: SweepConfig | CensusConfig, lead: list[str], sections: dict[str, str]) -> str:

@@ -5,8 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ufm_jax.sweep.plan import CensusConfig, SweepConfig
-from ufm_jax.sweep.store import manifest
+from ufm_jax.runs.plan import CensusConfig, SweepConfig
+from ufm_jax.runs.store import manifest
 
 ALWAYS = ("starts", "seed", "target")  # flags that a command shows though they have their default values
 

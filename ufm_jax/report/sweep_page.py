@@ -14,8 +14,8 @@ from ufm_jax.report.markup import facts, figure, folded, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import HEADER, floats, setting_rows, status_counts, verdict_rows
-from ufm_jax.sweep.plan import SweepConfig
-from ufm_jax.sweep.store import load
+from ufm_jax.runs.plan import SweepConfig
+from ufm_jax.runs.store import load
 
 WORST = 20  # rows with the largest gaps
 SHOWN = 200  # rows that are NOT_CRITICAL

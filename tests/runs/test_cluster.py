@@ -19,8 +19,8 @@ import pytest
 from conftest import HEEDING, SWEEP
 
 from ufm_jax.cli import main
-from ufm_jax.sweep import cluster, store
-from ufm_jax.sweep.plan import shards
+from ufm_jax.runs import cluster, store
+from ufm_jax.runs.plan import shards
 
 CONFIG = replace(SWEEP, starts=400, shard_size=40)
 FLAGS = (
@@ -94,7 +94,7 @@ def test_shards_that_keep_failing_are_given_up_and_tried_again(tmp_path, local, 
         import os
         import signal
 
-        from ufm_jax.sweep.cluster import work
+        from ufm_jax.runs.cluster import work
 
         if shard.number == 3:
             raise RuntimeError("out of luck\nat length")

@@ -27,7 +27,7 @@ from ufm_jax.model.stacked import batch_size
 from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.sweep.plan import Spectra, Target
+from ufm_jax.runs.plan import Spectra, Target
 
 # Lanes a device and call, at least; progress is reported after it. Descents have sixteen fillings of the pool
 # of `lockstep`, whose last, when lanes run dry, is then a few percent of the work; no more numbers than fit.

@@ -13,7 +13,7 @@ import time
 import pytest
 from conftest import HEEDING
 
-from ufm_jax.sweep.store import load
+from ufm_jax.runs.store import load
 
 KILLS = int(os.environ.get("UFM_KILLS", "3"))
 SHAPE = "--num-classes 3 --per-class 2 --dim 2 --decay-w 5e-3 --decay-h 1e-3 --decay-b 1e-2"

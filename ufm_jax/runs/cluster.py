@@ -23,9 +23,9 @@ import jax
 import pyarrow as pa
 
 from ufm_jax.precision import require_x64
-from ufm_jax.sweep import store
-from ufm_jax.sweep.engine import Progress, problem_of, run_shards
-from ufm_jax.sweep.plan import Shard, SweepConfig
+from ufm_jax.runs import store
+from ufm_jax.runs.engine import Progress, problem_of, run_shards
+from ufm_jax.runs.plan import Shard, SweepConfig
 
 if TYPE_CHECKING:
     from distributed import Client, Future

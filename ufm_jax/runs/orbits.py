@@ -21,8 +21,8 @@ from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.model.losses import loss_of
 from ufm_jax.model.problem import Problem, problem
 from ufm_jax.model.reduction import check_class_means, reduced
-from ufm_jax.sweep.plan import CensusConfig
-from ufm_jax.sweep.store import open_folder, write_file, write_json
+from ufm_jax.runs.plan import CensusConfig
+from ufm_jax.runs.store import open_folder, write_file, write_json
 
 Progress = Callable[[Census], None]
 Results = tuple[list[OrbitRow], dict[str, Any]]

@@ -9,9 +9,9 @@ from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.problem import Params, problem
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.status import Status
-from ufm_jax.sweep.engine import sweep
-from ufm_jax.sweep.pipeline import descend
-from ufm_jax.sweep.plan import SweepConfig
+from ufm_jax.runs.engine import sweep
+from ufm_jax.runs.pipeline import descend
+from ufm_jax.runs.plan import SweepConfig
 
 
 def config(space, **options):

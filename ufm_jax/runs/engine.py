@@ -21,8 +21,8 @@ from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.sweep.pipeline import judge, lanes_of_call, search
-from ufm_jax.sweep.plan import Shard, SweepConfig, Target, shards
+from ufm_jax.runs.pipeline import judge, lanes_of_call, search
+from ufm_jax.runs.plan import Shard, SweepConfig, Target, shards
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 

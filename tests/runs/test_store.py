@@ -18,8 +18,8 @@ import pytest
 from conftest import SWEEP
 
 import ufm_jax as ufm
-from ufm_jax.sweep import durable, store
-from ufm_jax.sweep.engine import sweep
+from ufm_jax.runs import durable, store
+from ufm_jax.runs.engine import sweep
 
 README = Path(__file__).parents[2] / "README.md"
 CONFIG = replace(SWEEP, starts=11, shard_size=4)

@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ufm_jax.precision import require_x64
-from ufm_jax.sweep.durable import is_ours, locked, remove_stale, write_file
-from ufm_jax.sweep.engine import Progress, problem_of, run_shards
-from ufm_jax.sweep.plan import CensusConfig, Shard, SweepConfig, shards
+from ufm_jax.runs.durable import is_ours, locked, remove_stale, write_file
+from ufm_jax.runs.engine import Progress, problem_of, run_shards
+from ufm_jax.runs.plan import CensusConfig, Shard, SweepConfig, shards
 
 UNREADABLE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises at bytes that are not its own
 METADATA = b"ufm"
