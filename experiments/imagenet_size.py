@@ -23,12 +23,12 @@ from experiments.common import Scale, record, set_up
 from ufm_jax.landscape.certificate import curvature_floor, dual_bound
 from ufm_jax.landscape.critical import CriticalPoint, minimum_from_etf
 from ufm_jax.landscape.invariant import InvariantSpectrum, invariant_spectrum
-from ufm_jax.landscape.spectrum import NOT_COUNTED, ZERO_PER_GRAD, ZERO_RTOL, Spectrum
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum, zero_tolerance
 from ufm_jax.landscape.verdict import Reason, Verdict, judge
 from ufm_jax.model.objective import logits, objective
 from ufm_jax.model.problem import Params, Problem, problem
 from ufm_jax.model.reduction import class_columns, collapse, compress, within_class_hessian
-from ufm_jax.model.symmetry import orbit_dimension
+from ufm_jax.model.symmetry import balanced_rank, orbit_dimension
 
 DECAY_W, DECAY_H = 5e-4, 5e-4 / 1281
 BIAS_DECAYS = (1e-2, 0.0)
@@ -75,7 +75,7 @@ def examine_minimum(prob: Problem, stages: Stages) -> dict[str, Any]:
     inside: InvariantSpectrum = stages("distinct eigenvalues", invariant_spectrum, prob, p)
     within = stages("within-class eigenvalues", within_class_range, prob, p)
     spec = evidence(prob, found, inside, floor)
-    judgement = judge(found.grad_norm, gap, spec.lambda_min, spec)
+    judgement = judge(found.grad_norm, gap, spec.lambda_min, spec, floor)
     return {
         "loss": float(loss),
         "grad_norm": float(found.grad_norm),
@@ -84,9 +84,9 @@ def examine_minimum(prob: Problem, stages: Stages) -> dict[str, Any]:
         "reason": Reason(int(judgement.reason)).name,
         "dual_gap": float(gap),
         "rank": inside.rank,
-        "index": int(spec.index),
+        "index": int(judgement.index),
         "curvature_floor": float(floor),
-        "nullity": int(spec.nullity),
+        "nullity": int(judgement.nullity),
         "orbit_dimension": int(spec.orbit_dim),
         "zero_tolerance": float(spec.tolerance),
         "lambda_min": min(inside.lowest.value, within[0]),  # modulo the orbit, of the full Hessian
@@ -107,10 +107,12 @@ def evidence(
     prob: Problem, found: CriticalPoint, inside: InvariantSpectrum, floor: Float[Array, ""]
 ) -> Spectrum:
     """Return what `judge` asks for. Without multiplicities, the nullity is known if no eigenvalue is null."""
-    tolerance = ZERO_RTOL * max(abs(inside.values)) + ZERO_PER_GRAD * found.grad_norm
+    radius = balanced_rank(prob, found.params)[1]
+    tolerance = zero_tolerance(jnp.asarray(max(abs(inside.values))), found.grad_norm, radius)
     orbit_dim = orbit_dimension(prob, inside.rank)
     null_elsewhere = np.any(abs(inside.values) <= tolerance)
-    clear = np.all((abs(inside.values) <= tolerance) | (abs(inside.values) >= 10 * tolerance))
+    apart = np.all((abs(inside.values) <= tolerance) | (abs(inside.values) >= 10 * tolerance))
+    clear = jnp.asarray(apart & (inside.null_residual <= tolerance))
     return Spectrum(
         lambda_min=jnp.asarray(inside.lowest.value),
         residual=jnp.asarray(inside.lowest.residual),
@@ -120,7 +122,8 @@ def evidence(
         orbit_dim=orbit_dim,
         orbit_residual=jnp.asarray(inside.null_residual),
         tolerance=tolerance,
-        resolved=jnp.asarray(clear & (inside.null_residual <= tolerance)),
+        clear=clear,
+        resolved=clear,
     )
 
 

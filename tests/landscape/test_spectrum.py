@@ -100,7 +100,6 @@ def test_a_search_that_ends_too_soon_claims_no_nullity(monkeypatch):
     spec = jax.jit(lambda prob, p: spectrum(prob, p, rank_of(prob, p)))(prob, p)
     assert (spec.index, spec.nullity) == (0, module.NOT_COUNTED)
     assert not spec.resolved
-    assert spec.residual > spec.tolerance
 
 
 def test_full_and_collapsed_problems_have_one_index_and_nullity():

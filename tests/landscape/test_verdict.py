@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import BALANCED, CE, SQUARED, gaussians, keys, make, take, zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ufm_jax.landscape import starts
 from ufm_jax.landscape.critical import find_minimum
 from ufm_jax.landscape.evidence import by_duality, by_escape, examine
-from ufm_jax.landscape.spectrum import Spectrum
-from ufm_jax.landscape.verdict import GRAD_TOL, Reason, Verdict, judge
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
+from ufm_jax.landscape.verdict import GRAD_TOL, Reason, Verdict, judge, judge_by_certificates
 from ufm_jax.model.objective import expand, ravel
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.status import Status
@@ -52,6 +54,8 @@ def test_random_points_are_not_critical(name):
     assert np.all(evidence.verdict == Verdict.NOT_CRITICAL)
     assert np.all(evidence.reason == Reason.NONE)
     assert np.all(evidence.grad_norm > GRAD_TOL)
+    assert np.all((evidence.index == NOT_COUNTED) & (evidence.nullity == NOT_COUNTED))
+    assert np.all(np.isnan(evidence.lambda_min) & np.isnan(evidence.lambda_min_residual))
 
 
 @pytest.mark.parametrize("kt", [0.05, 0.5, 1 - 1e-3, 1 + 1e-3, 1.5])
@@ -101,6 +105,44 @@ def test_a_family_larger_than_the_orbit_is_called_degenerate():
     assert np.all(seen.evidence.nullity == 2)
 
 
+def assert_consistent(verdict, index, nullity, orbit_dim):
+    """Counts were made at critical points alone, and are those of their verdict."""
+    if verdict in (Verdict.NOT_CRITICAL, Verdict.UNDECIDED):
+        assert (index, nullity) == (NOT_COUNTED, NOT_COUNTED)
+    elif verdict == Verdict.STRICT_SADDLE:
+        assert index >= 1 or index == NOT_COUNTED
+    else:
+        assert index in (0, NOT_COUNTED)
+    assert nullity == NOT_COUNTED or nullity >= orbit_dim
+
+
+@given(
+    st.sampled_from([0.0, 1e-16, 1e-12, 1e-9, 1e-3, np.nan]),
+    st.sampled_from([-1.0, -1e-8, -1e-12, 0.0, 1e-12, 0.1, np.nan]),
+    st.sampled_from([-0.1, -1e-7, -1e-9, 0.0, 1e-9, 0.1, np.nan]),
+    st.sampled_from([-1, 0, 1, 6]),
+    st.sampled_from([-1, 1, 2]),
+    st.sampled_from([-0.1, -1e-9, 0.0, 0.1]),
+    st.booleans(),
+    st.sampled_from([1e-12, 1.0, np.nan]),
+    st.sampled_from([-np.inf, -1e-3, -1e-9, 0.0]),
+)
+@settings(max_examples=200)
+def test_no_evidence_whatever_makes_a_row_that_contradicts_itself(
+    grad_norm, gap, curvature, index, nullity, lambda_min, resolved, residual, floor
+):
+    spec = made_up(index=index, nullity=nullity, lambda_min=lambda_min, resolved=resolved, residual=residual)
+    numbers = [jnp.asarray(a) for a in (grad_norm, gap, curvature)]
+    found = judge(*numbers, spec, floor)
+    assert_consistent(found.verdict, found.index, found.nullity, 1)
+    quick = judge_by_certificates(*numbers, spec.tolerance, jnp.asarray(floor))
+    assert_consistent(quick.verdict, quick.index, quick.nullity, 1)
+    for one in (found, quick):
+        if gap < -1e-9:
+            assert one.reason == Reason.BOUND_ABOVE_VALUE
+            assert one.verdict in (Verdict.UNDECIDED, Verdict.NOT_CRITICAL)
+
+
 def made_up(**change):
     """Evidence of a clean local minimum, with tolerance 1e-8, changed as asked."""
     scalars = {
@@ -111,6 +153,7 @@ def made_up(**change):
         "resolved": True,
     }
     counts = {"index": 0, "nullity": 1, "orbit_dim": 1}
+    scalars["clear"] = change.get("resolved", True)
     values = {k: jnp.asarray(change.get(k, v)) for k, v in scalars.items()}
     values |= {k: jnp.asarray(change.get(k, v), jnp.int32) for k, v in counts.items()}
     return Spectrum(direction=PLAIN.zeros(), **values)
@@ -136,8 +179,16 @@ TABLE = [
     ("saddle near the minimum in f", 1e-12, SHUT, -0.1, {"index": 1}, Verdict.STRICT_SADDLE, Reason.NONE),
     ("saddle without certificate", 1e-12, NAN, -0.1, {"resolved": False}, Verdict.STRICT_SADDLE, Reason.NONE),
     ("curvature of rounding", 1e-12, OPEN, -1e-9, {}, Verdict.LOCAL_MINIMUM, Reason.NONE),
-    ("degenerate", 1e-12, OPEN, 0.0, {"nullity": 3}, Verdict.DEGENERATE, Reason.NONE),
-    ("degenerate without certificate", 1e-12, NAN, 0.0, {"nullity": 2}, Verdict.DEGENERATE, Reason.NONE),
+    ("degenerate", 1e-12, OPEN, 0.0, {"nullity": 3, "lambda_min": 0.0}, Verdict.DEGENERATE, Reason.NONE),
+    (
+        "degenerate without certificate",
+        1e-12,
+        NAN,
+        0.0,
+        {"nullity": 2, "lambda_min": -1e-9},
+        Verdict.DEGENERATE,
+        Reason.NONE,
+    ),
     ("unresolved", 1e-12, OPEN, 0.0, {"resolved": False}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
     (
         "unresolved, no certificate",
@@ -162,6 +213,38 @@ TABLE = [
     ("gradient", 1e-6, SHUT, 0.1, {}, Verdict.NOT_CRITICAL, Reason.NONE),
     ("gradient and curvature", 1e-6, OPEN, -5.0, {}, Verdict.NOT_CRITICAL, Reason.NONE),
     ("NaN gradient", NAN, SHUT, 0.1, {}, Verdict.NOT_CRITICAL, Reason.NONE),
+    (
+        "null, uncounted",
+        1e-12,
+        OPEN,
+        0.0,
+        {"nullity": -1, "lambda_min": 0.0},
+        Verdict.DEGENERATE,
+        Reason.NONE,
+    ),
+    ("bound above", 1e-12, -1e-3, 0.1, {}, Verdict.UNDECIDED, Reason.BOUND_ABOVE_VALUE),
+    ("bound above, saddle", 1e-12, -1e-3, -0.1, {"index": 1}, Verdict.UNDECIDED, Reason.BOUND_ABOVE_VALUE),
+    ("bound above, gradient", 1e-6, -1e-3, 0.1, {}, Verdict.NOT_CRITICAL, Reason.BOUND_ABOVE_VALUE),
+    (
+        "curvature less than ‖∇f‖ allows",
+        1e-12,
+        OPEN,
+        -5e-8,
+        {"index": 1, "resolved": False},
+        Verdict.UNDECIDED,
+        Reason.SPECTRUM_UNRESOLVED,
+    ),
+    (
+        "the same, gap shut",
+        1e-12,
+        SHUT,
+        -5e-8,
+        {"index": 1, "resolved": False},
+        Verdict.UNDECIDED,
+        Reason.SPECTRUM_UNRESOLVED,
+    ),
+    ("the same, nearer", 1e-16, SHUT, -5e-8, {"index": 1}, Verdict.STRICT_SADDLE, Reason.NONE),
+    ("index at a closed gap", 1e-12, SHUT, 0.1, {"index": 6}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
 ]
 
 
@@ -174,6 +257,7 @@ def test_judge(grad_norm, gap, curvature, change, verdict, reason):
     spec = made_up(**change)
     found = judge(jnp.asarray(grad_norm), jnp.asarray(gap), jnp.asarray(curvature), spec)
     assert (Verdict(int(found.verdict)), Reason(int(found.reason))) == (verdict, reason)
+    assert_consistent(found.verdict, found.index, found.nullity, spec.orbit_dim)
 
 
 def test_tolerances_are_the_callers():

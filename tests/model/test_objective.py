@@ -1,5 +1,7 @@
 """The closed-form derivatives against automatic ones; losses against their defaults and conjugates."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufm_jax.landscape import starts
-from ufm_jax.model.losses import Focal, Loss, loss_of
+from ufm_jax.landscape.certificate import dual_bound
+from ufm_jax.model import losses
+from ufm_jax.model.losses import CrossEntropy, Focal, Loss, Squared, loss_of
 from ufm_jax.model.objective import expand, hessian, logit_gradient, logits, objective, oracle, ravel, unravel
 from ufm_jax.model.problem import Params
 from ufm_jax.model.reduction import collapse
@@ -203,3 +207,114 @@ def test_losses_are_found_by_name_with_their_own_options():
     ]:
         with pytest.raises(ValueError, match=reason):
             loss_of(name, **options)
+
+
+@dataclass(frozen=True)
+class Shifted(CrossEntropy):
+    """Logits shifted by class: `value` alone is overridden, and f's gradient is not cross-entropy's."""
+
+    def value(self, Z, T):
+        shift = jnp.arange(Z.shape[0], dtype=Z.dtype).reshape(-1, *[1] * (Z.ndim - 1))
+        return super().value(Z + shift, T)
+
+
+@dataclass(frozen=True)
+class Doubled(Squared):
+    """Twice the squared loss, with the slope that belongs to it and a curvature that does not."""
+
+    def value(self, Z, T):
+        return 2 * super().value(Z, T)
+
+    def slope(self, Z, T):
+        return 2 * (Z - T)
+
+    def curvature(self, Z, T):
+        return lambda V: V
+
+
+@dataclass(frozen=True)
+class Convex(Focal):
+    """Says that it is convex."""
+
+    certified = True
+    dual = Squared.dual
+
+
+def test_a_loss_that_overrides_value_alone_inherits_nothing_of_the_old_value():
+    loss = Shifted()
+    assert loss.name == "Shifted"
+    assert not loss.certified
+    assert not loss.shift_invariant
+    prob = make(IMBALANCED, 2, loss=loss)
+    p, v = starts.gaussian(prob, jax.random.key(0)), starts.gaussian(prob, jax.random.key(1))
+    fused, automatic, Hv, H, reference = everything(prob, p, v)
+    for a, b in zip(fused, automatic, strict=True):
+        close(a, b)
+    close(fused[2], Hv)
+    close(H, reference)
+    assert np.linalg.norm(fused[1] - everything(make(IMBALANCED, 2), p, v)[0][1]) > 1e-3
+    assert np.isnan(dual_bound(prob, p))
+    with pytest.raises(NotImplementedError):
+        loss.dual(jnp.zeros((3, 1)), jnp.zeros((3, 1)), jnp.ones(()))
+
+
+def broken(parent, **changes):
+    """A loss that keeps all of its parent's methods but those changed: what no reset has mended."""
+    inherited = {n: vars(parent)[n] for n in vars(parent) if not n.startswith("_")}
+    return dataclass(frozen=True)(type("Broken", (Loss,), inherited | changes))()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (Doubled(), "curvature is not the second derivative"),
+        (broken(CrossEntropy, slope=lambda self, Z, T: Z - T, smoothing=0.0), "slope is not the gradient"),
+        (broken(Squared, dual=lambda self, g, T, c: jnp.zeros_like(g[0])), "dual is not that of value"),
+        (broken(Squared, shift_invariant=True), "shift invariant"),
+        (Convex(), "convex"),
+        (
+            broken(
+                CrossEntropy,
+                smoothing=0.0,
+                dual=lambda s, g, T, c: jnp.sum(T * 0, 0) + 0.1 * (1 - c) + CrossEntropy.dual(s, g, T, c),
+            ),
+            "dual at c = 0.0 is above",
+        ),
+        (broken(Squared, value=lambda self, Z, T: jnp.sum((Z - T) ** 2) / 2), "need one entry a column"),
+        (broken(Squared, value_and_slope=lambda self, Z, T: (Z[0], Z - T)), "value_and_slope is not value"),
+    ],
+)
+def test_a_loss_that_contradicts_itself_is_refused(loss, message):
+    with pytest.raises(ValueError, match=f"^loss: .*{message}"):
+        make(IMBALANCED, 2, loss=loss)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("K", [2, 5])
+def test_the_losses_of_the_package_pass_the_check_of_users_losses(loss, K, monkeypatch):
+    monkeypatch.setattr(losses, "LOSSES", {})
+    losses.check_loss(LOSSES[loss], K)
+
+
+def test_a_loss_that_does_not_hash_is_refused():
+    @dataclass(frozen=True)
+    class Weighted(CrossEntropy):
+        weights: np.ndarray = None
+
+        def value(self, Z, T):
+            return super().value(Z, T)
+
+    with pytest.raises(ValueError, match=r"^loss: Weighted must hash"):
+        make(BALANCED, 2, loss=Weighted(weights=np.ones(3)))
+
+
+def test_a_class_is_no_loss():
+    with pytest.raises((ValueError, TypeError), match="loss"):  # the tests' type hook comes first
+        make(BALANCED, 2, loss=CrossEntropy)
+
+
+def test_a_convex_loss_of_the_users_is_certified():
+    convex = broken(Squared, value=lambda self, Z, T: jnp.sum((Z - T) ** 2, axis=0) / 2)
+    prob = make(IMBALANCED, 3, loss=convex)
+    p = starts.gaussian(prob, jax.random.key(0))
+    assert dual_bound(prob, p) == dual_bound(make(IMBALANCED, 3, loss=SQUARED), p)

@@ -8,9 +8,13 @@ from conftest import make
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ufm_jax.landscape.certificate import dual_bound
+from ufm_jax.landscape.critical import find_critical, find_minimum
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.model.geometry import collapse_metrics
 from ufm_jax.model.losses import CrossEntropy
-from ufm_jax.model.objective import gradient_norm, ravel, unravel
-from ufm_jax.model.problem import Params, check_params, problem
+from ufm_jax.model.objective import gradient_norm, hessian, objective, ravel, unravel
+from ufm_jax.model.problem import Params, check_finite, checked_point, problem
 from ufm_jax.model.reduction import collapse
 
 GOOD = {"counts": (2, 3), "dim": 2, "decay_w": 1e-3, "decay_h": 1e-3, "decay_b": 1e-3}
@@ -72,7 +76,7 @@ def test_sizes_are_consistent(counts, dim, bias, collapsed):
     # ω σ⁻² is one column's share of Σ n_k/N · n_k in the collapsed problem and 1/N in the full one.
     np.testing.assert_allclose(np.sum(prob.weights * prob.scales**2), prob.num_columns / prob.num_samples)
     assert prob.balanced == (len(set(counts)) == 1)
-    check_params(prob, zeros)
+    checked_point(prob, zeros)
 
 
 def test_both_ways_of_giving_sizes_agree():
@@ -93,22 +97,61 @@ def test_unravel_undoes_ravel(bias):
     [
         ({"W": jnp.zeros((3, 2))}, r"^W: need shape \(2, 2\), got \(3, 2\)"),
         ({"H": jnp.zeros((2, 4))}, r"^H: need shape \(2, 5\)"),
+        ({"H": jnp.zeros((5, 2))}, r"^H: need shape \(2, 5\), got \(5, 2\); is it transposed"),
+        ({"W": jnp.zeros((9, 2, 2))}, r"^W: need shape \(2, 2\), got \(9, 2, 2\); for several points"),
+        ({"W": jnp.zeros((2, 2), jnp.float32)}, r"^W: need dtype float64 .* got float32"),
+        ({"b": jnp.zeros(2, int)}, r"^b: need dtype float64 .* got int64"),
         ({"b": jnp.zeros(3)}, r"^b: need shape \(2,\)"),
-        ({"b": None}, r"^b: the problem has bias=True"),
+        ({"b": None}, r"^b: the problem has bias=True, the point has no b"),
+    ],
+)
+def test_every_door_names_what_is_wrong_with_a_point(change, message):
+    prob = problem(**GOOD)
+    point = prob.zeros()._replace(**change)
+    for door in (checked_point, find_minimum, find_critical, examine, dual_bound, hessian, collapse_metrics):
+        with pytest.raises(ValueError, match=message):
+            door(prob, point)
+    with pytest.raises(ValueError, match=message):
+        objective(prob)(point)
+
+
+def test_a_bias_is_refused_where_there_is_none():
+    prob = problem(**(GOOD | {"bias": False, "decay_b": 0.0}))
+    with pytest.raises(ValueError, match=r"^b: the problem has bias=False"):
+        checked_point(prob, Params(*prob.zeros()[:2], jnp.zeros(2)))
+
+
+def test_a_grid_of_problems_is_no_problem():
+    prob = problem(**(GOOD | {"decay_w": [1e-3, 1e-2]}))
+    with pytest.raises(ValueError, match=r"^decay_w: need one number"):
+        find_minimum(prob, prob.zeros())
+
+
+@pytest.mark.parametrize("door", [find_minimum, find_critical, examine])
+def test_verdicts_and_their_searches_need_float64(door):
+    prob = problem(**GOOD)
+    point = prob.zeros()
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with pytest.raises(ValueError, match=r"^jax_enable_x64"):
+            door(prob, point)
+        old = problem(**GOOD)
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    with pytest.raises(ValueError, match=r"^prob: its decays are float32"):
+        door(old, point)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"W": jnp.full((2, 2), jnp.nan)}, r"^W: has 4 non-finite"),
         ({"H": jnp.zeros((2, 5)).at[0, 0].set(jnp.inf)}, r"^H: has 1 non-finite"),
     ],
 )
-def test_check_params_names_what_is_wrong(change, message):
-    prob = problem(**GOOD)
+def test_entries_that_are_not_finite_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        check_params(prob, prob.zeros()._replace(**change))
-
-
-def test_check_params_refuses_a_bias_where_there_is_none():
-    prob = problem(**(GOOD | {"bias": False, "decay_b": 0.0}))
-    with pytest.raises(ValueError, match=r"^b: the problem has bias=False"):
-        check_params(prob, Params(*prob.zeros()[:2], jnp.zeros(2)))
+        check_finite(problem(**GOOD).zeros()._replace(**change))
 
 
 def test_a_sweep_over_decays_compiles_once():

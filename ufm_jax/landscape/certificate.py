@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ufm_jax.model.objective import Columns, columns, expand, logit_gradient, ravel
-from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.problem import Params, Problem, checked_point
 from ufm_jax.model.reduction import feature_frame
 
 
@@ -34,7 +34,11 @@ def dual_bound(
     The bias is first re-optimised for the logits W H, so that Θ1 = −c λ_b b; for λ_b = 0 what rounding
     leaves of Θ1 is charged with a bound on the minimiser's bias. Who has G at p's own bias and ‖G‖₂ may give
     them: the norm then needs no eigen-solve, as ‖G′‖₂ ≤ ‖G‖₂ + ‖G′ − G‖_F.
+
+    Raises:
+        ValueError: naming W, H or b, if its shape or dtype is not the problem's.
     """
+    p = checked_point(prob, p)
     if not prob.loss.certified:
         return jnp.full((), jnp.nan, p.W.dtype)
     cols = columns(prob, p.W.dtype)

@@ -1,21 +1,23 @@
 """From a start to a critical point."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape import starts
 from ufm_jax.model.objective import gradient_norm, oracle, ravel, unravel
-from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import lift, narrowed, rank_bound, reduced, restrict, widened
+from ufm_jax.model.problem import Params, Problem, checked_point
+from ufm_jax.model.reduction import check_class_means, lift, narrowed, rank_bound, reduced, restrict, widened
 from ufm_jax.model.stacked import balance, batch_size, gradient_norms, norm_bounds, scales, stacked, unbalance
 from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
 from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
+from ufm_jax.precision import require_x64
 
 SOLVE_GTOL = 1e-10  # what a search must reach; it then takes one more Newton step
 LOCKSTEP_GTOL = 1e-12  # first-order searches have no last Newton step: they go on to this
@@ -32,7 +34,14 @@ class CriticalPoint(NamedTuple):
 
 
 def find_minimum(prob: Problem, start: Params, *, max_steps: int = 500) -> CriticalPoint:
-    """Descend from `start` by trust-region Newton to ‖∇f‖₂ ≤ 1e-10."""
+    """Descend from `start` by trust-region Newton to ‖∇f‖₂ ≤ 1e-10.
+
+    Raises:
+        ValueError: naming W, H or b, if its shape or dtype is not the problem's, or if 64-bit floating point
+            is off.
+    """
+    require_x64(prob)
+    start = checked_point(prob, start)
     found = trust_region_newton(oracle(prob), ravel(start), gtol=SOLVE_GTOL, max_steps=max_steps)
     return _measured(prob, unravel(prob, found.x), found)
 
@@ -43,7 +52,13 @@ def find_critical(prob: Problem, start: Params, *, max_steps: int = 300) -> Crit
     Levenberg–Marquardt on ∇f in the collapsed, rank-reduced problem, which has every critical point
     (`model.reduction`): the features of `start` are replaced by their class means, its other coordinates
     dropped. The result is lifted back and measured in `prob`.
+
+    Raises:
+        ValueError: as `find_minimum`, and naming the loss, if it is not convex.
     """
+    require_x64(prob)
+    check_class_means(prob)
+    start = checked_point(prob, start)
     small, first = reduced(prob), narrowed(prob, restrict(prob, start))
     found = levenberg_marquardt(oracle(small), ravel(first), gtol=SOLVE_GTOL, max_steps=max_steps)
     return _measured(prob, lift(prob, widened(prob, unravel(small, found.x))), found)
@@ -131,9 +146,9 @@ def minimum_from_etf(prob: Problem) -> CriticalPoint:
     return _measured(prob, lift(prob, widened(prob, unravel(small, found.x))), found)
 
 
-def start_rank(prob: Problem, start: Int[Array, ""]) -> Int[Array, ""]:
-    """Return the rank of start number `start` toward saddles: 0..`rank_bound` in turn."""
-    return (start % (rank_bound(prob) + 1)).astype(jnp.int32)
+def start_rank(prob: Problem, start: Any) -> Any:
+    """Return the ranks of starts toward saddles, int32, by their numbers: 0..`rank_bound` in turn."""
+    return (start % (rank_bound(prob) + 1)).astype(np.int32)
 
 
 def _measured(prob: Problem, p: Params, found: Solution) -> CriticalPoint:

@@ -10,13 +10,10 @@ import numpy as np
 
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
+from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict, check_tolerances
 from ufm_jax.model.losses import DEFAULT_GAMMA, loss_of
-from ufm_jax.model.problem import Params, check_params, problem
+from ufm_jax.model.problem import Params, check_finite, problem
 from ufm_jax.precision import require_x64
-
-# What describes the Hessian of a critical point, and is not shown elsewhere.
-CRITICAL_ONLY = ("index", "nullity", "lambda_min", "lambda_min_residual")
 
 
 def read_point(file: Path) -> tuple[Params, np.ndarray]:
@@ -77,12 +74,11 @@ def certify(
     )
     order = np.argsort(labels, kind="stable")
     point = Params(jnp.asarray(W), jnp.asarray(H[:, order]), None if b is None else jnp.asarray(b))
-    check_params(prob, point)
+    check_finite(point)
+    check_tolerances(grad_tol, gap_tol)
     evidence = jax.jit(lambda p: examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol).evidence)(point)
     values = {name: np.asarray(value).item() for name, value in evidence._asdict().items()}
     values |= {"verdict": Verdict(values["verdict"]).name, "reason": Reason(values["reason"]).name}
-    if values["verdict"] == Verdict.NOT_CRITICAL.name:
-        values |= dict.fromkeys(CRITICAL_ONLY)
     values |= {name: None for name in ("index", "nullity") if values[name] == NOT_COUNTED}
     return {name: _plain(value) for name, value in values.items()}
 

@@ -10,7 +10,7 @@ from jaxtyping import Key as KeyArray
 
 from ufm_jax.model.geometry import simplex_etf
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import collapse, lift
+from ufm_jax.model.reduction import lift, rank_bound, widened
 
 Key = PRNGKeyArray
 Keys = KeyArray[Array, " S"]
@@ -34,24 +34,23 @@ def log_uniform_scale(key: Key, low: float, high: float) -> Float[Array, ""]:
 
 
 def balanced(prob: Problem, key: Key, rank: Int[Array, ""] | int, noise: float = 0.3) -> Params:
-    """Return a class-constant point of the given rank, balanced (λ_W WᵀW ≈ λ_H HHᵀ) up to `noise`.
+    """Return a class-constant point of a rank ≤ `rank_bound`, balanced (λ_W WᵀW ≈ λ_H HHᵀ) up to `noise`.
 
     Critical points are exactly balanced and class-constant, so such starts reach far more saddles than
     Gaussian ones. Only the first `rank` feature coordinates are non-zero: f is invariant under the
     reflection of a coordinate, so a Newton-type search keeps the others exactly zero. The logits' size is
     log-uniform in 0.1..30.
     """
-    small = collapse(prob)
-    K, d = small.num_classes, small.dim
+    K, r = prob.num_classes, rank_bound(prob)
     size_key, w_key, h_key, b_key = jax.random.split(key, 4)
     logit_size = log_uniform_scale(size_key, 0.1, 30.0)
-    used = jnp.where(jnp.arange(d, dtype=jnp.int32) < rank, jnp.sqrt(logit_size / np.sqrt(K)), 0.0)
-    A = jax.random.normal(w_key, (K, d)) * used
+    used = jnp.where(jnp.arange(r, dtype=jnp.int32) < rank, jnp.sqrt(logit_size / np.sqrt(K)), 0.0)
+    A = jax.random.normal(w_key, (K, r)) * used
     A = A - jnp.mean(A, axis=0)
-    B = A + noise * jax.random.normal(h_key, (K, d)) * used
+    B = A + noise * jax.random.normal(h_key, (K, r)) * used
     tilt = (prob.decay_h / prob.decay_w) ** 0.25
     b = noise * jax.random.normal(b_key, (K,)) if prob.bias else None
-    return lift(prob, Params(A * tilt, B.T / tilt, b))
+    return lift(prob, widened(prob, Params(A * tilt, B.T / tilt, b)))
 
 
 def mean_etf(prob: Problem) -> Params:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm_jax.model.objective import members
-from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.problem import Params, Problem, checked_point
 
 # Eigenvalues of Σ_B below this share of the largest are rounding of exact zeros (Σ_B has rank ≤ K − 1).
 PINV_RTOL = 1e-10
@@ -51,7 +51,11 @@ def collapse_metrics(prob: Problem, p: Params) -> CollapseMetrics:
 
     Σ_W = N⁻¹ Σ (h − h̄_k)(h − h̄_k)ᵀ, Σ_B = K⁻¹ Σ_k (h̄_k − h_G)(h̄_k − h_G)ᵀ, h_G the mean of all N features.
     A point of the collapsed problem has the metrics of its lift: its features are H̃_k/√n_k, n_k times each.
+
+    Raises:
+        ValueError: naming W, H or b, if its shape or dtype is not the problem's.
     """
+    p = checked_point(prob, p)
     features, share = p.H * jnp.asarray(prob.scales, p.H.dtype), jnp.asarray(prob.weights, p.H.dtype)
     per_class = np.array(prob.counts, float) / prob.num_samples
     member = members(prob, p.H.dtype)

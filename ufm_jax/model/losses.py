@@ -4,10 +4,13 @@ A loss acts on columns: logits `Z` and targets `T` are `K x N` and the result ha
 elementwise or along the first axis, so columns may have more axes than one, as in `model.stacked`.
 A new loss is one subclass with `value`; the other methods have defaults by automatic differentiation.
 `slope` and `curvature` are worth writing by hand where the exponentials can be shared, and a convex loss
-that gives `dual` gets global certificates (`landscape.certificate`).
+that gives `dual` gets global certificates (`landscape.certificate`). A subclass that overrides `value` keeps
+nothing else of its parent that belongs to the old value, and `check_loss` compares all that it has.
 """
 
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,13 +24,28 @@ Columns = Float[Array, "K *#N"]  # any number of column axes; targets may be of 
 DEFAULT_GAMMA = 2.0  # of the focal loss, as its authors recommend
 
 
+# What is said of a loss by what it is computed from: who overrides the first inherits none of the others.
+OF_SLOPE = ("value_and_slope", "curvature")
+OF_VALUE = ("slope", *OF_SLOPE, "dual", "reach", "certified", "shift_invariant")
+
+
 @dataclass(frozen=True)
 class Loss:
     """One sample's loss ℓ(z, t), applied to every column; subclasses are hashable values."""
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "custom"
     certified: ClassVar[bool] = False  # convex in z with `dual` given: global optimality can be shown
     shift_invariant: ClassVar[bool] = False  # ℓ(z + c1, t) = ℓ(z, t)
+
+    def __init_subclass__(cls) -> None:
+        """Give a subclass that overrides `value` (or `slope`) the defaults of what it did not override."""
+        for base, names in (("slope", OF_SLOPE), ("value", OF_VALUE)):
+            if base in vars(cls):
+                for name in names:
+                    if name not in vars(cls):
+                        setattr(cls, name, vars(Loss)[name])
+        if "value" in vars(cls) and "name" not in vars(cls):
+            cls.name = cls.__name__
 
     def targets(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         """Return the `K x N` targets of `labels`."""
@@ -221,3 +239,82 @@ def loss_of(name: str, smoothing: float = 0.0, gamma: float = DEFAULT_GAMMA) -> 
     if LOSSES[name] is CrossEntropy:
         return CrossEntropy(smoothing)
     return Focal(gamma) if LOSSES[name] is Focal else LOSSES[name]()
+
+
+# Columns compared beside one of each class; what rounding makes of the largest difference.
+CHECKED, CHECK_RTOL = 12, {"float64": 1e-7, "float32": 1e-2}
+
+
+def check_loss(loss: Loss, num_classes: int) -> None:
+    """Compare value, slope, curvature and dual of a loss at random columns of K logits.
+
+    Fenchel: −ℓ*(c g) ≤ ℓ(z′) − c⟨g, z′⟩ for every z′, g = ∇ℓ(z), with equality at z′ = z for c = 1.
+
+    Raises:
+        ValueError: naming the loss and what contradicts what, or what has the wrong shape.
+    """
+    try:
+        hash(loss)
+    except TypeError as error:
+        raise ValueError(
+            f"loss: {loss.name} must hash, as a frozen dataclass of numbers and tuples does: {error}"
+        ) from error
+    if type(loss) not in LOSSES.values():  # the tests say it of these
+        _compare(loss, num_classes)
+
+
+@functools.lru_cache(maxsize=64)
+def _compare(loss: Loss, num_classes: int) -> None:
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        rng = np.random.default_rng(0)
+        labels = np.concatenate([np.arange(num_classes), rng.integers(num_classes, size=CHECKED)])
+        Z = jnp.asarray(rng.normal(size=(num_classes, labels.size)) * np.exp(rng.uniform(-2, 2, labels.size)))
+        T = jnp.asarray(loss.targets(labels, num_classes), Z.dtype)
+        for what, difference in _contradictions(loss, Z, T, rng):
+            if not difference <= CHECK_RTOL[Z.dtype.name]:
+                raise ValueError(
+                    f"loss: {loss.name}: {what} (by {difference:.1e}, relative, at random logits)"
+                )
+
+
+def _contradictions(
+    loss: Loss, Z: Columns, T: Columns, rng: np.random.Generator
+) -> Iterator[tuple[str, float]]:
+    """Yield what would be contradicted, and the largest relative difference."""
+    value, slope = loss.value(Z, T), loss.slope(Z, T)
+    if value.shape != Z.shape[1:]:
+        raise ValueError(
+            f"loss: {loss.name}.value: need one entry a column, {Z.shape[1:]}, got {value.shape}"
+        )
+    stacked = loss.value(Z[..., None], T[..., None])
+    if stacked.shape != (*Z.shape[1:], 1):
+        raise ValueError(f"loss: {loss.name}.value: need classes on the first axis and any axes behind it")
+    yield "value of columns with a further axis is not theirs", _difference(stacked[..., 0], value)
+    plain = jax.grad(lambda Z: jnp.sum(loss.value(Z, T)))(Z)
+    yield "slope is not the gradient of value", _difference(slope, plain)
+    both = loss.value_and_slope(Z, T)
+    yield "value_and_slope is not value", _difference(both[0], value)
+    yield "value_and_slope is not the gradient of value", _difference(both[1], plain)
+    V = jnp.asarray(rng.normal(size=Z.shape), Z.dtype)
+    push = jax.linearize(jax.grad(lambda Z: jnp.sum(loss.value(Z, T))), Z)[1]
+    second = push(V)
+    yield "curvature is not the second derivative of value", _difference(loss.curvature(Z, T)(V), second)
+    if loss.shift_invariant:
+        yield "it says that it is shift invariant and is not", _difference(loss.value(Z + 1.5, T), value)
+    if loss.certified:
+        every = jax.lax.map(lambda e: push(jnp.broadcast_to(e[:, None], Z.shape)), jnp.eye(len(Z)))
+        lowest = -float(np.linalg.eigvalsh(np.moveaxis(np.asarray(every), -1, 0)).min())
+        yield "it says that it is convex and is not", lowest
+        at_own = value - jnp.sum(slope * Z, axis=0)
+        yield "dual is not that of value", _difference(loss.dual(slope, T, jnp.ones((), Z.dtype)), at_own)
+        # Points downhill, too, where a convex loss is near its infimum.
+        for c, other in itertools.product((0.0, 0.3, 1.0), (Z + V, Z - slope, -20.0 * slope)):
+            bounded = loss.value(other, T) - c * jnp.sum(slope * other, axis=0)
+            above = (loss.dual(slope, T, jnp.asarray(c, Z.dtype)) - bounded) / (1.0 + jnp.abs(bounded))
+            yield f"dual at c = {c} is above what it is to bound", float(jnp.max(above))
+
+
+def _difference(a: Array, b: Array) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    return float(jnp.max(jnp.abs(a - b) / (1.0 + jnp.abs(b))))

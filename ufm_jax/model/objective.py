@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.problem import Params, Problem, checked_point
 from ufm_jax.numerics.derivatives import Expansion, Oracle, dense_matrix
 
 
@@ -62,9 +62,13 @@ def decay(prob: Problem, p: Params) -> Float[Array, ""]:
 
 
 def objective(prob: Problem) -> Callable[[Params], Float[Array, ""]]:
-    """Build Params -> f, pure and jittable; stable for logits of any finite size."""
+    """Build Params -> f, pure and jittable; stable for logits of any finite size.
+
+    f raises ValueError naming W, H or b, if its shape or dtype is not the problem's.
+    """
 
     def f(p: Params) -> Float[Array, ""]:
+        p = checked_point(prob, p)
         cols = columns(prob, p.W.dtype)
         return jnp.dot(cols.weights, prob.loss.value(logits(prob, p), cols.T)) + decay(prob, p)
 
@@ -135,6 +139,11 @@ def gradient_norm(prob: Problem, p: Params) -> Float[Array, ""]:
 
 
 def hessian(prob: Problem, p: Params) -> Float[Array, "D D"]:
-    """Return the dense Hessian in the order of `ravel`."""
+    """Return the dense Hessian in the order of `ravel`.
+
+    Raises:
+        ValueError: naming W, H or b, if its shape or dtype is not the problem's.
+    """
+    p = checked_point(prob, p)
     x = ravel(p)
     return dense_matrix(oracle(prob)(x).hv, x)

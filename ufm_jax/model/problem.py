@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.model.losses import CrossEntropy, Loss
+from ufm_jax.model.losses import CrossEntropy, Loss, check_loss
 
 
 class Params(NamedTuple):
@@ -40,6 +40,9 @@ class Problem:
     bias: bool = field(metadata={"static": True}, default=True)
     loss: Loss = field(metadata={"static": True}, default=CrossEntropy())
     collapsed: bool = field(metadata={"static": True}, default=False)  # see model.reduction
+    # Feature coordinates beyond `dim`, in which W and H are zero: no array has them, but f's index, nullity
+    # and orbits do (`model.reduction.trimmed`).
+    unused: int = field(metadata={"static": True}, default=0)
 
     @property
     def num_classes(self) -> int:
@@ -118,57 +121,116 @@ def problem(
     for `jax.vmap` over problems; λ_b = 0 with `bias=True` is the trained, undecayed bias.
 
     Raises:
-        ValueError: naming the argument and its value: K < 2, a count or d below 1, a decay that is not
-            finite, λ_W ≤ 0, λ_H ≤ 0 or λ_b < 0.
+        ValueError: naming the argument and its value: K < 2, a count or d below 1 or beyond `MOST`, a decay
+            that is not 0 < λ_W, λ_H or 0 ≤ λ_b or is not within `DECAYS`, a loss that contradicts itself
+            (`losses.check_loss`).
     """
     decays = {"decay_w": decay_w, "decay_h": decay_h, "decay_b": decay_b}
     traced = {name: _checked_decay(name, value) for name, value in decays.items()}
     if bias is False and np.any(np.asarray(decay_b) != 0):
         raise ValueError(f"decay_b: need 0 where there is no bias, got {decay_b}")
+    sizes = checked_counts(num_classes, per_class, counts)
+    loss = CrossEntropy() if loss is None else loss
+    if not isinstance(loss, Loss):
+        raise ValueError(f"loss: need an instance of Loss, got {loss!r}")
+    check_loss(loss, len(sizes))
+    dim = _checked_size("dim", dim, least=1)
+    if dim * 2 * len(sizes) > MOST:
+        raise ValueError(f"dim: need at most {MOST // (2 * len(sizes))} for {len(sizes)} classes, got {dim}")
     return Problem(
         decay_w=traced["decay_w"],
         decay_h=traced["decay_h"],
         decay_b=traced["decay_b"],
-        counts=checked_counts(num_classes, per_class, counts),
-        dim=_checked_size("dim", dim, least=1),
+        counts=sizes,
+        dim=dim,
         bias=bias,
-        loss=loss if loss is not None else CrossEntropy(),
+        loss=loss,
     )
 
 
-def check_params(prob: Problem, params: Params) -> None:
-    """Check a concrete point against the problem.
+def checked_point(prob: Problem, params: Any, *, many: bool = False) -> Params:
+    """Return a point of one problem as JAX arrays: `Params` whose shapes and dtypes are the problem's.
+
+    With `many` they are any number of points, along the first axis of W, H and b. Traced arrays will do, as
+    their shapes and dtypes are known.
 
     Raises:
-        ValueError: naming W, H or b and what is wrong with its shape or its values.
+        ValueError: naming W, H or b and what is wrong with it, or a decay that is not a single number.
     """
-    if (params.b is None) == prob.bias:
+    for name in ("decay_w", "decay_h", "decay_b"):
+        if (shape := jnp.shape(getattr(prob, name))) != ():
+            raise ValueError(
+                f"{name}: need one number, got an array of shape {shape}; take one setting, or vmap"
+            )
+    if not (isinstance(params, tuple) and len(params) == 3):
+        raise ValueError(f"params: need Params(W, H, b), got {type(params).__name__}")
+    point = Params(*params)
+    if (point.b is None) == prob.bias:
+        said = "no b, and needs one; b = zeros is a start" if point.b is None else "a b, and takes none"
+        raise ValueError(f"b: the problem has bias={prob.bias}, the point has {said}")
+    like = jax.eval_shape(prob.zeros)
+    first = np.shape(point.W)[:1] if many else ()
+    return Params(*(_checked_array(n, a, e, first) for n, a, e in zip("WHb", point, like, strict=True)))
+
+
+def _checked_array(name: str, array: Any, like: Any, first: tuple[int, ...]) -> Any:
+    """Return one array of a point, or of as many as `first` says, each of which is to look as `like`."""
+    if like is None:
+        return None
+    if not hasattr(array, "dtype"):
+        array = np.asarray(array)
+    if array.shape != (*first, *like.shape):
+        if array.shape[1:] == like.shape:
+            hint = "; for several points at once use ufm.descend, or vmap"
+        else:
+            hint = "; is it transposed?" if array.shape[::-1] == like.shape else ""
+        raise ValueError(f"{name}: need shape {(*first, *like.shape)}, got {array.shape}{hint}")
+    if array.dtype != like.dtype:
         raise ValueError(
-            f"b: the problem has bias={prob.bias}, got {'no bias' if params.b is None else 'one'}"
+            f"{name}: need dtype {like.dtype} as the decays have, got {array.dtype}; convert it by "
+            f"{name}.astype({str(like.dtype)!r})"
         )
-    for name, array, expected in zip("WHb", params, prob.zeros(), strict=True):
-        if expected is None or array is None:
-            continue
-        if array.shape != expected.shape:
-            raise ValueError(f"{name}: need shape {expected.shape}, got {array.shape}")
-        if not bool(jnp.all(jnp.isfinite(array))):
+    return jnp.asarray(array)
+
+
+def check_finite(params: Params) -> None:
+    """Check the values of a concrete point.
+
+    Raises:
+        ValueError: naming W, H or b, if it has entries that are not finite.
+    """
+    for name, array in zip("WHb", params, strict=True):
+        if array is not None and not bool(jnp.all(jnp.isfinite(array))):
             raise ValueError(f"{name}: has {int(jnp.sum(~jnp.isfinite(array)))} non-finite entries")
 
 
+# Within these bounds products and ratios of two decays, and their roots, neither overflow nor underflow.
+DECAYS = (1e-100, 1e100)
+MOST = 2**31 - 1  # samples in all; d times 2K: eigenvalues are counted in 32 bits
+
+
 def _checked_decay(name: str, value: Any) -> Float[Array, "..."]:
-    numbers = np.asarray(value, dtype=float)
+    try:
+        numbers = np.asarray(value, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}: need numbers, got {value!r}") from None
     if not np.all(np.isfinite(numbers)):
         raise ValueError(f"{name}: need finite numbers, got {value}")
     if name == "decay_b" and np.any(numbers < 0):
         raise ValueError(f"{name}: need >= 0, got {value}")
     if name != "decay_b" and np.any(numbers <= 0):
         raise ValueError(f"{name}: need > 0 (without it no minimiser exists), got {value}")
+    low, high = DECAYS
+    if np.any((numbers != 0) & ((numbers < low) | (numbers > high))):
+        raise ValueError(f"{name}: need between {low:g} and {high:g}, got {value}")
     return jnp.asarray(numbers, dtype=jnp.zeros(()).dtype)
 
 
 def _checked_size(name: str, value: Any, least: int) -> int:
-    if int(value) != value or value < least:
-        raise ValueError(f"{name}: need an integer >= {least}, got {value}")
+    if not isinstance(value, int | float | np.number) or not np.isfinite(float(value)) or int(value) != value:
+        raise ValueError(f"{name}: need an integer, got {value!r}")
+    if not least <= value <= MOST:
+        raise ValueError(f"{name}: need between {least} and {MOST}, got {value}")
     return int(value)
 
 
@@ -195,4 +257,7 @@ def checked_counts(
         raise ValueError(f"num_classes: got {num_classes}, but counts has {len(counts)} entries")
     if len(counts) < 2:
         raise ValueError(f"counts: need at least 2 classes, got {tuple(counts)}")
-    return tuple(_checked_size("counts", count, least=1) for count in counts)
+    sizes = tuple(_checked_size("counts", count, least=1) for count in counts)
+    if sum(sizes) > MOST:
+        raise ValueError(f"counts: need at most {MOST} samples in all, got {sum(sizes)}")
+    return sizes

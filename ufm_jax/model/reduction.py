@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm_jax.model.objective import columns, hessian, logit_gradient, logits, members
-from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.problem import Params, Problem, checked_point
 
 
 def collapse(prob: Problem) -> Problem:
@@ -107,7 +107,17 @@ def check_class_means(prob: Problem) -> None:
 
 def reduced(prob: Problem) -> Problem:
     """Return the collapsed problem in `rank_bound` feature coordinates, which has every critical orbit."""
-    return replace(collapse(prob), dim=rank_bound(prob))
+    return replace(collapse(prob), dim=rank_bound(prob), unused=0)
+
+
+def trimmed(prob: Problem) -> Problem:
+    """Return the collapsed problem in `rank_bound` feature coordinates and one more, the others `unused`.
+
+    A point of rank ≤ `rank_bound` is the same point there, up to a rotation, and one unused coordinate shows
+    what each of the others does to the Hessian: it is judged as in d coordinates, at no cost in d.
+    """
+    dim = min(prob.dim, rank_bound(prob) + 1)
+    return replace(collapse(prob), dim=dim, unused=prob.dim - dim + prob.unused)
 
 
 def narrowed(prob: Problem, p: Params) -> Params:
@@ -130,7 +140,7 @@ def compress(prob: Problem, frame: Float[Array, "d d"], p: Params) -> tuple[Prob
     points of every larger d.
     """
     r = rank_bound(prob)
-    return replace(prob, dim=r), p._replace(W=p.W @ frame[:, :r], H=frame[:, :r].T @ p.H)
+    return replace(prob, dim=r, unused=0), p._replace(W=p.W @ frame[:, :r], H=frame[:, :r].T @ p.H)
 
 
 def embed(prob: Problem, frame: Float[Array, "d d"], p: Params) -> Params:
@@ -153,7 +163,11 @@ def full_spectrum(prob: Problem, p: Params) -> np.ndarray:
     """Return all D eigenvalues of the full Hessian, ascending, from a critical point of the collapsed one.
 
     Costs dense eigen-solves of size 2Kr + K and 2K, and K of size r, r = `rank_bound`: N and d do not enter.
+
+    Raises:
+        ValueError: naming W, H or b, if its shape or dtype is not the collapsed problem's.
     """
+    p = checked_point(collapse(prob), p)
     d = prob.dim
     small, q = compress(collapse(prob), feature_frame(prob, p), p)
     between = np.linalg.eigvalsh(hessian(small, q))

@@ -20,15 +20,17 @@ def rank(prob: Problem, p: Params) -> Int[Array, ""]:
     return jnp.sum(singular > RANK_ATOL).astype(jnp.int32)
 
 
-def balanced_rank(prob: Problem, p: Params) -> Int[Array, ""]:
-    """Return `rank` at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ, as every critical point is.
+def balanced_rank(prob: Problem, p: Params) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """Return `rank` and `orbit_radius` at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ, as every critical point is.
 
     There the singular values of W H̃ are √(λ_W/λ_H) times the eigenvalues of WᵀW (or WWᵀ), which are cheaper,
     and zeros among them are off by the square of the distance to the critical point only.
     """
     gram = p.W.T @ p.W if prob.dim < prob.num_classes else p.W @ p.W.T
-    least = RANK_ATOL * jnp.sqrt(prob.decay_h / prob.decay_w)
-    return jnp.sum(jnp.linalg.eigvalsh(gram) > least).astype(jnp.int32)
+    eigenvalues = jnp.linalg.eigvalsh(gram)
+    used = eigenvalues > RANK_ATOL * jnp.sqrt(prob.decay_h / prob.decay_w)
+    least = jnp.min(jnp.where(used, eigenvalues, jnp.inf))
+    return jnp.sum(used).astype(jnp.int32), jnp.sqrt((1.0 + prob.decay_w / prob.decay_h) * least)
 
 
 def shift_dimension(prob: Problem) -> Int[Array, ""]:
@@ -44,7 +46,19 @@ def orbit_dimension(prob: Problem, rank: Int[Array, ""] | int) -> Int[Array, ""]
     The O(d)-orbit is the Stiefel manifold V_{d,r}.
     """
     r = jnp.asarray(rank, jnp.int32)
-    return (prob.dim * r - r * (r + 1) // 2 + shift_dimension(prob)).astype(jnp.int32)
+    return ((prob.dim + prob.unused) * r - r * (r + 1) // 2 + shift_dimension(prob)).astype(jnp.int32)
+
+
+def orbit_radius(
+    prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Return the least ‖(WA, −AH)‖ over rotations A of one plane that move p; ∞ where none does.
+
+    For the planes of `orbit_projection`: how far the orbit is from a point, which rotations leave in place.
+    """
+    squares = jnp.sum((p.W @ frame) ** 2, axis=0) + jnp.sum((frame.T @ p.H) ** 2, axis=1)
+    used = jnp.arange(prob.dim, dtype=jnp.int32) < rank
+    return jnp.sqrt(jnp.min(jnp.where(used, squares, jnp.inf)))
 
 
 def orbit_projection(

@@ -15,20 +15,20 @@ from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.starts import Key
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.model.losses import loss_of
-from ufm_jax.model.problem import Problem, problem
-from ufm_jax.model.reduction import check_class_means, collapse
+from ufm_jax.model.problem import Params, Problem, problem
+from ufm_jax.model.reduction import check_class_means, trimmed
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.runs.pipeline import judge, lanes_of_call, search
+from ufm_jax.runs.pipeline import judge, lanes_of_call, padded, search
 from ufm_jax.runs.plan import Shard, SweepConfig, Target, shards
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
 
 def problem_of(config: SweepConfig) -> Problem:
-    """Return the problem of a sweep, decays with one entry a setting; collapsed unless `space` is full."""
+    """Return the problem of a sweep, decays with one entry a setting; `trimmed` unless `space` is full."""
     w, h, b = (np.array(column) for column in zip(*config.settings, strict=True))
     prob = problem(
         counts=config.counts,
@@ -41,7 +41,7 @@ def problem_of(config: SweepConfig) -> Problem:
     )
     if config.space != "full" or config.target != "minima":
         check_class_means(prob)
-    return prob if config.space == "full" else collapse(prob)
+    return prob if config.space == "full" else trimmed(prob)
 
 
 def sweep(config: SweepConfig, progress: Progress | None = None) -> pa.Table:
@@ -85,7 +85,8 @@ def _run_lanes(
     point = search(here, key, start, target)
     evidence = judge(here, point.params, target, config.spectra)
     decays = np.array(config.settings)[setting]
-    return _table(decays, target, start, point, evidence, best[setting], config.keep_points)
+    kept = padded(point.params, config.dim) if config.keep_points else None
+    return _table(decays, target, start, point, evidence, best[setting], kept)
 
 
 @jax.jit
@@ -100,20 +101,14 @@ def _table(
     point: CriticalPoint,
     evidence: Evidence,
     best: np.ndarray,
-    keep_points: bool,
+    kept: Params | None,
 ) -> pa.Table:
-    """Return the table of one call; what was not counted or not taken of the spectrum is null."""
-    e = {name: pa.array(np.asarray(value)) for name, value in evidence._asdict().items()}
-    untaken = np.isnan(evidence.lambda_min) & np.isfinite(evidence.loss)
-    for name in ("index", "nullity"):
-        values = np.asarray(getattr(evidence, name))
-        e[name] = pa.array(values, mask=values == NOT_COUNTED)
-    for name in ("lambda_min", "lambda_min_residual"):
-        e[name] = pa.array(np.asarray(getattr(evidence, name)), mask=untaken)
+    """Return the table of one call; what was not shown of a row is null."""
+    e = {name: _shown(value) for name, value in evidence._asdict().items()}
     rows = {
         "start": pa.array(start.astype(np.int64)),
-        "loss": e["loss"],
-        "grad_norm": e["grad_norm"],
+        "loss": pa.array(np.asarray(evidence.loss)),  # NaN where a search ended so
+        "grad_norm": pa.array(np.asarray(evidence.grad_norm)),
         "status": _names(Status, point.status),
         "verdict": _names(Verdict, evidence.verdict),
         **{
@@ -130,15 +125,21 @@ def _table(
         "decay_b": pa.array(decays[:, 2]),
         "negative_curvature": e["negative_curvature"],
         "reason": _names(Reason, evidence.reason),
-        "closed_form_loss": pa.array(np.asarray(best)),
+        "closed_form_loss": _shown(best),
     }
-    if keep_points:
-        rows |= {name: _tensors(a) for name, a in zip("WHb", point.params, strict=True) if a is not None}
+    if kept is not None:
+        rows |= {name: _tensors(a) for name, a in zip("WHb", kept, strict=True) if a is not None}
     return pa.table(rows)
 
 
+def _shown(values: Any) -> pa.Array:
+    """Return numbers with null for NaN, and for what was NOT_COUNTED."""
+    values = np.asarray(values)
+    return pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else values == NOT_COUNTED)
+
+
 def _names(codes: type[Status] | type[Verdict] | type[Reason], values: Any) -> pa.Array:
-    names = pa.array([code.name for code in codes])  # the codes count from 0
+    names = pa.array([codes(code).name for code in range(len(codes))])  # by code, which count from 0
     return pa.DictionaryArray.from_arrays(pa.array(np.asarray(values)), names).cast(pa.string())
 
 

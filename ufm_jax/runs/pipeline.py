@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, UInt32
 
 from ufm_jax.landscape.critical import (
     CriticalPoint,
@@ -19,10 +19,11 @@ from ufm_jax.landscape.critical import (
     start_rank,
 )
 from ufm_jax.landscape.evidence import Evidence, by_duality, by_escape, examine
+from ufm_jax.landscape.spectrum import BASIS_BYTES, DENSE_LIMIT
 from ufm_jax.landscape.starts import Key, Keys
 from ufm_jax.landscape.verdict import Verdict
-from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import collapse, narrowed, rank_bound, reduced
+from ufm_jax.model.problem import Params, Problem, checked_point
+from ufm_jax.model.reduction import check_class_means, narrowed, rank_bound, reduced, trimmed
 from ufm_jax.model.stacked import batch_size
 from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices
 from ufm_jax.numerics.status import Status
@@ -42,9 +43,13 @@ def lanes_of_call(prob: Problem, target: Target) -> int:
 
 
 def search(prob: Problem, key: Key, start: np.ndarray, target: Target) -> CriticalPoint:
-    """Search from each start number, with decays one entry a start; a start's key is folded from `key`."""
+    """Search from each start number (int64), with decays one entry a start.
+
+    A start's key is folded from `key` and its number, of which a key takes 32 bits at a time.
+    """
     run = partial(_searches, key=key, target=target)
-    point = in_shares(run, _share(prob, target), prob, start.astype(np.int32))
+    low, high = (start & 0xFFFFFFFF).astype(np.uint32), (start >> 32).astype(np.uint32)
+    point = in_shares(run, _share(prob, target), prob, low, high, start_rank(prob, start))
     return _finished(prob, point) if target == "minima" else point
 
 
@@ -58,35 +63,59 @@ def descend(
     `rank_bound` feature coordinates; with "full" over all variables.
 
     Raises:
-        ValueError: if 64-bit floating point is off.
+        ValueError: naming W, H or b, if its shape or dtype is not that of S points of `prob`; the loss, if it
+            is not convex and `space` is not "full"; `space` or `spectra`, if there is no such; if 64-bit
+            floating point is off.
     """
-    require_x64()
+    require_x64(prob)
+    for name, value, allowed in (("space", space, ("auto", "full")), ("spectra", spectra, get_args(Spectra))):
+        if value not in allowed:
+            raise ValueError(f"{name}: need one of {allowed}, got {value!r}")
+    begin, dim = checked_point(prob, begin, many=True), prob.dim
     if space == "auto":
-        begin, prob = narrowed(prob, _class_means(prob, begin)), collapse(prob)
+        check_class_means(prob)
+        begin, prob = narrowed(prob, _class_means(prob, begin)), trimmed(prob)
     here = jax.tree.map(lambda decay: jnp.full(len(begin.W), decay), prob)
     point = _finished(here, in_shares(_descents, _share(prob, "minima"), here, begin))
-    return point, judge(here, point.params, "minima", spectra)
+    evidence = judge(here, point.params, "minima", spectra)
+    return point._replace(params=padded(point.params, dim)), evidence
+
+
+def padded(p: Params, dim: int) -> Params:
+    """Return points, S of them, in `dim` feature coordinates, those beyond their own zero; on the host."""
+    more = (0, dim - p.W.shape[-1])
+    none = (0, 0)
+    W, H = np.pad(np.asarray(p.W), (none, none, more)), np.pad(np.asarray(p.H), (none, more, none))
+    return Params(W, H, p.b)
 
 
 def judge(prob: Problem, p: Params, target: Target, spectra: Spectra) -> Evidence:
     """Examine each point; with spectra "needed", only those that certificates do not decide."""
+    few = _dense_share(prob)
     if spectra == "all" or not prob.loss.certified:
-        return in_shares(partial(_evidence, method=examine), BATCH, prob, p)
+        return in_shares(partial(_evidence, method=examine), few, prob, p)
     first = by_duality if target == "minima" else by_escape
     evidence = in_shares(partial(_evidence, method=first), _share(prob, target), prob, p)
     for method in (by_escape, examine):
         left = np.flatnonzero(evidence.verdict == Verdict.UNDECIDED)
         if len(left):
-            closer = in_shares(partial(_evidence, method=method), BATCH, *_take(left, prob, p))
+            closer = in_shares(partial(_evidence, method=method), few, *_take(left, prob, p))
             evidence = jax.tree.map(partial(_put, left), evidence, closer)
     return evidence
 
 
 def _share(prob: Problem, target: Target) -> int:
     if target == "saddles":
-        return BATCH
+        return _dense_share(prob)
     small = searched(prob)
     return max(1, min(max(BATCH, FILLINGS * batch_size(small)), NUMBERS // small.num_variables))
+
+
+def _dense_share(prob: Problem) -> int:
+    """Return how many lanes at most hold Hessians of the reduced problem, and points, within `NUMBERS`."""
+    variables = reduced(prob).num_variables
+    each = variables**2 if variables <= DENSE_LIMIT else BASIS_BYTES // 8
+    return max(1, min(BATCH, NUMBERS // max(each, prob.num_variables)))
 
 
 def _class_means(prob: Problem, p: Params) -> Params:
@@ -101,7 +130,7 @@ def _finished(prob: Problem, point: CriticalPoint) -> CriticalPoint:
     more = np.flatnonzero(point.status != Status.CONVERGED)
     if not len(more):
         return point
-    further = in_shares(_further, BATCH, *_take(more, prob, point))
+    further = in_shares(_further, _dense_share(prob), *_take(more, prob, point))
     return jax.tree.map(partial(_put, more), point, further)
 
 
@@ -117,16 +146,25 @@ def _put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 @partial(jit_small, static_argnames=("target",))
 def _searches(
-    prob: Problem, start: Int[Array, " B"], counts: Int[Array, " devices"], *, key: Key, target: str
+    prob: Problem,
+    low: UInt32[Array, " B"],
+    high: UInt32[Array, " B"],
+    ranks: Int[Array, " B"],
+    counts: Int[Array, " devices"],
+    *,
+    key: Key,
+    target: str,
 ) -> CriticalPoint:
-    def share(prob: Problem, keys: Keys, start: Int[Array, " b"], count: Int[Array, "1"]) -> CriticalPoint:
+    def share(prob: Problem, keys: Keys, ranks: Int[Array, " b"], count: Int[Array, "1"]) -> CriticalPoint:
         if target == "minima":
             return minima_from(prob, keys, count[0])
-        ranks = jax.vmap(partial(start_rank, prob))(start)
         return each_lane(critical_from)(prob, keys, ranks)
 
-    keys = jax.vmap(partial(jax.random.fold_in, key))(start)
-    return over_devices(share)(prob, keys, start, counts)
+    def key_of(low: UInt32[Array, ""], high: UInt32[Array, ""]) -> Key:
+        folded = jax.random.fold_in(key, low)
+        return jnp.where(high > 0, jax.random.fold_in(folded, high), folded)
+
+    return over_devices(share)(prob, jax.vmap(key_of)(low, high), ranks, counts)
 
 
 @jit_small
@@ -152,8 +190,6 @@ def _evidence(
 ) -> Evidence:
     if method is examine:
         return over_devices(each_lane(lambda prob, p: examine(prob, p).evidence))(prob, p)
-    if (
-        method is by_duality and prob.collapsed
-    ):  # nothing that it asks for sees the other coordinates, all zero
+    if method is by_duality and prob.collapsed:  # which asks for nothing that sees the others, all zero
         prob, p = reduced(prob), narrowed(prob, p)
     return over_devices(jax.vmap(method))(prob, p)
