@@ -152,7 +152,7 @@ def plot_graph(tables: dict[int, list[OrbitRow]], graphs: dict[int, list[Edge]])
     colours: Any = plt.get_cmap("viridis")(np.linspace(0, 0.95, max(graphs)))
     for ax, (K, graph) in zip(axes[0], graphs.items(), strict=True):
         rows = tables[K]
-        places = [(row.index + _aside(rows, line), row.loss) for line, row in enumerate(rows)]
+        places = [((row.index or 0) + _aside(rows, line), row.loss) for line, row in enumerate(rows)]
         for e in sorted(graph, key=lambda e: e.generic > 0):
             arrow = {
                 "arrowstyle": "-|>",

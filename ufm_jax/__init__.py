@@ -41,7 +41,8 @@ _HOMES = {
     "runs.plan": ("SweepConfig",),
     "runs.engine": ("sweep",),
     "runs.pipeline": ("descend",),
-    "runs.store": ("load",),
+    "runs.load": ("load",),
+    "runs.orbits": ("Atlas",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

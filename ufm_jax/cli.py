@@ -1,14 +1,15 @@
 """The `ufm` command: flags to configurations, results to text. JAX is imported only once a command runs."""
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
+
+from ufm_jax.interrupt import INTERRUPTED, say_how_to_go_on
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class Sweep(ProblemFlags):
     shard_size: int = 4096
     """Rows of a file: what a kill can lose. Part of the configuration, as --starts is."""
     repair: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Read every finished file, move unreadable ones to DIR/bad, and compute just these again."""
+    """Read every finished file, move bad ones to DIR/bad, and compute just these again.
+
+    A lost or edited manifest is written again, if the files there are of this very run.
+    """
     cluster: Annotated[str | None, tyro.conf.arg(metavar="local:N|tcp://HOST:PORT|SLURM.yaml")] = None
     """Run shards on Dask: N processes of this machine, a scheduler that runs already, or Slurm jobs."""
 
@@ -73,6 +77,8 @@ class Census(ProblemFlags):
     seed: int = 0
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on although the estimate says that it will take hours."""
+    repair: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write a lost or edited manifest again, if the orbits there are of this very census."""
     out: Path = Path("runs/census")
     """Folder for orbits.csv, orbits.npz, summary.json and manifest; the same command resumes."""
 
@@ -132,13 +138,17 @@ def main(args: Sequence[str] | None = None) -> None:
         description="Landscape explorer for the unconstrained feature model of neural collapse.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    import jax
+
+    from ufm_jax.devices import use_all_cores
+
     try:
-        import jax
-
-        from ufm_jax.devices import use_all_cores
-
         jax.config.update("jax_enable_x64", True)
         use_all_cores()
+        try:
+            jax.devices()
+        except RuntimeError as error:
+            raise ValueError(f"JAX_PLATFORMS: {_first_line(error)}") from error
         match command:
             case Sweep():
                 _sweep(command)
@@ -151,12 +161,26 @@ def main(args: Sequence[str] | None = None) -> None:
             case Report():
                 _report(command)
     except (ValueError, OSError) as error:
-        print(f"ufm: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _refuse(str(error))
+    except MemoryError as error:
+        _refuse(f"not enough memory: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith(("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        _refuse(f"not enough memory: {_first_line(error)}")
     except KeyboardInterrupt:
-        again = shlex.join(["ufm", *(sys.argv[1:] if args is None else args)])
-        print(f"ufm: stopped; what is finished is kept, the same command goes on: {again}", file=sys.stderr)
-        raise SystemExit(130) from None
+        say_how_to_go_on(list(sys.argv[1:] if args is None else args))
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _refuse(why: str) -> NoReturn:
+    """End with one line and status 2."""
+    print(f"ufm: error: {why}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _counts(flags: ProblemFlags) -> tuple[int, ...]:
@@ -181,6 +205,7 @@ def _sweep(flags: Sweep) -> None:
     from ufm_jax.report.progress import Reporter
     from ufm_jax.report.table import verdict_table
     from ufm_jax.runs import cluster, store
+    from ufm_jax.runs.engine import check
     from ufm_jax.runs.plan import Shard, SweepConfig
 
     config = SweepConfig(
@@ -197,10 +222,11 @@ def _sweep(flags: Sweep) -> None:
         keep_points=flags.keep_points,
         shard_size=flags.shard_size,
     )
+    check(config)  # before anything is said or written
     where = {"full": "over all features"}.get(config.space, "on class means (exact: features collapse)")
     table: pa.Table | None
     failed: dict[Shard, str] = {}
-    there = store.rows_there(config, flags.out)
+    there = store.rows_there(config, flags.out, repair=flags.repair)
     print(
         f"searching {where}; {config.num_rows} rows into {flags.out}, {there} of them there", file=sys.stderr
     )
@@ -228,7 +254,7 @@ def _census(flags: Census) -> None:
     config = CensusConfig(
         **_sizes(flags), **_loss(flags), **_single_decays(flags), seed=flags.seed, starts=flags.starts
     )
-    found, summary = orbits.run(config, flags.out, census_progress(), force=flags.force)
+    found, summary = orbits.run(config, flags.out, census_progress(), force=flags.force, repair=flags.repair)
     print(census_report(found, summary))
     if not summary["complete_as_tested"]:
         print(

@@ -8,7 +8,7 @@ import resource
 import shutil
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ import pytest
 from conftest import SWEEP
 
 import ufm_jax as ufm
-from ufm_jax.runs import durable, store
+from ufm_jax.report import page
+from ufm_jax.runs import durable, folder, plan, store
 from ufm_jax.runs.engine import sweep
 
 README = Path(__file__).parents[2] / "README.md"
@@ -43,7 +44,7 @@ def out(undisturbed, tmp_path):
 @pytest.fixture
 def no_engine(monkeypatch):
     def refuse(config, todo, progress=None):
-        assert not todo, "nothing must be computed"
+        assert not list(todo), "nothing must be computed"
         return iter(())
 
     monkeypatch.setattr(store, "run_shards", refuse)
@@ -96,9 +97,9 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path, made):
     if made != "nothing":
         out.mkdir()
     if made == "no points":
-        store.open_folder(out, CONFIG)
+        folder.open_folder(out, CONFIG)
     if made == "census":
-        store.write_json(out / "manifest.json", {"config": {"counts": [2, 2], "max": 1}, "digest": "0"})
+        folder.write_json(out / "manifest.json", {"config": {"counts": [2, 2], "max": 1}, "digest": "0"})
     if made == "text":
         (out / "manifest.json").write_text("what?")
     with pytest.raises(ValueError, match=r"^out: "):
@@ -124,7 +125,7 @@ def another_shard(file, out):
 
 def another_run(file, out):
     store.write_shard(
-        replace(CONFIG, seed=1), out, next(store.shards(CONFIG))._replace(number=1), pq.read_table(file)
+        replace(CONFIG, seed=1), out, plan.shard(CONFIG, 0)._replace(number=1), pq.read_table(file)
     )
 
 
@@ -193,10 +194,161 @@ def test_another_configuration_is_refused_and_nothing_changes(out, no_engine):
     assert files(out) == before
 
 
+FOREIGN = ["thesis.tmp", "notes/a.tmp", ".lock", ".hidden.tmp", "x.tmp/a", "points/mine.txt", "points"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_with_files_of_somebody_else_is_refused_and_they_stay(tmp_path, name, no_engine):
+    out = tmp_path / "run"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"^out: .* is not empty and holds no run"):
+        store.run(CONFIG, out)
+    assert [f for f in out.rglob("*") if f.is_file()] == [out / name]
+    assert (out / name).read_text() == "mine"
+
+
+def test_files_of_somebody_else_in_a_run_s_folder_stay(out, no_engine):
+    mine = [out / name for name in FOREIGN[:-1]] + [out / "points" / ".00000.parquet.tmp"]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    (out / ".link.0123456789ab.tmp").symlink_to(mine[0])
+    store.run(CONFIG, out)
+    store.run(CONFIG, out, repair=True)
+    assert all(file.read_text() == "mine" for file in mine)
+
+
+def edited(manifest):
+    content = json.loads(manifest.read_text())
+    content["config"]["seed"] = 1
+    manifest.write_text(json.dumps(content))
+
+
+def of_another_run(manifest):
+    content = json.loads(manifest.read_text())
+    other = replace(CONFIG, seed=1)
+    manifest.write_text(json.dumps(content | {"config": asdict(other), "digest": other.digest()}))
+
+
+SPOIL = [
+    Path.unlink,
+    edited,
+    of_another_run,
+    lambda file: file.write_text("{"),
+    lambda file: file.write_text("[1]"),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOIL)
+def test_a_manifest_is_never_believed_against_its_shards_and_repair_writes_it_again(out, spoil, no_engine):
+    before = json.loads((out / "manifest.json").read_text())
+    table = rows(ufm.load(out))
+    spoil(out / "manifest.json")
+    for ask in (lambda: ufm.load(out), lambda: store.run(CONFIG, out), lambda: page.write(out)):
+        with pytest.raises(ValueError, match=r"^out: "):
+            ask()
+    store.run(CONFIG, out, repair=True)
+    assert json.loads((out / "manifest.json").read_text()) == before
+    assert rows(ufm.load(out)) == table
+
+
+def test_repair_does_not_take_another_run_s_shards(out, no_engine):
+    (out / "manifest.json").unlink()
+    before = files(out)
+    with pytest.raises(ValueError, match=r"^out: "):
+        store.run(replace(CONFIG, seed=1), out, repair=True)
+    assert files(out) == before
+    assert not (out / "manifest.json").exists()
+
+
+def test_repair_keeps_every_bad_file(out):
+    for content in (b"one", b"two", b"three"):
+        (out / "points" / NAMES[1]).write_bytes(content)
+        store.run(CONFIG, out, repair=True)
+    assert {f.read_bytes() for f in (out / "bad").iterdir()} == {b"one", b"two", b"three"}
+
+
+def flip(file, place):
+    """Flip one bit of a file; `place` counts bits."""
+    content = bytearray(file.read_bytes())
+    content[place // 8] ^= 1 << (place % 8)
+    file.write_bytes(content)
+
+
+def test_a_row_count_that_lies_is_found_and_mended(undisturbed, out):
+    """In the footer, which no checksum covers: 3 of 4 rows of a row group would be read, or none."""
+    file = out / "points" / NAMES[1]
+    whole, lies = file.read_bytes(), 0
+    footer = 8 * (len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"))
+    fours = [i for i in range(footer, 8 * (len(whole) - 8)) if whole[i // 8] == 2 * 4]  # as Thrift writes it
+    for place in fours:
+        flip(file, place)
+        try:
+            with pq.ParquetFile(file) as held:
+                counts = held.metadata.num_rows, held.metadata.row_group(0).num_rows
+        except (OSError, ValueError, pa.ArrowException):
+            counts = (4, 4)
+        if counts != (4, 4):
+            lies += 1
+            for look in (lambda: ufm.load(out), lambda: store.run(CONFIG, out)):
+                with pytest.raises(ValueError, match=rf"^out: .*{NAMES[1]}"):
+                    look()
+        file.write_bytes(whole)
+    assert lies > 4
+
+
+def test_no_bit_of_a_footer_changes_what_is_read_unseen(undisturbed, out):
+    file, rng = out / "points" / NAMES[1], np.random.default_rng(0)
+    whole, table, found = file.read_bytes(), rows(ufm.load(out)), 0
+    footer = 8 * (len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"))
+    for place in rng.choice(np.arange(footer, 8 * len(whole)), 400, replace=False):
+        flip(file, int(place))
+        try:
+            read = rows(ufm.load(out))
+        except ValueError:
+            found += 1
+        else:
+            assert read == table, f"bit {place} of {8 * len(whole)}"
+        file.write_bytes(whole)
+    assert found > 50
+
+
+def test_rows_that_are_not_those_of_the_plan_are_found(undisturbed, out):
+    file = out / "points" / NAMES[1]
+    table = pq.read_table(file)
+    for name, column in (("start", pa.array([4, 5, 7, 6])), ("decay_w", pa.array([1e-3] * 4))):
+        place = table.schema.get_field_index(name)
+        pq.write_table(table.set_column(place, name, column), file)
+        with pytest.raises(ValueError, match=rf"^out: .*{NAMES[1]}.*{name} is not that of the plan"):
+            ufm.load(out)
+    store.run(CONFIG, out, repair=True)
+    assert files(out) == files(undisturbed)
+
+
+def test_a_trillion_starts_are_planned_at_once(tmp_path):
+    config = replace(CONFIG, starts=10**12)
+    todo = store.unfinished(config, tmp_path)
+    assert [next(todo).first for _ in range(3)] == [0, 4, 8]
+    last = plan.shard(config, plan.num_shards(config) - 1)
+    assert last.stop == config.num_rows == 10**12
+    with pytest.raises(ValueError, match=r"^starts: need at most"):
+        replace(config, starts=2**62, target="both", decay_w=(1e-3, 1e-2))
+
+
+def test_shards_are_those_of_their_numbers():
+    for config in (CONFIG, replace(CONFIG, target="both", decay_w=(1e-3, 1e-2)), replace(CONFIG, starts=8)):
+        listed = list(plan.shards(config))
+        assert [one.number for one in listed] == list(range(plan.num_shards(config)))
+        lanes = [(one.target, lane) for one in listed for lane in range(one.first, one.stop)]
+        assert len(set(lanes)) == len(lanes) == config.num_rows
+        assert all(0 < one.stop - one.first <= config.shard_size for one in listed)
+
+
 def test_what_a_process_killed_at_its_start_leaves_is_no_obstacle(undisturbed, tmp_path):
     out = tmp_path / "run"
     (out / "points").mkdir(parents=True)
-    for name in (".lock", ".manifest.json.0123456789ab.tmp", "points/.00000.parquet.0123456789ab.tmp"):
+    for name in (".ufm.lock", ".manifest.json.0123456789ab.tmp", "points/.00000.parquet.0123456789ab.tmp"):
         (out / name).write_text("half")
     store.run(CONFIG, out)
     assert files(out) == files(undisturbed)
@@ -213,10 +365,10 @@ def test_a_file_system_without_locks_is_no_obstacle(out, no_engine, monkeypatch)
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    (out / "points" / ".x.tmp").touch()
+    (out / "points" / ".x.0123456789ab.tmp").touch()
     monkeypatch.setattr(durable.fcntl, "flock", no_locks)
     store.run(CONFIG, out)
-    assert (out / "points" / ".x.tmp").exists()  # may be another process's
+    assert (out / "points" / ".x.0123456789ab.tmp").exists()  # may be another process's
 
 
 def test_a_temporary_that_is_being_written_stays(tmp_path):

@@ -9,7 +9,7 @@ violates no test of `landscape.completeness`; what may still be missing is estim
 import functools
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,13 @@ from ufm_jax.landscape import symmetric
 from ufm_jax.landscape.completeness import Counted, MorseBott, morse_bott
 from ufm_jax.landscape.critical import minimum_from
 from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.starts import Key
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.objective import logit_gradient, oracle, ravel, unravel
 from ufm_jax.model.permutations import Shape, fingerprint, group_order, matching, stabiliser_order
 from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import check_class_means, collapse, reduced, widened
+from ufm_jax.model.reduction import check_class_means, reduced, trimmed, widened
 from ufm_jax.model.symmetry import orbit_dimension, shift_dimension
 from ufm_jax.numerics.lanes import each_lane, in_batches
 from ufm_jax.numerics.rootfind import levenberg_marquardt
@@ -45,7 +46,7 @@ LONGEST = 3600.0  # seconds a census may be expected to take
 
 
 class Census(NamedTuple):
-    """Orbits found so far, one row each in the order of finding, and how they were found."""
+    """Orbits found so far, one row each, the lowest loss first, and how they were found."""
 
     points: Float[np.ndarray, "m D"]  # representatives, in `rank_bound` feature coordinates, raveled
     hits: Int[np.ndarray, " m"]
@@ -66,8 +67,8 @@ class OrbitRow(NamedTuple):
 
     loss: float
     rank: int
-    index: int  # type: ignore[assignment]
-    nullity: int
+    index: int | None  # type: ignore[assignment]  # None: not counted
+    nullity: int | None
     orbit_dim: int
     copies: int  # orbits under rotations that permutations of classes make of it; 0: a continuum of orbits
     verdict: str
@@ -152,22 +153,25 @@ def _unfinished(prob: Problem, state: Census) -> bool:
 
 
 def rows(prob: Problem, state: Census) -> list[OrbitRow]:
-    """Return the orbits found, lowest loss first."""
-    e, listed = state.evidence, []
-    for i in np.argsort(e["loss"], kind="stable"):
-        listed.append(
-            OrbitRow(
-                loss=float(e["loss"][i]),
-                rank=int(e["rank"][i]),
-                index=int(e["index"][i]),
-                nullity=int(e["nullity"][i]),
-                orbit_dim=int(orbit_dimension(prob, int(e["rank"][i]))),
-                copies=int(state.copies[i]),
-                verdict=Verdict(int(e["verdict"][i])).name,
-                hits=int(state.hits[i]),
-            )
+    """Return the orbits found, in their order."""
+    e = state.evidence
+    return [
+        OrbitRow(
+            loss=float(e["loss"][i]),
+            rank=int(e["rank"][i]),
+            index=_counted(e["index"][i]),
+            nullity=_counted(e["nullity"][i]),
+            orbit_dim=int(orbit_dimension(prob, int(e["rank"][i]))),
+            copies=int(state.copies[i]),
+            verdict=Verdict(int(e["verdict"][i])).name,
+            hits=int(state.hits[i]),
         )
-    return listed
+        for i in range(len(state.hits))
+    ]
+
+
+def _counted(number: Any) -> int | None:
+    return None if number == NOT_COUNTED else int(number)
 
 
 def copies_of(
@@ -186,21 +190,24 @@ def copies_of(
 
 
 def completeness(prob: Problem, state: Census) -> list[MorseBott]:
-    """Test the list at every d from 1 to the one asked about: each has those of its orbits of rank ≤ d."""
+    """Test the list at every d from 1 to the one asked about: each has those of its orbits of rank ≤ d.
+
+    Beyond d = 2K no orbit is new and indices grow evenly: the tests end there, at no cost in d.
+    """
     small = reduced(prob)
-    listed = rows(prob, state)
-    order = np.argsort(state.evidence["loss"], kind="stable")
     counted = []
-    for row, i in zip(listed, order, strict=True):
-        G = logit_gradient(small, unravel(small, jnp.asarray(state.points[i])))
+    for row, x in zip(rows(prob, state), state.points, strict=True):
+        G = logit_gradient(small, unravel(small, jnp.asarray(x)))
         singular = np.linalg.svd(G, compute_uv=False)
         growth = int(np.sum(singular > float(prob.strength) * (1 + 1e-6)))
-        counted.append(Counted(row.rank, row.copies, row.index, growth, row.nullity != row.orbit_dim))
-    return [morse_bott(counted, prob.dim, d) for d in range(1, prob.dim + 1)]
+        unclear = row.index is None or row.nullity != row.orbit_dim
+        counted.append(Counted(row.rank, row.copies, row.index or 0, growth, unclear))
+    tested = range(1, min(prob.dim, 2 * prob.num_classes) + 1)
+    return [morse_bott(counted, prob.dim, d) for d in tested]
 
 
 def representative(prob: Problem, x: Float[np.ndarray, " D"] | Float[Array, " D"]) -> Params:
-    """Return a point of a census in the collapsed problem of the d asked about."""
+    """Return a point of a census in the collapsed problem of `prob`'s d."""
     return widened(prob, unravel(reduced(prob), jnp.asarray(x)))
 
 
@@ -227,14 +234,15 @@ def _sorted_in(
     kept, totals = _one_of_each_family(prob, evidence, np.array(hits, np.int64))
     points = np.concatenate([state.points, np.array(new).reshape(len(new), state.points.shape[1])])[kept]
     evidence = {name: values[kept] for name, values in evidence.items()}
-    shapes[:] = [shapes[i] for i in kept]
     old = len(state.hits)  # all of them kept
     fresh = copies_of(prob, points[old:], {name: values[old:] for name, values in evidence.items()})
+    order = np.argsort(evidence["loss"], kind="stable")
+    shapes[:] = [shapes[kept[i]] for i in order]
     return Census(
-        points=points,
-        hits=totals[kept],
-        copies=np.concatenate([state.copies, fresh]),
-        evidence=evidence,
+        points=points[order],
+        hits=totals[kept][order],
+        copies=np.concatenate([state.copies, fresh])[order],
+        evidence={name: values[order] for name, values in evidence.items()},
         num_starts=num_starts,
         num_failed=state.num_failed + size - len(found),
         last_new=num_starts if len(kept) > old else state.last_new,
@@ -307,7 +315,8 @@ def _descend(small: Problem, keys: Key) -> tuple[Float[Array, "B D"], Int[Array,
 
 @jax.jit
 def _examine(prob: Problem, points: Float[Array, "B D"]) -> Evidence:
-    return each_lane(lambda x: examine(collapse(prob), representative(prob, x)).evidence)(points)
+    trim = trimmed(prob)
+    return each_lane(lambda x: examine(trim, representative(trim, x)).evidence)(points)
 
 
 def shape_of(small: Problem, x: Float[np.ndarray, " D"]) -> Shape:

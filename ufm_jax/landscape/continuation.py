@@ -31,6 +31,7 @@ from ufm_jax.landscape import census
 from ufm_jax.landscape.census import shape_of
 from ufm_jax.landscape.critical import SOLVE_GTOL
 from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.model.closed_forms import theta
 from ufm_jax.model.losses import CrossEntropy
 from ufm_jax.model.objective import hessian, oracle, ravel, unravel
@@ -62,7 +63,7 @@ class Event(NamedTuple):
 
 
 class Continuation(NamedTuple):
-    """Branches of critical orbits, in the order of finding; NaN and −1 where a branch is absent."""
+    """Branches of critical orbits, in the order of finding; NaN and −1 where absent, −1 where not counted."""
 
     kt: Float[np.ndarray, " G"]
     points: Float[np.ndarray, "B G D"]  # as in `census.Census`
@@ -247,7 +248,8 @@ def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Ev
         state = census.Census(points[b, g], np.zeros(len(b), np.int64), copies, here)
         loss[b, g] = here["loss"]
         orbit_dims = [int(orbit_dimension(there, int(rank))) for rank in here["rank"]]
-        measured = {"rank": here["rank"], "index": here["index"], "excess": here["nullity"] - orbit_dims}
+        excess = np.where(here["nullity"] == NOT_COUNTED, NOT_COUNTED, here["nullity"] - orbit_dims)
+        measured = {"rank": here["rank"], "index": here["index"], "excess": excess}
         for name, values in (measured | {"copies": copies}).items():
             counts[name][b, g] = values
         passed = [test.passed for test in census.completeness(there, state)]

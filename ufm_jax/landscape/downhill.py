@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from ufm_jax.landscape import census
 from ufm_jax.landscape.census import Census
 from ufm_jax.landscape.critical import SOLVE_GTOL
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.objective import hessian, objective, oracle, unravel
 from ufm_jax.model.permutations import Shape, matching
 from ufm_jax.model.problem import Problem
@@ -163,17 +164,16 @@ def edges(
 
     `progress` is called with a line of the orbit table and the lines reached, −1 for no known orbit.
     """
-    small, order = reduced(prob), np.argsort(state.evidence["loss"], kind="stable")
-    shapes = [census.shape_of(small, state.points[i]) for i in order]
+    small = reduced(prob)
+    shapes = [census.shape_of(small, x) for x in state.points]
     rng, found, unknown = np.random.default_rng(seed), [], 0
-    for line, i in enumerate(order):
-        if not state.evidence["index"][i]:
+    for line, x in enumerate(state.points):
+        if state.evidence["verdict"][line] != Verdict.STRICT_SADDLE:
             continue
-        flows = starts_from(small, state.points[i], sampling, rng)
+        flows = starts_from(small, x, sampling, rng)
         ends = in_batches(partial(descend, small), LANES, flows.starts, flows.projections)
-        reached = [
-            _reached(small, shapes, float(state.evidence["loss"][i]), *end) for end in zip(*ends, strict=True)
-        ]
+        above = float(state.evidence["loss"][line])
+        reached = [_reached(small, shapes, above, *end) for end in zip(*ends, strict=True)]
         if progress is not None:
             progress(line, reached)
         unknown += reached.count(-1)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ufm_jax.report.census_page import census_page
-from ufm_jax.report.rerun import config_of, manifest_of
 from ufm_jax.report.sweep_page import sweep_page
 from ufm_jax.runs.durable import write_file
+from ufm_jax.runs.folder import configuration, manifest
 from ufm_jax.runs.plan import SweepConfig
 
 
@@ -16,13 +16,11 @@ def write(out: Path) -> Path:
         ValueError: naming `out`, if it holds no run, or one with no finished row, or cannot be read.
         OSError: if the page cannot be written.
     """
-    manifest = manifest_of(out)
-    config = config_of(out, manifest)
-    content = (
-        sweep_page(config, manifest, out)
-        if isinstance(config, SweepConfig)
-        else census_page(config, manifest, out)
-    )
+    config, held = configuration(out), manifest(out)
+    if isinstance(config, SweepConfig):
+        content = sweep_page(config, held, out)
+    else:
+        content = census_page(config, held, out)
     path = out / "report.html"
     write_file(path, lambda file: file.write(content.encode()))
     return path

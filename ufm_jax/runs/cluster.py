@@ -6,13 +6,14 @@ one that keeps failing is given up, the others go on.
 """
 
 import asyncio
+import itertools
 import logging
 import signal
 import subprocess
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import pyarrow as pa
 
-from ufm_jax.precision import require_x64
 from ufm_jax.runs import store
-from ufm_jax.runs.engine import Progress, problem_of, run_shards
+from ufm_jax.runs.engine import Progress, check, run_shards
+from ufm_jax.runs.folder import claimed, provenance, write_json
 from ufm_jax.runs.plan import Shard, SweepConfig
 
 if TYPE_CHECKING:
@@ -51,20 +52,22 @@ def run(
         ValueError: naming `cluster`, if it is none of these or Dask is not installed.
         OSError: naming `cluster`, if its scheduler does not answer or was lost; finished shards are kept.
     """
-    require_x64()
-    problem_of(config)
+    check(config)
     out = out.resolve()
-    with store.claimed(config, out):
+    with claimed(config, out, repair=repair):
         todo = store.unfinished(config, out, repair=repair)
         failed: dict[Shard, str] = {}
-        if todo:
+        first = next(todo, None)
+        if first is None:
+            store.opened(config, out, repair=repair)
+        else:
             with connected(where) as client, client.as_current():
-                store.open_folder(out, config, _made_by(client))
-                failed = _give_out(client, config, out, todo, progress)
+                store.opened(config, out, _made_by(client), repair=repair)
+                failed = _give_out(client, config, out, itertools.chain([first], todo), progress)
         failed |= _not_here(config, out, failed)
         there = store.finished(config, out)
         table = store.read_shards(config, out) if there else None
-        store.write_json(out / "summary.json", store.summary(table, config.num_rows, failed))
+        write_json(out / "summary.json", store.summary(table, config.num_rows, failed))
     return table, failed
 
 
@@ -80,7 +83,7 @@ def work(config: SweepConfig, digest: str, out: Path, shard: Shard) -> dict[str,
         raise RuntimeError("the worker has another version of ufm-jax than the command")
     jax.config.update("jax_enable_x64", True)
     with one_at_a_time:  # a worker may have several threads; XLA has one pool of them a process
-        (table,) = run_shards(config, [shard], None)
+        ((_, table),) = run_shards(config, [shard], None)
         store.write_shard(config, out, shard, table)
     return dict(Counter(table["verdict"].to_pylist()))
 
@@ -180,7 +183,7 @@ def _check_accepts(script: str) -> None:
 
 
 def _give_out(
-    client: "Client", config: SweepConfig, out: Path, todo: list[Shard], progress: Progress | None
+    client: "Client", config: SweepConfig, out: Path, todo: Iterator[Shard], progress: Progress | None
 ) -> dict[Shard, str]:
     """Have every shard done; return those given up.
 
@@ -188,18 +191,18 @@ def _give_out(
     """
     from distributed import wait
 
-    waiting, workers = deque(todo), 0
+    workers, next_shard = 0, next(todo, None)
     running: dict[Future, Shard] = {}
     digest = config.digest()
     failed: dict[Shard, str] = {}
     seen: Counter = Counter()
     done = 0
     try:
-        while waiting or running:
+        while next_shard or running:
             workers = _workers(client, workers)
-            while waiting and len(running) < max(1, workers):
-                shard = waiting.popleft()
-                running[client.submit(work, config, digest, out, shard, pure=False, retries=RETRIES)] = shard
+            while next_shard and len(running) < max(1, workers):
+                future = client.submit(work, config, digest, out, next_shard, pure=False, retries=RETRIES)
+                running[future], next_shard = next_shard, next(todo, None)
             try:
                 ended = wait(list(running), timeout=LOOK_EVERY, return_when="FIRST_COMPLETED").done
             except TimeoutError:
@@ -255,7 +258,7 @@ def _made_by(client: "Client") -> dict[str, Any]:
 
 def _provenance() -> dict[str, Any]:
     jax.config.update("jax_enable_x64", True)
-    return store.provenance()
+    return provenance()
 
 
 def _first_line(error: BaseException | None) -> str:

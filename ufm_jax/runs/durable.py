@@ -9,6 +9,7 @@ of its own and renamed whole, and two processes with one configuration write the
 import errno
 import fcntl
 import os
+import re
 import socket
 import time
 import uuid
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-LOCK, TEMPORARY = ".lock", ".tmp"
+LOCK = ".ufm.lock"
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # names that `write_file` gives, and hardly anybody else
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -28,7 +30,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         OSError: naming the path, if it cannot be written (a full disk, say); what it held is still there.
     """
     # Readers of a whole folder (pandas) pass over names that begin with a dot.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("xb") as file:
             _try_lock(file.fileno())  # while it is held, `remove_stale` leaves the file alone
@@ -48,7 +50,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which is the file `.lock` in it.
+    """Hold the folder's lock, which is the file `.ufm.lock` in it.
 
     Raises:
         ValueError: naming `out`, if another process holds it.
@@ -73,9 +75,13 @@ def _owner(descriptor: int) -> str:
     return "another process"
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove temporaries that killed processes left; one that a live process writes is locked, and stays."""
-    for temporary in folder.rglob(f"*{TEMPORARY}"):
+def remove_stale(*folders: Path) -> None:
+    """Remove temporaries that killed processes left; one that a live process writes is locked, and stays.
+
+    Only in the folders themselves, and only what has a name that `write_file` gives.
+    """
+    there = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
+    for temporary in (file for file in there if _is_temporary(file)):
         try:
             descriptor = os.open(temporary, os.O_RDWR)
         except FileNotFoundError:  # renamed meanwhile
@@ -89,7 +95,11 @@ def remove_stale(folder: Path) -> None:
 
 def is_ours(file: Path) -> bool:
     """Say whether a file is a lock or a temporary: what a process killed at its very beginning leaves."""
-    return file.name == LOCK or file.name.endswith(TEMPORARY)
+    return file.name == LOCK or _is_temporary(file)
+
+
+def _is_temporary(file: Path) -> bool:
+    return TEMPORARY.fullmatch(file.name) is not None and file.is_file() and not file.is_symlink()
 
 
 def _try_lock(descriptor: int) -> bool | None:

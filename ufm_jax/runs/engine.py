@@ -1,7 +1,7 @@
 """Shards of a sweep: from start numbers and decay settings to tables, one row each."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Array, Float
 
+from ufm_jax.devices import free_memory
 from ufm_jax.landscape.critical import CriticalPoint
 from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.landscape.spectrum import NOT_COUNTED
@@ -21,8 +22,8 @@ from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.runs.pipeline import judge, lanes_of_call, padded, search
-from ufm_jax.runs.plan import Shard, SweepConfig, Target, shards
+from ufm_jax.runs.pipeline import bytes_of_call, judge, lanes_of_call, padded, search
+from ufm_jax.runs.plan import Shard, SweepConfig, Target, lanes_of, settings_of, shards
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
@@ -44,18 +45,42 @@ def problem_of(config: SweepConfig) -> Problem:
     return prob if config.space == "full" else trimmed(prob)
 
 
+def check(config: SweepConfig) -> None:
+    """Check what a sweep is to do, before anything is computed or written.
+
+    Raises:
+        ValueError: naming the argument: for what `model.problem.problem` refuses, for a loss that class means
+            do not serve, for sizes whose arrays do not fit into memory, if 64-bit floating point is off.
+    """
+    require_x64()
+    prob, free = problem_of(config), free_memory()
+    for target in config.targets:
+        needed = jax.local_device_count() * bytes_of_call(prob, target)
+        if needed > free:
+            name = "dim" if config.space == "full" and config.dim > prob.num_samples else "num_classes"
+            raise ValueError(
+                f"{name}: K = {prob.num_classes}, d = {config.dim}, N = {prob.num_samples} to {target} takes"
+                f" about {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
+            )
+
+
 def sweep(config: SweepConfig, progress: Progress | None = None) -> pa.Table:
-    """Run a whole sweep in memory and return its table: one row a start, setting and target."""
-    return pa.concat_tables(run_shards(config, list(shards(config)), progress))
+    """Run a whole sweep in memory and return its table: one row a start, setting and target.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    check(config)
+    return pa.concat_tables(table for _, table in run_shards(config, shards(config), progress))
 
 
 def run_shards(
-    config: SweepConfig, todo: list[Shard], progress: Progress | None = None
-) -> Iterator[pa.Table]:
-    """Yield the table of each shard in `todo`; one compilation a target, however many settings and shards.
+    config: SweepConfig, todo: Iterable[Shard], progress: Progress | None = None
+) -> Iterator[tuple[Shard, pa.Table]]:
+    """Yield each shard in `todo` with its table; one compilation a target, whatever the settings and shards.
 
     Raises:
-        ValueError: if 64-bit floating point is off, or for what `model.problem.problem` refuses.
+        ValueError: as `problem_of`, or if 64-bit floating point is off.
     """
     require_x64()
     prob = problem_of(config)
@@ -74,17 +99,17 @@ def run_shards(
             seen.update({item["values"]: item["counts"] for item in counts})
             if progress is not None:
                 progress(done, seen)
-        yield pa.concat_tables(batches)
+        yield shard, pa.concat_tables(batches)
 
 
 def _run_lanes(
     prob: Problem, key: Key, target: Target, lanes: np.ndarray, best: np.ndarray, config: SweepConfig
 ) -> pa.Table:
-    start, setting = lanes % config.starts, lanes // config.starts
+    start, setting = lanes_of(config, lanes)
     here = jax.tree.map(lambda decays: decays[setting], prob)
     point = search(here, key, start, target)
     evidence = judge(here, point.params, target, config.spectra)
-    decays = np.array(config.settings)[setting]
+    decays = settings_of(config, setting)
     kept = padded(point.params, config.dim) if config.keep_points else None
     return _table(decays, target, start, point, evidence, best[setting], kept)
 
@@ -95,7 +120,7 @@ def _closed_forms(prob: Problem) -> Float[Array, " settings"]:
 
 
 def _table(
-    decays: np.ndarray,
+    decays: dict[str, np.ndarray],
     target: str,
     start: np.ndarray,
     point: CriticalPoint,
@@ -120,9 +145,7 @@ def _table(
         },
         "num_steps": pa.array(np.asarray(point.num_steps)),
         "target": pa.repeat(target, len(start)),
-        "decay_w": pa.array(decays[:, 0]),
-        "decay_h": pa.array(decays[:, 1]),
-        "decay_b": pa.array(decays[:, 2]),
+        **{name: pa.array(values) for name, values in decays.items()},
         "negative_curvature": e["negative_curvature"],
         "reason": _names(Reason, evidence.reason),
         "closed_form_loss": _shown(best),

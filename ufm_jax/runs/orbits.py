@@ -1,33 +1,69 @@
-"""A census's folder: what was found is kept after every round, and the same command goes on from there.
+"""A census's folder (`folder`): what was found is kept after every round; the same command goes on from it.
 
-DIR/manifest.json  configuration and its hash, versions, device, dtype
-DIR/orbits.npz     representatives W (m,K,r), H (m,r,K), √n_k times class means, b (m,K); counts, evidence
-DIR/orbits.csv     one row an orbit, lowest loss first
+DIR/orbits.npz     the hash of the run; representatives W (m,K,r), H (m,r,K), b (m,K), r = `rank_bound`, where
+                   column k of H is √n_k times the feature of class k (`Atlas` gives points ready for f);
+                   counts, evidence; in the order of orbits.csv
+DIR/orbits.csv     one row an orbit, lowest loss first; what was not counted is empty
 DIR/summary.json   starts, failures, unseen mass, completeness tests
 """
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from ufm_jax.landscape import census
 from ufm_jax.landscape.census import Census, OrbitRow
 from ufm_jax.landscape.completeness import unseen_mass
 from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.model.losses import loss_of
-from ufm_jax.model.problem import Problem, problem
-from ufm_jax.model.reduction import check_class_means, reduced
+from ufm_jax.model.problem import Params, Problem, problem
+from ufm_jax.model.reduction import check_class_means, lift, reduced
+from ufm_jax.precision import require_x64
+from ufm_jax.runs.durable import write_file
+from ufm_jax.runs.folder import ORBITS, claimed, open_folder, write_json
 from ufm_jax.runs.plan import CensusConfig
-from ufm_jax.runs.store import open_folder, write_file, write_json
 
 Progress = Callable[[Census], None]
 Results = tuple[list[OrbitRow], dict[str, Any]]
 
 COUNTERS = ("num_starts", "num_failed", "last_new")
+
+
+class Orbit(NamedTuple):
+    """One orbit of a census: its row of orbits.csv, and a point of it, ready for f."""
+
+    row: OrbitRow
+    params: Params  # of the full problem: W (K,d), H (d,N), b (K,)
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The orbits of a census, lowest loss first: `atlas[3].params`, `len(atlas)`, `atlas.table`."""
+
+    prob: Problem
+    rows: list[OrbitRow]
+    state: Census
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, line: int) -> Orbit:
+        row, x = self.rows[line], self.state.points[line]
+        return Orbit(row, lift(self.prob, census.representative(self.prob, x)))
+
+    def __iter__(self) -> Iterator[Orbit]:
+        return (self[line] for line in range(len(self)))
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows, as orbits.csv has them."""
+        return pa.Table.from_pylist([row._asdict() for row in self.rows])
 
 
 def problem_of(config: CensusConfig) -> Problem:
@@ -43,50 +79,83 @@ def problem_of(config: CensusConfig) -> Problem:
     )
 
 
-def run(config: CensusConfig, out: Path, progress: Progress | None = None, *, force: bool = False) -> Results:
+def run(
+    config: CensusConfig,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+    repair: bool = False,
+) -> Results:
     """Take a census into the folder `out`, going on from what it holds; return its orbits and its summary.
 
     Raises:
-        ValueError: naming `out`, if it holds another run; naming the loss, if it is not convex; naming the
-            counts, if it would take hours and `force` is not given; nothing is then written.
+        ValueError: naming `out`, if it holds another run or other files, or if another process is at work
+            there; naming the loss, if it is not convex; naming the counts, if it would take hours and `force`
+            is not given; nothing is then written.
     """
+    require_x64()
     prob = problem_of(config)
     check_class_means(prob)
     if not force:
         census.check_size(prob, config.starts)
-    open_folder(out, config)
-    state = load(out, prob)
-    try:
-        for later in census.rounds(prob, state, seed=config.seed, starts=config.starts):
-            state = later
-            _save(out, prob, state)
-            if progress is not None:
-                progress(state)
-    finally:  # interrupted, too
-        found, summary = census.rows(prob, state), summarise(prob, state)
-        write_rows(out / "orbits.csv", found)
-        write_json(out / "summary.json", summary)
+    with claimed(config, out, repair=repair):
+        state = load(config, out)
+        open_folder(out, config, repair=repair)
+        try:
+            for later in census.rounds(prob, state, seed=config.seed, starts=config.starts):
+                state = later
+                _save(config, out, prob, state)
+                write_rows(out / "orbits.csv", census.rows(prob, state))
+                if progress is not None:
+                    progress(state)
+        finally:  # interrupted, too
+            found, summary = census.rows(prob, state), summarise(prob, state)
+            write_rows(out / "orbits.csv", found)
+            write_json(out / "summary.json", {"digest": config.digest(), **summary})
     return found, summary
 
 
-def load(out: Path, prob: Problem) -> Census:
+def atlas(config: CensusConfig, out: Path) -> Atlas:
+    """Return the orbits that a census has found so far.
+
+    Raises:
+        ValueError: naming `out`, if it holds no orbits yet, those of another run, or cannot be read.
+    """
+    require_x64()
+    if not (out / ORBITS).exists():
+        raise ValueError(f"out: {out} holds no {ORBITS} yet; the census's command goes on")
+    prob, state = problem_of(config), load(config, out)
+    return Atlas(prob, census.rows(prob, state), state)
+
+
+def load(config: CensusConfig, out: Path) -> Census:
     """Return the census that `out` holds, or one that has found nothing yet.
 
     Raises:
-        ValueError: naming `out`, if orbits.npz cannot be read.
+        ValueError: naming `out`, if orbits.npz cannot be read or belongs to another run.
     """
-    file = out / "orbits.npz"
+    file = out / ORBITS
     if not file.exists():
-        return census.begin(prob)
+        return census.begin(problem_of(config))
     try:
         with np.load(file, allow_pickle=False) as held:
+            digest = str(held["digest"]) if "digest" in held else None
             parts = [held[name].reshape(len(held["hits"]), -1) for name in ("W", "H", "b")]
             evidence = {name: held[f"evidence_{name}"] for name in Evidence._fields}
             counters = {name: int(held[name]) for name in COUNTERS}
             points = np.concatenate(parts, axis=1)
-            return Census(points, held["hits"], held["copies"], evidence, **counters)
+            state = Census(points, held["hits"], held["copies"], evidence, **counters)
     except Exception as error:  # zipfile, NumPy and the OS each raise their own
         raise ValueError(f"out: cannot read {file}: {error}; delete it and run again") from error
+    if digest != config.digest():
+        whose = (
+            "does not say of which run it is, as those of older versions"
+            if digest is None
+            else "is another's"
+        )
+        raise ValueError(f"out: {file} {whose}; delete it and run again, or choose another folder")
+    return state
 
 
 def summarise(prob: Problem, state: Census) -> dict[str, Any]:
@@ -112,12 +181,12 @@ def write_rows(path: Path, found: list[OrbitRow]) -> None:
     write_file(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def _save(out: Path, prob: Problem, state: Census) -> None:
+def _save(config: CensusConfig, out: Path, prob: Problem, state: Census) -> None:
     small, m = reduced(prob), len(state.hits)
     K, r = small.num_classes, small.dim
     W, H, b = np.split(state.points, (K * r, 2 * K * r), axis=1)
     arrays: dict[str, Any] = {"W": W.reshape(m, K, r), "H": H.reshape(m, r, K), "b": b}
-    arrays |= {"hits": state.hits, "copies": state.copies}
+    arrays |= {"hits": state.hits, "copies": state.copies, "digest": np.array(config.digest())}
     arrays |= {name: np.array(getattr(state, name)) for name in COUNTERS}
     arrays |= {f"evidence_{name}": values for name, values in state.evidence.items()}
-    write_file(out / "orbits.npz", lambda file: np.savez(file, **arrays))
+    write_file(out / ORBITS, lambda file: np.savez(file, **arrays))

@@ -42,6 +42,15 @@ def lanes_of_call(prob: Problem, target: Target) -> int:
     return _share(prob, target) * jax.local_device_count()
 
 
+def bytes_of_call(prob: Problem, target: Target) -> int:
+    """Return about how much one device holds at once: the arrays of the lanes of a call, some ten of each."""
+    small = reduced(prob) if target == "saddles" or prob.collapsed else prob
+    points = 8 * 10 * max(small.num_variables, prob.num_variables) * _share(prob, target)
+    variables = reduced(prob).num_variables
+    dense = target == "saddles" or variables <= DENSE_LIMIT
+    return points + (8 * 6 * variables**2 if dense else 2 * BASIS_BYTES)
+
+
 def search(prob: Problem, key: Key, start: np.ndarray, target: Target) -> CriticalPoint:
     """Search from each start number (int64), with decays one entry a start.
 
@@ -86,7 +95,7 @@ def padded(p: Params, dim: int) -> Params:
     more = (0, dim - p.W.shape[-1])
     none = (0, 0)
     W, H = np.pad(np.asarray(p.W), (none, none, more)), np.pad(np.asarray(p.H), (none, more, none))
-    return Params(W, H, p.b)
+    return jax.tree.unflatten(jax.tree.structure(p), [a for a in (W, H, p.b) if a is not None])
 
 
 def judge(prob: Problem, p: Params, target: Target, spectra: Spectra) -> Evidence:

@@ -3,13 +3,18 @@
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 Target = Literal["minima", "saddles", "both"]
 Space = Literal["auto", "full", "collapsed"]
 Spectra = Literal["all", "needed"]
+
+LARGEST = 2**63 - 1  # of int64: rows are numbered by it, and a key is made of such a seed
 
 
 @dataclass(frozen=True)
@@ -17,8 +22,9 @@ class SweepConfig:
     """A sweep: one problem shape, a grid of decays, and `starts` searches a decay setting and target.
 
     Raises:
-        ValueError: naming the argument and its value: starts < 1, seed < 0, an unknown target, space or
-            spectra, an empty list of decays. What concerns the problem is checked by `model.problem`.
+        ValueError: naming the argument and its value: starts < 1, a seed that is no int64, an unknown target,
+            space or spectra, an empty list of decays, more rows than int64 counts. What concerns the problem
+            is checked by `model.problem`.
     """
 
     counts: tuple[int, ...]
@@ -40,8 +46,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("starts", 1), ("seed", 0), ("shard_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: need >= {least}, got {getattr(self, name)}")
+            _check_integer(name, getattr(self, name), least)
         choices = (("target", get_args(Target)), ("space", get_args(Space)), ("spectra", get_args(Spectra)))
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
@@ -49,6 +54,8 @@ class SweepConfig:
         for name in ("decay_w", "decay_h", "decay_b"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: need at least one value, got none")
+        if self.num_rows > LARGEST:
+            raise ValueError(f"starts: need at most {LARGEST} rows in all, got {self.num_rows}")
 
     @property
     def settings(self) -> list[tuple[float, float, float]]:
@@ -63,7 +70,8 @@ class SweepConfig:
     @property
     def num_rows(self) -> int:
         """Rows of the result: one a start, decay setting and target."""
-        return len(self.targets) * len(self.settings) * self.starts
+        settings = math.prod(map(len, (self.decay_w, self.decay_h, self.decay_b)))
+        return len(self.targets) * settings * self.starts
 
     def digest(self) -> str:
         """Return a hash that two configurations share exactly if they describe the same rows."""
@@ -75,7 +83,7 @@ class CensusConfig:
     """A census of critical orbits of one problem; `starts` bounds it, or it ends when it has settled.
 
     Raises:
-        ValueError: naming the argument and its value: starts < 1, seed < 0.
+        ValueError: naming the argument and its value: starts < 1, a seed that is no int64.
     """
 
     counts: tuple[int, ...]
@@ -91,14 +99,23 @@ class CensusConfig:
     starts: int | None = None
 
     def __post_init__(self) -> None:
-        if self.starts is not None and self.starts < 1:
-            raise ValueError(f"starts: need >= 1, got {self.starts}")
-        if self.seed < 0:
-            raise ValueError(f"seed: need >= 0, got {self.seed}")
+        if self.starts is not None:
+            _check_integer("starts", self.starts, 1)
+        _check_integer("seed", self.seed, 0)
 
     def digest(self) -> str:
         """Return a hash of what makes its orbits: all but `starts`, so that a census can be taken further."""
         return _hash(asdict(self) | {"starts": None})
+
+
+def digest_of(config: dict[str, Any]) -> tuple[str, str]:
+    """Return what `digest` would be of a manifest's configuration: of a sweep, of a census."""
+    return _hash(config), _hash(config | {"starts": None})
+
+
+def _check_integer(name: str, value: int, least: int) -> None:
+    if not least <= value <= LARGEST:
+        raise ValueError(f"{name}: need between {least} and {LARGEST}, got {value}")
 
 
 def _hash(content: dict[str, Any]) -> str:
@@ -114,9 +131,33 @@ class Shard(NamedTuple):
     stop: int
 
 
+def num_shards(config: SweepConfig) -> int:
+    """Return how many shards there are; each has at most `shard_size` lanes, all of one target."""
+    return len(config.targets) * -(-_lanes(config) // config.shard_size)
+
+
+def shard(config: SweepConfig, number: int) -> Shard:
+    """Return one of the shards, counted from 0."""
+    turn, place = divmod(number, num_shards(config) // len(config.targets))
+    first = place * config.shard_size
+    return Shard(number, config.targets[turn], first, min(first + config.shard_size, _lanes(config)))
+
+
 def shards(config: SweepConfig) -> Iterator[Shard]:
-    """Yield the shards in order; each has at most `shard_size` lanes."""
-    lanes = len(config.settings) * config.starts
-    runs = [(t, i) for t in config.targets for i in range(0, lanes, config.shard_size)]
-    for number, (target, first) in enumerate(runs):
-        yield Shard(number, target, first, min(first + config.shard_size, lanes))
+    """Yield the shards in order."""
+    return (shard(config, number) for number in range(num_shards(config)))
+
+
+def lanes_of(config: SweepConfig, lanes: Any) -> tuple[Any, Any]:
+    """Return the starts and the settings of lanes of a target."""
+    return lanes % config.starts, lanes // config.starts
+
+
+def settings_of(config: SweepConfig, setting: Any) -> dict[str, Any]:
+    """Return the columns of decays of lanes with these settings (an integer array)."""
+    columns = zip(*config.settings, strict=True)
+    return {n: np.array(c)[setting] for n, c in zip(("decay_w", "decay_h", "decay_b"), columns, strict=True)}
+
+
+def _lanes(config: SweepConfig) -> int:
+    return config.num_rows // len(config.targets)

@@ -1,37 +1,40 @@
-"""A sweep's folder: manifest, Parquet shards, summary. The only module that touches a run's files.
+"""A sweep's folder (`folder`): Parquet shards and a summary.
 
-DIR/manifest.json        configuration and its hash, versions, device, dtype
 DIR/points/00000.parquet one row a start, decay setting and target; the key `ufm` of the schema's metadata
                          says which run and shard it is, and what made it; pages carry checksums
 DIR/summary.json         counts per verdict and status, shards that were given up
-DIR/bad/                 unreadable shards that --repair moved away
-DIR/.lock                locked by the process that runs the sweep
+DIR/bad/                 bad shards that --repair moved away
 """
 
+import itertools
 import json
 import logging
-import platform
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from warnings import warn
 
-import jax
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ufm_jax.precision import require_x64
-from ufm_jax.runs.durable import is_ours, locked, remove_stale, write_file
-from ufm_jax.runs.engine import Progress, problem_of, run_shards
-from ufm_jax.runs.plan import CensusConfig, Shard, SweepConfig, shards
-
-UNREADABLE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises at bytes that are not its own
-METADATA = b"ufm"
+from ufm_jax.runs.durable import write_file
+from ufm_jax.runs.engine import Progress, check, run_shards
+from ufm_jax.runs.folder import (
+    METADATA,
+    POINTS,
+    UNREADABLE,
+    claimed,
+    configuration,
+    holds_run,
+    open_folder,
+    provenance,
+    write_json,
+)
+from ufm_jax.runs.plan import Shard, SweepConfig, lanes_of, num_shards, settings_of, shard, shards
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +51,23 @@ def run(
             process is writing into it, or if it holds bad shards and `repair` is not given.
         OSError: naming a file that cannot be written; finished shards are kept.
     """
-    require_x64()
-    problem_of(config)  # refuse a bad configuration before anything is written
-    with claimed(config, out):
+    check(config)  # before anything is written
+    with claimed(config, out, repair=repair):
         todo = unfinished(config, out, repair=repair)
-        open_folder(out, config)
-        for shard, table in zip(todo, run_shards(config, todo, progress), strict=True):
-            write_shard(config, out, shard, table)
+        opened(config, out, repair=repair)
+        for number, table in run_shards(config, todo, progress):
+            write_shard(config, out, number, table)
         table = read_shards(config, out)
         write_json(out / "summary.json", summary(table, config.num_rows))
     return table
+
+
+def opened(
+    config: SweepConfig, out: Path, made_by: dict[str, Any] | None = None, *, repair: bool = False
+) -> None:
+    """Make what the folder lacks before shards are written; see `folder.open_folder`."""
+    open_folder(out, config, made_by, repair=repair)
+    (out / POINTS).mkdir(exist_ok=True)
 
 
 def load(out: Path | str) -> pa.Table:
@@ -68,7 +78,10 @@ def load(out: Path | str) -> pa.Table:
     Raises:
         ValueError: naming `out`, if it holds no sweep, no finished shard, or one that cannot be read.
     """
-    table = read_shards(_configuration(Path(out)), Path(out))
+    config = configuration(Path(out))
+    if not isinstance(config, SweepConfig):
+        raise ValueError(f"out: {out} holds a census, need a sweep; ufm.load reads both")
+    table = read_shards(config, Path(out))
     planned = json.loads(table.schema.metadata[METADATA])["rows_planned"]
     if table.num_rows < planned:
         warn(
@@ -89,31 +102,20 @@ def read_shards(config: SweepConfig, out: Path) -> pa.Table:
         raise ValueError(f"out: {out} holds no finished shard of a sweep")
     if bad := _faults(config, out, [shard for shard, _ in files], thorough=False):
         raise ValueError(_advice(out, bad))
-    try:
-        tables = [_open(file := path).read().replace_schema_metadata() for _, path in files]
-    except UNREADABLE as error:
-        raise ValueError(f"out: cannot read {file}: {error}; `ufm sweep` with --repair renews it") from error
+    tables = []
+    for one, path in files:
+        found = _read(config, one, path)
+        if isinstance(found, str):
+            raise ValueError(f"out: cannot read {path}: {found}; `ufm sweep` with --repair renews it")
+        tables.append(found)
     table = pa.concat_tables(tables)
     rows = {"rows": table.num_rows, "rows_planned": config.num_rows}
     says = rows | {"complete": table.num_rows == config.num_rows}
     return table.replace_schema_metadata({METADATA: json.dumps(says)})
 
 
-@contextmanager
-def claimed(config: SweepConfig, out: Path) -> Iterator[None]:
-    """Make the folder if need be and hold its lock, so that one process at a time runs a sweep there.
-
-    Raises:
-        ValueError: naming `out`, if it holds something else (nothing is then changed) or is locked.
-    """
-    holds_run(config, out)
-    (out / "points").mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        yield
-
-
-def unfinished(config: SweepConfig, out: Path, *, repair: bool = False) -> list[Shard]:
-    """Return the shards still to be done, in order.
+def unfinished(config: SweepConfig, out: Path, *, repair: bool = False) -> Iterator[Shard]:
+    """Return the shards still to be done, in order, however many there are.
 
     Finished ones are checked: their footers (what is cut short, and what belongs to another run), or every
     page where `repair` is given. Bad shards are then moved to DIR/bad, logged, and to be done again.
@@ -125,11 +127,10 @@ def unfinished(config: SweepConfig, out: Path, *, repair: bool = False) -> list[
     bad = _faults(config, out, done, thorough=repair)
     if bad and not repair:
         raise ValueError(_advice(out, bad))
-    for shard, why in bad.items():
-        (out / "bad").mkdir(exist_ok=True)
-        _path(out, shard).replace(out / "bad" / _path(out, shard).name)
-        log.warning("ufm: %s: %s; moved to %s", _path(out, shard), why, out / "bad")
-    return [shard for shard in shards(config) if shard not in done or shard in bad]
+    for one, why in bad.items():
+        log.warning("ufm: %s: %s; moved to %s", _path(out, one), why, _moved(out, one))
+    held = {one.number for one in done} - {one.number for one in bad}
+    return (one for one in shards(config) if one.number not in held)
 
 
 def finished(config: SweepConfig, out: Path) -> list[Shard]:
@@ -138,23 +139,26 @@ def finished(config: SweepConfig, out: Path) -> list[Shard]:
     Raises:
         ValueError: naming `out`, if points/ holds a Parquet file that is no shard of this plan.
     """
-    held = {file.name for file in (out / "points").glob("*.parquet")}
-    done = [shard for shard in shards(config) if _path(out, shard).name in held]
-    if strange := held - {_path(out, shard).name for shard in done}:
+    held = {file.name for file in (out / POINTS).glob("*.parquet")}
+    numbers = (int(name.removesuffix(".parquet")) for name in held if name[:-8].isdecimal())
+    done = [shard(config, number) for number in sorted(numbers) if number < num_shards(config)]
+    if strange := held - {_path(out, one).name for one in done}:
         names = ", ".join(sorted(strange))
         raise ValueError(
-            f"out: {out / 'points'} holds files that are no shards of this run: {names}; move them"
+            f"out: {out / POINTS} holds files that are no shards of this run: {names}; move them"
         )
     return done
 
 
-def rows_there(config: SweepConfig, out: Path) -> int:
+def rows_there(config: SweepConfig, out: Path, *, repair: bool = False) -> int:
     """Return how many rows the finished shards hold, going by their files' names.
 
     Raises:
         ValueError: naming `out`, if it holds another run or other files.
     """
-    return sum(s.stop - s.first for s in finished(config, out)) if holds_run(config, out) else 0
+    return (
+        sum(s.stop - s.first for s in finished(config, out)) if holds_run(config, out, repair=repair) else 0
+    )
 
 
 def write_shard(config: SweepConfig, out: Path, shard: Shard, table: pa.Table) -> None:
@@ -164,67 +168,12 @@ def write_shard(config: SweepConfig, out: Path, shard: Shard, table: pa.Table) -
         OSError: naming the file, if it cannot be written.
         ValueError: naming `out`, if shards with other columns are there already (of another version).
     """
-    other = next((out / "points").glob("*.parquet"), None)
+    other = next((out / POINTS).glob("*.parquet"), None)
     if other is not None and _open(other).schema_arrow.remove_metadata() != table.schema.remove_metadata():
         raise ValueError(f"out: {other} has other columns than this version writes; choose another folder")
-    says = {"digest": config.digest(), "shard": shard.number, **provenance()}
+    says = {"digest": config.digest(), "shard": shard.number, "config": asdict(config), **provenance()}
     marked = table.replace_schema_metadata({METADATA: json.dumps(says)})
     write_file(_path(out, shard), partial(pq.write_table, marked, write_page_checksum=True))
-
-
-def open_folder(out: Path, config: SweepConfig | CensusConfig, made_by: dict[str, Any] | None = None) -> None:
-    """Make the folder and its manifest, or check that it holds this very run.
-
-    The manifest says `made_by`, or what this process would do: versions, device, dtype.
-
-    Raises:
-        ValueError: naming `out`, if it is a file, holds another run, or holds files but no manifest.
-    """
-    if not holds_run(config, out):
-        out.mkdir(parents=True, exist_ok=True)
-        content = {"config": asdict(config), "digest": config.digest(), **(made_by or provenance())}
-        write_json(out / "manifest.json", content)
-    remove_stale(out)
-
-
-def holds_run(config: SweepConfig | CensusConfig, out: Path) -> bool:
-    """Say whether the folder holds this very run; False for one that is empty or not there. Changes nothing.
-
-    Raises:
-        ValueError: naming `out`, if it is a file, holds another run, or holds files but no manifest.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {out} is a file, need a folder")
-    if (out / "manifest.json").exists():
-        if manifest(out).get("digest") != config.digest():
-            raise ValueError(f"out: {out} holds a different run; choose another folder")
-        return True
-    files = (file for file in out.rglob("*") if not (is_ours(file) or file == out / "points"))
-    if out.exists() and any(files):
-        raise ValueError(f"out: {out} is not empty and holds no run; choose another folder")
-    return False
-
-
-def manifest(out: Path) -> dict[str, Any]:
-    """Return a run's manifest.json.
-
-    Raises:
-        ValueError: naming `out`, if it cannot be read.
-    """
-    try:
-        return dict(json.loads((out / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"out: cannot read {out / 'manifest.json'}: {error}") from error
-
-
-def provenance() -> dict[str, Any]:
-    """Return versions, device and dtype, for manifests, shards and figures' sidecars."""
-    packages = ("ufm-jax", "jax", "jaxlib", "numpy")
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "device": str(jax.devices()[0].device_kind),
-        "dtype": "float64" if jax.config.read("jax_enable_x64") else "float32",
-    }
 
 
 def summary(table: pa.Table | None, planned: int, failed: dict[Shard, str] | None = None) -> dict[str, Any]:
@@ -236,14 +185,17 @@ def summary(table: pa.Table | None, planned: int, failed: dict[Shard, str] | Non
     return rows | counts | {"failed": {str(s.number): why for s, why in (failed or {}).items()}}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON under a temporary name, then rename."""
-    text = json.dumps(content, indent=2, allow_nan=False)
-    write_file(path, lambda file: file.write((text + "\n").encode()))
-
-
 def _path(out: Path, shard: Shard) -> Path:
-    return out / "points" / f"{shard.number:05d}.parquet"
+    return out / POINTS / f"{shard.number:05d}.parquet"
+
+
+def _moved(out: Path, shard: Shard) -> Path:
+    """Move the file of a shard to DIR/bad, under a name that is free there; return the new path."""
+    file, folder = _path(out, shard), out / "bad"
+    folder.mkdir(exist_ok=True)
+    again = itertools.chain([""], (f".{i}" for i in itertools.count(1)))
+    names = (folder / f"{file.stem}{one}{file.suffix}" for one in again)
+    return file.rename(next(name for name in names if not name.exists()))
 
 
 def _open(file: Path) -> pq.ParquetFile:
@@ -267,32 +219,44 @@ def _look(config: SweepConfig, shard: Shard, file: Path, *, thorough: bool) -> p
     """Return the columns of a shard's file, or what is wrong with it."""
     try:
         with _open(file) as held:
-            if thorough:
-                held.read()
-            schema, rows = held.schema_arrow, held.metadata.num_rows
+            schema, footer = held.schema_arrow, held.metadata
+            rows = {footer.num_rows, sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))}
             says = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
     except UNREADABLE as error:
         return f"cannot be read ({str(error).splitlines()[0]})"
     if (says.get("digest"), says.get("shard")) != (config.digest(), shard.number):
         return "belongs to another run or is another shard"
-    if rows != shard.stop - shard.first:
-        return f"holds {rows} rows, need {shard.stop - shard.first}"
+    if rows != {shard.stop - shard.first}:
+        return (
+            f"says that it holds {' or '.join(map(str, sorted(rows)))} rows, need {shard.stop - shard.first}"
+        )
+    if thorough and isinstance(read := _read(config, shard, file), str):
+        return read
     return schema.remove_metadata()
+
+
+def _read(config: SweepConfig, shard: Shard, file: Path) -> pa.Table | str:
+    """Return the rows of a shard, every page read against its checksum, or what is wrong with them.
+
+    A checksum covers a page and not the footer, which says where pages are and how many rows: so the rows
+    read are compared with the plan.
+    """
+    try:
+        with _open(file) as held:
+            table = held.read().replace_schema_metadata()
+    except UNREADABLE as error:
+        return f"cannot be read ({str(error).splitlines()[0]})"
+    if table.num_rows != shard.stop - shard.first:
+        return f"{table.num_rows} rows could be read, need {shard.stop - shard.first}"
+    start, setting = lanes_of(config, np.arange(shard.first, shard.stop))
+    planned = {"start": start, "target": np.full(len(start), shard.target), **settings_of(config, setting)}
+    for name, values in planned.items():
+        if not np.array_equal(np.asarray(table[name].to_pylist()), values):
+            return f"{name} is not that of the plan"
+    return table
 
 
 def _advice(out: Path, bad: dict[Shard, str]) -> str:
     names = "; ".join(f"{_path(out, shard)} {why}" for shard, why in list(bad.items())[:3])
     more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
     return f"out: {names}{more}; `ufm sweep` with --repair computes just these again, the others are intact"
-
-
-def _configuration(out: Path) -> SweepConfig:
-    """Return the configuration of the sweep that the folder holds."""
-    if not (out / "manifest.json").exists():
-        raise ValueError(f"out: {out} holds no manifest.json, so no sweep")
-    held: dict[str, Any] = manifest(out).get("config", {})
-    tuples: dict[str, Any] = {name: tuple(v) for name, v in held.items() if isinstance(v, list)}
-    try:
-        return SweepConfig(**(held | tuples))
-    except TypeError as error:
-        raise ValueError(f"out: {out} holds no sweep, or one of another version: {error}") from error
