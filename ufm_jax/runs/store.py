@@ -25,6 +25,7 @@ import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import ufm_jax
 from ufm_jax.precision import require_x64
 from ufm_jax.runs.durable import is_ours, locked, remove_stale, write_file
 from ufm_jax.runs.engine import Progress, problem_of, run_shards
@@ -219,9 +220,10 @@ def manifest(out: Path) -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Return versions, device and dtype, for manifests, shards and figures' sidecars."""
-    packages = ("ufm-jax", "jax", "jaxlib", "numpy")
+    versions = {name: version(name) for name in ("jax", "jaxlib", "numpy")}
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        # Its own, which a checkout that is not installed has, too.
+        "versions": {"python": platform.python_version(), "ufm-jax": ufm_jax.__version__, **versions},
         "device": str(jax.devices()[0].device_kind),
         "dtype": "float64" if jax.config.read("jax_enable_x64") else "float32",
     }
