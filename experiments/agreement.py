@@ -1,12 +1,13 @@
 """Do two devices agree? Rows made on the CPU, beside what another device makes of the same starts and points.
 
-`python -m experiments.agreement FOLDER ROWS K,n,d ...` makes the rows of the CPU, in a process of its own: what
-the package compiles depends on the process's own backend (`numerics.lanes`, `model.stacked.batch_size`). Two
-statements are checked. *Judged*: the CPU's points, judged by the other device, have the same verdict and index,
-and the loss within `LOSS_TOL`; this must hold of every row. *Searched*: the other device's own search from the
-same start ends in such a row. Another device rounds otherwise, and a search toward saddles is as sensitive as
-its basins are thin; so the CPU does it again with decays changed in their last bits, and as many rows may
-differ as then do, and three standard deviations more. Toward minima none may: where d ≥ K − 1 all are global.
+`python -m experiments.agreement FOLDER ROWS K,n,d ...` makes the rows of the CPU, in a process of its own:
+what is compiled depends on the process's own backend (`numerics.lanes`, `model.stacked.batch_size`). Two
+statements are checked. *Judged*: the CPU's points, judged by the other device, have the same verdict and
+index, and the loss within `LOSS_TOL`; this must hold of every row. *Searched*: the other device's own search
+from the same start ends in such a row. Another device rounds otherwise, and near the border of a basin that
+decides where a search toward saddles ends; so the CPU does it again with decays changed in their last bits,
+and as many rows may differ as then do, and three standard deviations more. Toward minima none may: all are
+global where d ≥ K − 1.
 """
 
 import math
@@ -151,13 +152,15 @@ def file_of(folder: Path, sizes: Sizes, target: Target) -> Path:
 
 
 def make(config: SweepConfig, file: Path) -> None:
-    """Search and judge on this process's devices, again with nudged decays toward saddles, and write `file`."""
+    """Search and judge on this process's devices, toward saddles also with nudged decays; write `file`."""
     points, rows = searched(config)
     moved = 0
     if config.target == "saddles":
         nudged = searched(config, NUDGE)[1]
         moved = int(compare(nudged, rows, points_are_the_same=False).anywhere.sum())
-    arrays = {name: np.asarray(a) for name, a in (*points._asdict().items(), *rows._asdict().items())}
+    arrays: dict[str, Any] = {
+        name: np.asarray(a) for name, a in (*points._asdict().items(), *rows._asdict().items())
+    }
     write_file(file, lambda out: np.savez(out, last_bit=moved, **arrays))
 
 

@@ -34,7 +34,7 @@ def folder(scale: Scale) -> Path:
     return path
 
 
-def record(name: str, scale: Scale, made_by: dict[str, Any] | None = None, **facts: Any) -> Path:
+def record(name: str, scale: Scale, made_by: Any = None, **facts: Any) -> Path:
     """Write NAME.json: command, scale, the facts, and where they come from (versions, device, dtype).
 
     They come from this process, or from the one that says `made_by`.
@@ -46,9 +46,7 @@ def record(name: str, scale: Scale, made_by: dict[str, Any] | None = None, **fac
     return path
 
 
-def save(
-    figure: plt.Figure, name: str, scale: Scale, made_by: dict[str, Any] | None = None, **facts: Any
-) -> None:
+def save(figure: plt.Figure, name: str, scale: Scale, made_by: Any = None, **facts: Any) -> None:
     """Write NAME.pdf, NAME.png and their `record` into `folder(scale)`."""
     for kind in ("pdf", "png"):
         metadata = {"CreationDate": None} if kind == "pdf" else None
