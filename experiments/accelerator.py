@@ -16,21 +16,21 @@ import contextlib
 import json
 import os
 import queue
-import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from experiments.accelerator_figure import plot
-from experiments.accelerator_stages import Plan, stages
+from experiments.accelerator_plan import Plan, stages
+from experiments.accelerator_results import Results, facts, name_of, table
 from experiments.agreement import Sizes
 from experiments.benchmark import LARGE, SMALL
 from experiments.common import Scale, record, save, set_up
@@ -52,7 +52,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much: see `accelerator_stages.Plan`."""
+    """How much: see `accelerator_plan.Plan`."""
 
     sizes: tuple[Sizes, ...] = (SMALL, LARGE)
     rows: int = 2000
@@ -69,62 +69,12 @@ AMOUNTS: dict[Scale, Amount] = {
 }
 
 
-@dataclass
-class Results:
-    """What has been heard so far."""
-
-    made_by: dict[str, Any] = field(default_factory=dict)
-    devices: int = 0
-    device: dict[str, dict[str, float]] = field(default_factory=dict)
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    rates: list[dict[str, Any]] = field(default_factory=list)
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # what became of each
-    ended: str = "while it ran"
-
-    def hear(self, said: dict[str, Any]) -> None:
-        """Take in one line of a process of stages."""
-        word, name = said["word"], said.get("stage", "")
-        if word == "started":
-            self.made_by, self.devices = said["made_by"], said["devices"]
-        elif word == "begun":
-            self.stages[name] = {"began": said["at"]}
-        elif word == "found":
-            self._found(said)
-        elif word == "done":
-            self.stages[name] = {"seconds": said["at"] - self.stages[name]["began"]}
-        elif word == "skipped":
-            self.stages[name] = {"left_undone": said["why"]}
-        elif word == "failed":
-            self.stages[name] = {"error": said["error"]}
-
-    def _found(self, said: dict[str, Any]) -> None:
-        kind, result = said["kind"], said["result"]
-        where: dict[str, Any] = {name: said[name] for name in ("K", "n", "d", "target") if name in said}
-        if kind == "device":
-            for unit, rates in result.items():
-                self.device[unit] = self.device.get(unit, {}) | rates
-        elif kind in ("searched", "judged"):
-            self.checks.append({"check": kind, **where, **result})
-        else:
-            self.rates.append({**where, **result})
-
-    @property
-    def running(self) -> str | None:
-        """The stage that has begun and not ended."""
-        return next((name for name, s in self.stages.items() if "began" in s), None)
-
-    @property
-    def good(self) -> bool:
-        """Whether every check that was made holds, and no stage failed."""
-        return all(c["holds"] for c in self.checks) and not any("error" in s for s in self.stages.values())
-
-
 def run(config: Config, amount: Amount, keep: Callable[[Results], None] = lambda results: None) -> Results:
     """Do all stages within the budget; `keep` is called with the results whenever there are more."""
     began, results = time.time(), Results()
     deadline = began + config.budget * (1 - RESERVE) - RESERVE_S
     todo = list(stages(amount.sizes))
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as ends:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, contextlib.ExitStack() as ends:
         folder = Path(name)
         # A cache of its own, unless the user has one: first calls compile, and a second process need not.
         cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
@@ -148,7 +98,9 @@ def run(config: Config, amount: Amount, keep: Callable[[Results], None] = lambda
                 what = {"left_undone": "stopped at the budget"} if out_of_time else {"error": how}
                 results.stages[given_up] = what
             left = [s for s in todo if s.name not in results.stages]
-            if len(left) == len(todo):  # it ended before it did anything: so would the next
+            if (
+                len(left) == len(todo) and time.time() < deadline
+            ):  # it ended before it began: so would the next
                 results.stages |= {s.name: {"error": f"no process that does it: {how}"} for s in left}
             todo = [s for s in left if s.name not in results.stages]
     for stage in todo:
@@ -169,8 +121,9 @@ def heard(
     lines: queue.Queue[str | None] = queue.Queue()
 
     def listen() -> None:
-        for line in process.stdout or ():
-            lines.put(line)
+        with process.stdout or contextlib.nullcontext(()) as stream:
+            for line in stream:
+                lines.put(line)
         lines.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
@@ -181,55 +134,10 @@ def heard(
                 if isinstance(said, dict) and "word" in said:
                     yield said
         yield {"word": "ended", "how": f"its process ended with status {process.wait(timeout=patience)}"}
-    except queue.Empty:
+    except (queue.Empty, subprocess.TimeoutExpired):
         yield {"word": "ended", "how": f"killed, having said nothing for {patience:.0f} s or at the budget"}
     finally:
         _end(process)
-
-
-def facts(results: Results, config: Config, seconds: float) -> dict[str, Any]:
-    """Return what the JSON file holds beside where it comes from."""
-    return {
-        "command": f"python -m experiments.accelerator --scale {config.scale} --budget {config.budget:g}",
-        "seconds": round(seconds, 1),
-        "ended": results.ended,
-        "devices": results.devices,
-        "compilation_cached": "JAX_COMPILATION_CACHE_DIR" in os.environ,  # then first calls may be short
-        "device_rates": results.device,
-        "checks": results.checks,
-        "rates": results.rates,
-        "stages": results.stages,
-    }
-
-
-def name_of(results: Results) -> str:
-    """Return accelerator_DEVICE, DEVICE as JAX calls it, in lower case."""
-    device = results.made_by.get("device") or "none found"
-    return "accelerator_" + re.sub("[^a-z0-9]+", "_", device.lower()).strip("_")
-
-
-def table(results: Results) -> list[str]:
-    """Return the checks, the rates, and what went wrong, a line each."""
-    lines = [f"{results.made_by.get('device', 'no device found')}: {results.ended}"]
-    for c in results.checks:
-        where = f"{c['check']:<9} K={c['K']:<3} {c['target']:<8}"
-        kinds = ", ".join(f"{n} in {name}" for name, n in c["in"].items() if n)
-        lines.append(
-            f"{where} {c['differ']} of {c['rows']:,} rows differ{f' ({kinds})' if kinds else ''}, "
-            f"{c['allowed']} allowed: {'holds' if c['holds'] else 'FAILS'}"
-        )
-    for r in results.rates:
-        rates = (
-            f"{r[key]:>12,.4g}" if r[key] else f"{'-':>12}" for key in ("starts_per_s", "starts_per_s_first")
-        )
-        lines.append(
-            f"K={r['K']:<3} {r['target']:<8} spectra {r['spectra']:<7} {r['lanes']:>9,} lanes  "
-            f"{' '.join(rates)} starts/s warm, first  {r['error'] or ''}"
-        )
-    for unit, measured in results.device.items():
-        short = "Gflop/s" if unit == "operations_per_s" else "GB/s"
-        lines += [f"{what:<40} {value / 1e9:>10,.4g} {short}" for what, value in measured.items()]
-    return lines + [f"{name}: {s['error']}" for name, s in results.stages.items() if "error" in s]
 
 
 def _reference(amount: Amount, folder: Path, env: dict[str, str], until: float) -> Callable[[], None]:
@@ -266,7 +174,8 @@ def main(config: Config) -> None:
     """Do what the budget allows, write and draw it; exit with status 1 if not all is as it should be."""
     set_up()
     began = time.time()
-    told = lambda results: facts(results, config, time.time() - began)
+    command = f"python -m experiments.accelerator --scale {config.scale} --budget {config.budget:g}"
+    told = lambda results: facts(results, command, time.time() - began)
 
     def keep(results: Results) -> None:
         if results.made_by:

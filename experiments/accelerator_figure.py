@@ -3,7 +3,6 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 from experiments.common import COLOURS, MARKERS, STYLE
 
@@ -30,7 +29,7 @@ def _rates(ax: plt.Axes, rows: list[dict[str, Any]], sizes: tuple[int, int, int]
         ax.set_visible(False)
         return
     for i, target in enumerate(TARGETS):
-        own = [r for r in rows if r["target"] == target and r["starts_per_s"]]
+        own = [r for r in rows if r["target"] == target]
         needed = sorted((r for r in own if r["spectra"] == "needed"), key=lambda r: r["lanes"])
         kinds: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any]]] = {
             f"toward {target}": (needed, "starts_per_s", {"ls": "-"}),
@@ -45,14 +44,10 @@ def _rates(ax: plt.Axes, rows: list[dict[str, Any]], sizes: tuple[int, int, int]
             style: Any = {"color": COLOURS[i], "marker": MARKERS[i], "ms": 5, "label": label} | how
             if some:
                 ax.plot([r["lanes"] for r in some], [r[key] for r in some], **style)
-    usual = [(r["lanes"], r["starts_per_s"]) for r in rows if r["own"] and r["starts_per_s"]]
+    usual = [(r["lanes"], r["starts_per_s"]) for r in rows if r["own"]]
     if usual:
         ring: Any = {"color": "black", "mfc": "none", "ms": 11, "label": "as the package batches"}
         ax.plot(*zip(*usual, strict=True), "o", **ring)
-    failed = [r["lanes"] for r in rows if r["error"]]
-    if failed:
-        bottom = 0.02 * np.ones(len(failed))
-        ax.plot(failed, bottom, "x", color="black", transform=ax.get_xaxis_transform(), label="failed")
     K, n, d = sizes
     ax.set(xscale="log", yscale="log", title=f"K = {K}, n = {n}, d = {d}")
     ax.set(xlabel="starts of one call, a device", ylabel="judged starts per second")

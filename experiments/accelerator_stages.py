@@ -11,85 +11,32 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from unittest import mock
 
 import jax
 import numpy as np
 
 from experiments import agreement, limits
-from experiments.agreement import Sizes
+from experiments.accelerator_plan import Kind, Plan, Stage
 from experiments.common import set_up
 from ufm_jax.runs import engine, pipeline
-from ufm_jax.runs.plan import Spectra, Target
+from ufm_jax.runs.plan import Spectra
 from ufm_jax.runs.store import provenance
 
-Kind = Literal["device", "searched", "judged", "rate", "spectra"]
 BUSY = 5.0  # seconds between two words of a stage that waits
 GROWS = 1.2  # a larger batch must do this much better, or it was the last
+NO_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")  # in errors: a batch that does not fit
 
 
 class Missing(Exception):
     """The CPU's process made no such rows, or not in time."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One thing to do, and on which problem."""
-
-    kind: Kind
-    sizes: Sizes = (0, 0, 0)
-    target: Target = "minima"
-
-    @property
-    def name(self) -> str:
-        """What it is called in results."""
-        return self.kind if self.kind == "device" else f"{self.kind} K={self.sizes[0]} {self.target}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a process of stages is told; times are seconds since the epoch."""
-
-    stages: tuple[Stage, ...]
-    deadline: float
-    folder: str  # where the CPU's rows are, or will be
-    rows: int  # of each check
-    batches: tuple[int, ...]  # lanes a device and call
-    with_spectra: int  # starts whose spectra are all taken
-    matrix: int  # size of the large matrix product
-    copied: int  # numbers of each array of the triad
-
-    @staticmethod
-    def read(file: Path) -> "Plan":
-        """Return the plan that a file holds."""
-        held = json.loads(file.read_text())
-        stages = tuple(Stage(s["kind"], tuple(s["sizes"]), s["target"]) for s in held.pop("stages"))
-        return Plan(stages, batches=tuple(held.pop("batches")), **held)
-
-    def text(self) -> str:
-        """Return the plan as JSON."""
-        return json.dumps(asdict(self))
-
-
 def say(word: str, **facts: Any) -> None:
     """Print one line of the protocol."""
     print(json.dumps({"word": word, "at": time.time(), **facts}), flush=True)
-
-
-def stages(sizes: tuple[Sizes, ...]) -> Iterator[Stage]:
-    """Yield all stages, what is most worth knowing first: the small problem's checks, rates toward minima."""
-    yield Stage("device")
-    checks: tuple[Kind, ...] = ("searched", "judged")
-    for at, target in ((sizes[:1], "minima"), (sizes[:1], "saddles")):
-        yield from (Stage(kind, K, target) for K in at for kind in checks)  # type: ignore[arg-type]
-    yield from (Stage("rate", K, "minima") for K in sizes)
-    for K in sizes[1:]:
-        yield from (Stage(kind, K, target) for target in agreement.TARGETS for kind in checks)
-    yield from (Stage("rate", K, "saddles") for K in sizes)
-    yield from (Stage("spectra", K, target) for K in sizes for target in agreement.TARGETS)
 
 
 def do(plan: Plan) -> None:
@@ -153,22 +100,10 @@ def judged(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def rate(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
-    """Measure judged starts a second as the package batches them here, then over growing batches."""
+    """Measure judged starts a second of one call, as the package batches here."""
     wait_for(Path(plan.folder) / "done", plan.deadline)  # the host is busy until then
     own = _own_lanes(stage)
-    yield (first := measured(stage, own, own, "needed", own=True))
-    best, row = 0.0, first
-    for lanes in (n for n in plan.batches if n != own):
-        needs = _expected(row, lanes)
-        if time.time() + needs > plan.deadline:
-            say("skipped", stage=f"{stage.name}, from {lanes:,} lanes", why=f"may take {needs:.0f} s")
-            return
-        with call_of(lanes):
-            row = measured(stage, lanes, lanes, "needed", own=False)
-        yield row
-        if row["error"] or row["starts_per_s"] < GROWS * best:
-            return
-        best = row["starts_per_s"]
+    yield measured(stage, own, own, "needed", own=True)
 
 
 def spectra(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
@@ -177,33 +112,51 @@ def spectra(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
     yield measured(stage, _own_lanes(stage), plan.with_spectra, "all", own=True)
 
 
+def batches(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
+    """Measure judged starts a second of one call over growing batches, until the rate grows no more."""
+    wait_for(Path(plan.folder) / "done", plan.deadline)
+    best = 0.0
+    last: dict[str, Any] | None = None
+    for lanes in plan.batches:
+        needs = _expected(last, lanes)
+        if time.time() + needs > plan.deadline:
+            say("skipped", stage=f"{stage.name}, from {lanes:,} lanes", why=f"may take {needs:.0f} s")
+            return
+        with call_of(lanes):
+            try:
+                last = measured(stage, lanes, lanes, "needed", own=False)
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                if not any(word in str(error) for word in NO_MEMORY):
+                    raise
+                say("skipped", stage=f"{stage.name}, from {lanes:,} lanes", why=_brief(error))
+                return
+        yield last
+        if last["starts_per_s"] < GROWS * best:
+            return
+        best = last["starts_per_s"]
+
+
 DOING: dict[Kind, Callable[[Stage, Plan], Iterator[dict[str, Any]]]] = {
     "device": device,
     "searched": searched,
     "judged": judged,
     "rate": rate,
     "spectra": spectra,
+    "batches": batches,
 }
 assert set(DOING) == set(get_args(Kind))
 
 
 def measured(stage: Stage, lanes: int, starts: int, spectra: Spectra, *, own: bool) -> dict[str, Any]:
-    """Time a sweep of `starts` a device twice, the first with compilation; what it raises is the row's error.
-
-    A batch that does not fit is a result, not a failure of the stage.
-    """
+    """Time a sweep of `starts` a device twice, the first with compilation."""
     count = starts * jax.local_device_count()
     config = agreement.plan(stage.sizes, stage.target, count, spectra)
-    seconds, verdicts, error = [], {}, None
-    try:
-        for _ in range(2):
-            began = time.perf_counter()
-            table = engine.sweep(config)
-            seconds.append(time.perf_counter() - began)
-        verdicts = {v["values"]: v["counts"] for v in table["verdict"].value_counts().to_pylist()}
-    except (jax.errors.JaxRuntimeError, MemoryError) as raised:
-        error = _brief(raised)
-    first, warm = [*seconds, None, None][:2]
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        table = engine.sweep(config)
+        seconds.append(time.perf_counter() - began)
+    first, warm = seconds
     return {
         "spectra": spectra,
         "lanes": lanes,
@@ -211,11 +164,10 @@ def measured(stage: Stage, lanes: int, starts: int, spectra: Spectra, *, own: bo
         "starts": count,
         "first_s": first,
         "warm_s": warm,
-        "starts_per_s": count / warm if warm else None,
-        "starts_per_s_first": count / first if first else None,
-        "verdicts": verdicts,
+        "starts_per_s": count / warm,
+        "starts_per_s_first": count / first,
+        "verdicts": {v["values"]: v["counts"] for v in table["verdict"].value_counts().to_pylist()},
         "peak_bytes_so_far": _peak_bytes(),
-        "error": error,
     }
 
 
@@ -260,11 +212,11 @@ def _transfers(numbers: np.ndarray) -> dict[str, float]:
     return {"host to device": numbers.nbytes / put, "device to host": numbers.nbytes / get}
 
 
-def _expected(row: dict[str, Any], lanes: int) -> float:
+def _expected(last: dict[str, Any] | None, lanes: int) -> float:
     """Return the seconds a batch may take, by the last one: as long to compile, in proportion to run."""
-    if row["error"]:
+    if last is None:
         return 0.0
-    return (row["first_s"] - row["warm_s"]) + 2 * row["warm_s"] * max(1.0, lanes / row["lanes"])
+    return (last["first_s"] - last["warm_s"]) + 2 * last["warm_s"] * lanes / last["lanes"]
 
 
 def _peak_bytes() -> int | None:
