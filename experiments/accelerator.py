@@ -38,7 +38,13 @@ from experiments.common import Scale, record, save, set_up
 RESERVE = 0.03  # share of the budget, and seconds, kept for the figure
 RESERVE_S = 5.0
 PATIENCE = 0.35  # share of the budget after which a stage that says nothing is given up
-HEARD_AT_ONCE = {"started", "found", "failed", "skipped"}  # what is written down when it is heard
+HEARD_AT_ONCE = {
+    "started",
+    "found",
+    "failed",
+    "skipped",
+    "too_large",
+}  # then all is written down
 REFERENCE = 0.5  # share of the budget that the CPU's rows may take
 
 

@@ -18,6 +18,9 @@ def plot(facts: dict[str, Any], made_by: dict[str, Any]) -> plt.Figure:
         figure, axes = plt.subplots(2, 2, figsize=(10.5, 7.2), squeeze=False)
         for ax, at in zip(axes[0], [*sizes, None, None], strict=False):
             _rates(ax, [r for r in facts["rates"] if (r["K"], r["n"], r["d"]) == at], at)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7)
         _device(axes[1, 0], facts["device_rates"])
         _checks(axes[1, 1], facts["checks"])
         figure.suptitle(f"{device}: judged starts per second in float64, and the CPU's rows again")
@@ -46,12 +49,11 @@ def _rates(ax: plt.Axes, rows: list[dict[str, Any]], sizes: tuple[int, int, int]
                 ax.plot([r["lanes"] for r in some], [r[key] for r in some], **style)
     usual = [(r["lanes"], r["starts_per_s"]) for r in rows if r["own"]]
     if usual:
-        ring: Any = {"color": "black", "mfc": "none", "ms": 11, "label": "as the package batches"}
+        ring: Any = {"color": "black", "mfc": "none", "ms": 11, "label": "the package's own batch"}
         ax.plot(*zip(*usual, strict=True), "o", **ring)
     K, n, d = sizes
     ax.set(xscale="log", yscale="log", title=f"K = {K}, n = {n}, d = {d}")
     ax.set(xlabel="starts of one call, a device", ylabel="judged starts per second")
-    ax.legend(fontsize=7)
 
 
 def _device(ax: plt.Axes, rates: dict[str, dict[str, float]]) -> None:

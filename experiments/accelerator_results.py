@@ -31,6 +31,8 @@ class Results:
             self.stages[name] = {"seconds": said["at"] - self.stages[name]["began"]}
         elif word == "skipped":
             self.stages[name] = {"left_undone": said["why"]}
+        elif word == "too_large":
+            self.stages[name] = {"did_not_fit": said["why"]}
         elif word == "failed":
             self.stages[name] = {"error": said["error"]}
 

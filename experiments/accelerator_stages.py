@@ -2,8 +2,8 @@
 
 `python -m experiments.accelerator_stages PLAN` does the stages that the file PLAN names, in their order. It
 says `begun`, `found` (a result, as soon as there is one) and `done` of each, `skipped` where the time left is
-less than what a stage like it took, and `failed` where one raised: then this process ends, as its device may
-be unwell, and whoever started it starts another for the rest.
+less than what a stage like it took, `too_large` of a batch that does not fit, and `failed` where one raised:
+then this process ends, as its device may be unwell, and whoever started it starts another for the rest.
 """
 
 import json
@@ -128,7 +128,7 @@ def batches(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
             except (jax.errors.JaxRuntimeError, MemoryError) as error:
                 if not any(word in str(error) for word in NO_MEMORY):
                     raise
-                say("skipped", stage=f"{stage.name}, from {lanes:,} lanes", why=_brief(error))
+                say("too_large", stage=f"{stage.name}, {lanes:,} lanes", why=_brief(error))
                 return
         yield last
         if last["starts_per_s"] < GROWS * best:

@@ -166,6 +166,45 @@ def test_a_stage_is_left_out_where_the_last_like_it_took_more_than_the_time_left
     assert words(capsys)[-1] == ("skipped", plan.stages[2].name)
 
 
+def batches(monkeypatch, plan, rates):
+    """Do a stage of growing batches whose rates are given; an exception among them is raised."""
+    told = iter(rates)
+
+    def measured(stage, lanes, starts, spectra, *, own):
+        rate = next(told)
+        if isinstance(rate, Exception):
+            raise rate
+        return {"first_s": 3.0, "warm_s": 1.0, "lanes": lanes, "starts_per_s": rate}
+
+    monkeypatch.setattr(stages, "measured", measured)
+    stages.do(replace(plan, stages=(Stage("batches", SIZES[0]),), batches=(1, 2, 4, 8)))
+
+
+def test_batches_grow_until_the_rate_does_not(plan, tmp_path, capsys, monkeypatch):
+    (tmp_path / "done").touch()
+    batches(monkeypatch, plan, [10.0, 20.0, 21.0])
+    assert [word for word, _ in words(capsys)] == ["begun", *["found"] * 3, "done"]
+
+
+def test_a_batch_that_does_not_fit_is_a_result_and_another_error_a_failure(
+    plan, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "done").touch()
+    batches(monkeypatch, plan, [10.0, jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")])
+    said = words(capsys)
+    assert [word for word, _ in said] == ["begun", "found", "too_large", "done"]
+    assert said[2][1] == "batches K=4 minima, 2 lanes"
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        batches(monkeypatch, plan, [10.0, jax.errors.JaxRuntimeError("INTERNAL: invalid value")])
+    assert [word for word, _ in words(capsys)] == ["begun", "found", "failed"]
+
+
+def test_a_batch_that_may_take_longer_than_is_left_is_not_begun(plan, tmp_path, capsys, monkeypatch):
+    (tmp_path / "done").touch()
+    batches(monkeypatch, replace(plan, deadline=time.time() + 4.0), [10.0])
+    assert [word for word, _ in words(capsys)] == ["begun", "found", "skipped", "done"]
+
+
 def script(text):
     return [sys.executable, "-c", f"import json, os, sys, time\n{text}"]
 
