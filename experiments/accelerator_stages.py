@@ -63,15 +63,17 @@ def do(plan: Plan) -> None:
 
 def device(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
     """Measure the device's rates in float64: matrix products, large and of the sizes used, and copies."""
-    large = limits.product_rate((plan.matrix,) * 3)
-    yield {"operations_per_s": {f"{plan.matrix:,} x {plan.matrix:,}": large}}
-    yield {"bytes_per_s": {"a = b + 2 c": limits.triad_rate(plan.copied)}}
-    if jax.default_backend() != "cpu":  # whose memory is the host's
-        yield {"bytes_per_s": _transfers(np.ones(plan.copied))}
+    on_cpu = jax.default_backend() == "cpu"
+    size = min(plan.matrix, limits.MATRIX) if on_cpu else plan.matrix
+    copied = min(plan.copied, limits.TRIAD) if on_cpu else plan.copied
+    yield {"operations_per_s": {f"{size:,} x {size:,}": limits.product_rate((size, size, size))}}
+    yield {"bytes_per_s": {"a = b + 2 c": limits.triad_rate(copied)}}
+    if not on_cpu:  # whose memory is the host's
+        yield {"bytes_per_s": _transfers(np.ones(copied))}
     for sizes in dict.fromkeys(s.sizes for s in plan.stages if s.kind != "device"):
         small = pipeline.searched(engine.problem_of(agreement.plan(sizes, "minima", 1)))
         K, r, D = small.num_classes, small.dim, small.num_variables
-        few, many = (max(1, plan.copied // (8 * numbers)) for numbers in (D * D, K * r))
+        few, many = (max(1, copied // (8 * numbers)) for numbers in (D * D, K * r))
         yield {
             "operations_per_s": {
                 f"{many:,} of {K} x {r} by {r} x {K}": limits.product_rate((K, r, K), many),
