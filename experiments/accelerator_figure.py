@@ -3,6 +3,7 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 from experiments.common import COLOURS, MARKERS, STYLE
 
@@ -20,7 +21,7 @@ def plot(facts: dict[str, Any], made_by: dict[str, Any]) -> plt.Figure:
             _rates(ax, [r for r in facts["rates"] if (r["K"], r["n"], r["d"]) == at], at)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7)
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
         _device(axes[1, 0], facts["device_rates"])
         _checks(axes[1, 1], facts["checks"])
         figure.suptitle(f"{device}: judged starts per second in float64, and the CPU's rows again")
@@ -53,6 +54,10 @@ def _rates(ax: plt.Axes, rows: list[dict[str, Any]], sizes: tuple[int, int, int]
         ax.plot(*zip(*usual, strict=True), "o", **ring)
     K, n, d = sizes
     ax.set(xscale="log", yscale="log", title=f"K = {K}, n = {n}, d = {d}")
+    lanes = sorted({r["lanes"] for r in rows})
+    ax.set_xticks(lanes, [f"{n:,}" for n in lanes], rotation=30, ha="right", fontsize=7)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.margins(x=0.1, y=0.1)
     ax.set(xlabel="starts of one call, a device", ylabel="judged starts per second")
 
 
@@ -62,7 +67,8 @@ def _device(ax: plt.Axes, rates: dict[str, dict[str, float]]) -> None:
     for y, (_, value, unit) in enumerate(bars):
         i = list(units).index(unit)
         ax.plot(value, y, MARKERS[i], color=COLOURS[2 + i])
-        ax.annotate(f"  {value:,.3g} {units[unit]}", (value, y), va="center", fontsize=7)
+        shown = f"{value:,.0f}" if value >= 1e3 else f"{value:.3g}"
+        ax.annotate(f"  {shown} {units[unit]}", (value, y), va="center", fontsize=7)
     ax.grid(axis="y", lw=0.4, color="0.85")
     ax.set_yticks(range(len(bars)), [what for what, *_ in bars], fontsize=7)
     ax.invert_yaxis()
@@ -83,5 +89,5 @@ def _checks(ax: plt.Axes, checks: list[dict[str, Any]]) -> None:
     ax.invert_yaxis()
     most = max((100 * max(c["differ"], c["allowed"]) / c["rows"] for c in checks), default=0.0)
     ax.set_xlim(0, 2.2 * max(most, 0.1))
-    ax.set(xlabel="% of rows that differ from the CPU's (line: allowed)", title="The CPU's starts and points")
+    ax.set(xlabel="% of rows (line: allowed)", title="Rows that differ from the CPU's")
     ax.set_visible(bool(checks))
