@@ -323,5 +323,7 @@ def test_the_version_is_known_in_a_checkout_that_is_not_installed(monkeypatch):
 
     monkeypatch.setattr(store, "version", installed)
     said = store.provenance()["versions"]
-    assert said["ufm-jax"] == tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]["version"]
+    assert (
+        said["ufm-jax"] == tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]["version"]
+    )
     assert said["jax"] == version("jax")
