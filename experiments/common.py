@@ -34,20 +34,23 @@ def folder(scale: Scale) -> Path:
     return path
 
 
-def record(name: str, scale: Scale, **facts: Any) -> Path:
-    """Write NAME.json: command, scale, the facts, and where they come from (versions, device, dtype)."""
+def record(name: str, scale: Scale, made_by: Any = None, **facts: Any) -> Path:
+    """Write NAME.json: command, scale, the facts, and where they come from (versions, device, dtype).
+
+    They come from this process, or from the one that says `made_by`.
+    """
     module = sys.modules["__main__"].__spec__
     command = f"python -m {module.name if module else name} --scale {scale}"
     path = folder(scale) / f"{name}.json"
-    write_json(path, {"command": command, "scale": scale, **facts, **provenance()})
+    write_json(path, {"command": command, "scale": scale, **facts, **(made_by or provenance())})
     return path
 
 
-def save(figure: plt.Figure, name: str, scale: Scale, **facts: Any) -> None:
+def save(figure: plt.Figure, name: str, scale: Scale, made_by: Any = None, **facts: Any) -> None:
     """Write NAME.pdf, NAME.png and their `record` into `folder(scale)`."""
     for kind in ("pdf", "png"):
         metadata = {"CreationDate": None} if kind == "pdf" else None
         figure.savefig(folder(scale) / f"{name}.{kind}", metadata=metadata)
     plt.close(figure)
-    record(name, scale, **facts)
+    record(name, scale, made_by, **facts)
     print(f"drew {folder(scale) / name}.pdf, .png, .json")

@@ -20,7 +20,7 @@ from ufm_jax.landscape.critical import find_minima, gaussian_start
 from ufm_jax.model.objective import oracle
 from ufm_jax.model.problem import Problem
 from ufm_jax.model.reduction import collapse, reduced
-from ufm_jax.model.stacked import batch_size, scales, stacked
+from ufm_jax.model.stacked import batch_size, product, scales, stacked
 from ufm_jax.numerics.lanczos import extreme_eigenpairs
 from ufm_jax.numerics.lanes import each_lane, jit_small
 
@@ -76,11 +76,26 @@ def seconds(f: Callable[..., Any], *args: Any, repeats: int = 5) -> float:
 
 def machine() -> dict[str, float]:
     """Measure all cores: operations a second in a matrix product, bytes a second in a = b + 2 c."""
-    A = jnp.ones((MATRIX, MATRIX))
-    product = seconds(jax.jit(lambda a: a @ a), A)
-    b, c = jnp.ones(TRIAD), jnp.ones(TRIAD)
-    triad = seconds(jax.jit(lambda b, c: b + 2.0 * c), b, c)
-    return {"operations_per_s": 2.0 * MATRIX**3 / product, "bytes_per_s": 3.0 * TRIAD * WORD / triad}
+    return {"operations_per_s": product_rate((MATRIX,) * 3), "bytes_per_s": triad_rate(TRIAD)}
+
+
+def product_rate(sizes: tuple[int, int, int], count: int = 0, *, batch_last: bool = False) -> float:
+    """Measure additions and multiplications a second of an m x k by k x n product, or of `count` at once.
+
+    Where the batch is last, the product is the one that searches write out (`model.stacked.product`).
+    """
+    m, k, n = sizes
+    keys = jax.random.split(jax.random.key(0))
+    batch = (count,) if count else ()
+    shapes = [(*s, *batch) if batch_last else (*batch, *s) for s in ((m, k), (k, n))]
+    A, B = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    return 2.0 * m * k * n * max(count, 1) / seconds(jax.jit(product if batch_last else jnp.matmul), A, B)
+
+
+def triad_rate(count: int) -> float:
+    """Measure bytes a second that a = b + 2 c reads and writes, `count` numbers each."""
+    b, c = jnp.ones(count), jnp.ones(count)
+    return 3.0 * count * WORD / seconds(jax.jit(lambda b, c: b + 2.0 * c), b, c)
 
 
 def gradient_seconds(prob: Problem) -> float:

@@ -7,8 +7,10 @@ import re
 import resource
 import shutil
 import threading
+import tomllib
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -463,3 +465,17 @@ def test_the_refused_names_the_owner_though_it_writes_its_name_late(tmp_path):
         pass
     late.join()
     os.close(descriptor)
+
+
+def test_the_version_is_known_in_a_checkout_that_is_not_installed(monkeypatch):
+    def installed(name):
+        if name.startswith("ufm"):
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(folder, "version", installed)
+    said = folder.provenance()["versions"]
+    assert (
+        said["ufm-jax"] == tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]["version"]
+    )
+    assert said["jax"] == version("jax")

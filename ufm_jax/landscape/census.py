@@ -21,7 +21,7 @@ from ufm_jax.landscape.completeness import Counted, MorseBott, morse_bott
 from ufm_jax.landscape.critical import minimum_from
 from ufm_jax.landscape.evidence import Evidence, examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.starts import Key
+from ufm_jax.landscape.starts import Keys
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.objective import logit_gradient, oracle, ravel, unravel
 from ufm_jax.model.permutations import Shape, fingerprint, group_order, matching, stabiliser_order
@@ -308,7 +308,7 @@ def _solve(small: Problem, begun: Float[Array, "B D"]) -> tuple[Float[Array, "B 
 
 
 @jax.jit
-def _descend(small: Problem, keys: Key) -> tuple[Float[Array, "B D"], Int[Array, " B"]]:
+def _descend(small: Problem, keys: Keys) -> tuple[Float[Array, "B D"], Int[Array, " B"]]:
     found = each_lane(lambda key: minimum_from(small, key))(keys)
     return jax.vmap(ravel)(found.params), found.status
 

@@ -35,6 +35,7 @@ from ufm_jax.runs.plan import Spectra, Target
 BATCH = 256
 FILLINGS = 16
 NUMBERS = 2**25
+JUDGED = 2**16  # judged at once: eigen-solvers of accelerators take workspace a matrix, and count in 32 bits
 
 
 def lanes_of_call(prob: Problem, target: Target) -> int:
@@ -104,7 +105,7 @@ def judge(prob: Problem, p: Params, target: Target, spectra: Spectra) -> Evidenc
     if spectra == "all" or not prob.loss.certified:
         return in_shares(partial(_evidence, method=examine), few, prob, p)
     first = by_duality if target == "minima" else by_escape
-    evidence = in_shares(partial(_evidence, method=first), _share(prob, target), prob, p)
+    evidence = in_shares(partial(_evidence, method=first), min(_share(prob, target), JUDGED), prob, p)
     for method in (by_escape, examine):
         left = np.flatnonzero(evidence.verdict == Verdict.UNDECIDED)
         if len(left):
