@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from experiments.differences import TOLERANCE, Differences, Table, differences, said
-from experiments.two_trees import Tree, check, side_by_side, trees
+from experiments.two_trees import Ending, Tree, check, one_line, side_by_side, trees
 from experiments.workloads import FULL, SCALES, Rate, Work, certificates, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,16 +54,24 @@ def compared(work: Work, pair: tuple[Tree, Tree]) -> Compared:
         for tree, out in zip(pair, outs, strict=True)
     ]
     ends = side_by_side(commands)
-    here, there = (read(work, out, end.stdout) for out, end in zip(outs, ends, strict=True))
+    (here, error_here), (there, error_there) = (_read(work, *parts) for parts in zip(outs, ends, strict=True))
     tables = {
         name: differences(here[name][0], there[name][0], here[name][1]) for name in here if name in there
     }
-    errors = [end.error for end in ends]
+    errors = [error_here, error_there]
     if not any(errors):
         absent = [[name for name in b if name not in a] for a, b in ((here, there), (there, here))]
         errors = [", ".join(f"no {name}" for name in names) for names in absent]
     rows = here["rows"][0] if "rows" in here else None
     return Compared(work.name, tables, errors, rows, (ends[0].seconds, ends[1].seconds))
+
+
+def _read(work: Work, out: Path, end: Ending) -> tuple[dict[str, tuple[Table, Sequence[str]]], str]:
+    """Return the tables that a command wrote, and in one line why it failed or why they cannot be read."""
+    try:
+        return read(work, out, end.stdout), end.error
+    except (ValueError, OSError, KeyError) as error:  # pyarrow's are ValueErrors, or KeyErrors
+        return {}, end.error or f"what it wrote cannot be read: {one_line(str(error))}"
 
 
 def all_compared(config: Config, pair: tuple[Tree, Tree]) -> Iterator[Compared]:
@@ -114,21 +122,30 @@ class Timed(NamedTuple):
 def timed(rate: Rate, pair: tuple[Tree, Tree], turns: int) -> tuple[Timed, Timed] | str:
     """Time a sweep in both trees in turns, after a first run that compiles; or say why that failed."""
     times = (Timed([], []), Timed([], []))
-    for turn in range(turns + 1):
-        for number, tree in enumerate(pair):
-            for starts, seconds in ((rate.few, times[number].few), (rate.many, times[number].many)):
-                _progress(
-                    f"{rate.name}, {starts} starts, {tree.name}, " + (f"turn {turn}" if turn else "compiling")
-                )
-                out = tree.work / f"{rate.name.replace(' ', '_')}-{starts}-{turn}"
-                words = ["-m", "ufm_jax", *rate.words, "--starts", str(starts), "--out", str(out)]
-                (end,) = side_by_side([(tree, words)])
-                shutil.rmtree(out, ignore_errors=True)
+    for starts in (rate.few, rate.many):
+        _progress(f"{rate.name}, {starts} starts, compiling")
+        for tree, end in zip(pair, _swept(rate, starts, pair), strict=True):
+            if end.error:
+                return f"{tree.name}: {end.error}"
+    for turn in range(1, turns + 1):
+        for tree, of_tree in zip(pair, times, strict=True):
+            for starts, seconds in zip((rate.few, rate.many), of_tree, strict=True):
+                _progress(f"{rate.name}, {starts} starts, {tree.name}, turn {turn}")
+                (end,) = _swept(rate, starts, [tree])
                 if end.error:
                     return f"{tree.name}: {end.error}"
-                if turn:
-                    seconds.append(end.seconds)
+                seconds.append(end.seconds)
     return times
+
+
+def _swept(rate: Rate, starts: int, where: Sequence[Tree]) -> list[Ending]:
+    """Run a sweep in a fresh folder of each tree, at once, and throw its rows away."""
+    outs = [tree.work / "timed" for tree in where]
+    words = ["-m", "ufm_jax", *rate.words, "--starts", str(starts), "--out"]
+    ends = side_by_side([(tree, [*words, str(out)]) for tree, out in zip(where, outs, strict=True)])
+    for out in outs:
+        shutil.rmtree(out, ignore_errors=True)
+    return ends
 
 
 def rates(rate: Rate, times: Timed) -> list[float]:

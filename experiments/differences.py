@@ -55,7 +55,8 @@ def distance(here: Any, there: Any) -> float:
 
 
 def differences(here: Table, there: Table, key: Sequence[str]) -> Differences:
-    """Compare two tables by the columns of `key`, or row by row in their order where it is empty."""
+    """Compare two tables by the columns of `key` that both have, or row by row in their order if none is."""
+    key = [name for name in key if name in here and name in there]
     first, second = _numbered(here, key), _numbered(there, key)
     columns = [name for name in here if name in there]
     both = [k for k in first if k in second]

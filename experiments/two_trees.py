@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+PACKAGE = "ufm_jax"
 LIMIT = 900.0  # seconds of one command; the longest of these takes a minute
 
 
@@ -33,7 +35,9 @@ class Ending(NamedTuple):
 
 @contextmanager
 def trees(root: Path, commit: str) -> Iterator[tuple[Tree, Tree]]:
-    """Yield the checkout as it is, and a temporary work tree of `commit`, which is removed whatever happens.
+    """Yield a copy of the checkout's package as it is and a work tree of `commit`; both go whatever happens.
+
+    A copy, so that the checkout may be worked on meanwhile, and nothing is written into it.
 
     Raises:
         ValueError: naming `with`, if there is no such commit; SystemExit at a signal to terminate.
@@ -44,20 +48,16 @@ def trees(root: Path, commit: str) -> Iterator[tuple[Tree, Tree]]:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with tempfile.TemporaryDirectory(prefix="compare-") as folder:
-            there = Path(folder) / "tree"
+            here, there = (Path(folder) / name / "tree" for name in ("here", "there"))
+            shutil.copytree(root / PACKAGE, here / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+            there.parent.mkdir()
             made = _git(root, "worktree", "add", "--quiet", "--detach", str(there), asked.stdout.strip())
             try:
                 if made.returncode:
                     raise ValueError(
                         f"with: git cannot make a work tree of {commit}: {one_line(made.stderr)}"
                     )
-                pair = [
-                    Tree(name, path, Path(folder) / part)
-                    for name, path, part in (("here", root, "here"), (commit, there, "there"))
-                ]
-                for tree in pair:
-                    tree.work.mkdir()
-                yield pair[0], pair[1]
+                yield Tree("here", here, here.parent), Tree(commit, there, there.parent)
             finally:
                 _git(root, "worktree", "remove", "--force", "--force", str(there))
     finally:
@@ -75,7 +75,7 @@ def check(tree: Tree) -> None:
     Raises:
         ValueError: naming what they would run.
     """
-    code = "import ufm_jax; print(ufm_jax.__file__)"
+    code = f"import {PACKAGE}; print({PACKAGE}.__file__)"
     (ended,) = side_by_side([(tree, ["-c", code])])
     if ended.error or not Path(ended.stdout.strip()).resolve().is_relative_to(tree.path.resolve()):
         raise ValueError(f"{tree.name}: {ended.error or f'runs {ended.stdout.strip()}'}, not {tree.path}")

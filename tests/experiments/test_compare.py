@@ -90,6 +90,12 @@ def test_missing_rows_and_columns_are_reported_as_such():
     assert "1 row only here: minima, 1" in "\n".join(said(found))
 
 
+def test_a_column_of_the_key_that_one_has_not_is_a_column_like_others():
+    there = {name: values for name, values in without(2).items() if name != "target"}
+    found = differences(without(2), there, KEY)
+    assert (found.rows, found.cells, found.columns_here) == (2, [], ["target"])
+
+
 def test_rows_without_a_key_are_compared_in_order():
     orbits = {"loss": [1.0, 2.0], "rank": [1, 2]}
     assert differences(orbits, {"loss": [2.0, 1.0], "rank": [2, 1]}, ()).cells[0].key == (0,)
@@ -144,17 +150,18 @@ def test_names_of_workloads_are_different():
 def repository(tmp_path):
     """A repository of two commits, with a change that is not committed."""
     root = tmp_path / "repository"
-    root.mkdir()
+    file = root / "ufm_jax" / "file"
+    file.parent.mkdir(parents=True)
     git = lambda *words: subprocess.run(
         ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b", *words],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     git("init", "-q")
     for text in ("first", "second"):
-        (root / "file").write_text(text)
-        git("add", "file")
+        file.write_text(text)
+        git("add", "ufm_jax")
         git("commit", "-qm", text)
-    (root / "file").write_text("changed")
+    file.write_text("changed")
     return root, git
 
 
@@ -167,7 +174,7 @@ def test_the_other_work_tree_is_gone_afterwards_whatever_happens(repository, err
     def use():
         with trees(root, "HEAD~1") as pair:
             seen.extend(tree.path for tree in pair)
-            assert [(tree.path / "file").read_text() for tree in pair] == ["changed", "first"]
+            assert [(tree.path / "ufm_jax" / "file").read_text() for tree in pair] == ["changed", "first"]
             if error is signal.SIGTERM:
                 signal.raise_signal(signal.SIGTERM)
             elif error:
@@ -178,7 +185,7 @@ def test_the_other_work_tree_is_gone_afterwards_whatever_happens(repository, err
             use()
     else:
         use()
-    assert not seen[1].exists()
+    assert not any(path.exists() or path == root for path in seen)
     assert len(git("worktree", "list").splitlines()) == 1
     assert (git("status", "--porcelain"), git("rev-parse", "HEAD")) == before
 
