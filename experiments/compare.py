@@ -94,17 +94,21 @@ def report(results: Sequence[Compared], show: int) -> str:
     for r in results:
         rows, apart = sum(d.rows for d in r.tables.values()), sum(map(_apart, r.tables.values()))
         lines.append(f"{r.name:<{width}}  {rows:>6}  {apart:>6}  {r.seconds[0]:>6.1f}  {r.seconds[1]:>7.1f}")
-        lines += [
-            f"    {where}: {why}" for where, why in zip(("here", "there"), r.errors, strict=True) if why
-        ]
+        here, there = r.errors
+        ends = [("both", here)] if here == there else [("here", here), ("there", there)]
+        lines += [f"    {where}: {why}" for where, why in ends if why]
         lines += [f"    {name}: {line}" for name, d in r.tables.items() for line in said(d, show)]
     tables = [(name, found) for r in results for name, found in r.tables.items()]
     columns = {f"{name}: column {c} is only here": 0 for name, d in tables for c in d.columns_here}
     columns |= {f"{name}: column {c} is only there": 0 for name, d in tables for c in d.columns_there}
     apart = sum(_apart(found) > 0 for _, found in tables)
-    failed = sum(any(r.errors) for r in results)
-    ending = f"{apart} of {len(tables)} tables differ beyond {TOLERANCE:g}; {failed} runs failed in a tree"
-    return "\n".join([*lines, *columns, ending])
+    ending = f"{apart} of {len(tables)} tables differ beyond {TOLERANCE:g}"
+    counts = {
+        "failed in one tree": sum(r.errors[0] != r.errors[1] for r in results),
+        "failed in both alike": sum(r.errors[0] == r.errors[1] != "" for r in results),
+    }
+    endings = [ending, *(f"{count} runs {what}" for what, count in counts.items() if count)]
+    return "\n".join([*lines, *columns, "; ".join(endings)])
 
 
 def _apart(found: Differences) -> int:

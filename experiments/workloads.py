@@ -74,7 +74,7 @@ _three = _census("census, K = 3", 96, *THREE)
 _closed = _predict("predict", *MAIN, *DECAYS)
 _hot = Rate("minima, spectra needed", ("sweep", *MAIN, *DECAYS, *NEEDED), 4096, 65_536)
 _hot_longer = _hot._replace(many=262_144)
-_spectra = Rate("minima, all spectra", ("sweep", *MAIN, *DECAYS), 1024, 9216)
+_spectra = Rate("minima, all spectra", ("sweep", *MAIN, *DECAYS), 1024, 33_792)
 
 SCALES = {
     "smoke": Scale((_needed, _brief, _three, _closed), 1, (_hot,), 1),
@@ -85,14 +85,14 @@ SCALES = {
             _sweep("saddles", 96, "--target", "saddles"),
             _sweep("grid of decays", 32, *GRID, *NEEDED),
             _unequal,
-            _sweep("smoothed labels", 48, "--smoothing", "0.1", "--target", "both", sizes=FEW),
+            _sweep("smoothed labels", 48, "--smoothing", "0.1", "--target", "saddles", sizes=FEW),
             _sweep("squared loss", 48, "--loss", "squared", "--target", "both", sizes=FEW),
-            _sweep("no bias", 48, "--no-bias", "--target", "both", sizes=FEW),
-            _sweep("undecayed bias", 48, *UNDECAYED, "--target", "both", sizes=FEW),
+            _sweep("no bias", 48, "--no-bias", *UNDECAYED, "--target", "both", sizes=FEW),
+            _sweep("undecayed bias", 48, *UNDECAYED, sizes=FEW),
             _sweep("d below K - 1", 96, "--target", "both", sizes=NARROW),
             _full,
             _three,
-            _census("census, K = 4", 192, *FOUR),
+            _census("census, K = 4", 768, *FOUR),
             _closed,
             _predict("predict, unequal classes", *IMBALANCED, *DECAYS),
             _predict("predict, squared loss", *MAIN, *DECAYS, "--loss", "squared"),
