@@ -6,7 +6,7 @@ EXPERIMENTS := landscape dynamics claims atlas etf_spectrum local_minima imagene
   nc_training random_labels feature_decay fixed_etf parameter_table accelerator
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: $(EXPERIMENTS) experiments test lint clean
+.PHONY: $(EXPERIMENTS) experiments compare test lint clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ufm_jax needs Python 3.11 or later"'
@@ -18,6 +18,10 @@ $(EXPERIMENTS): .venv/.installed
 	$(BIN)/python -m experiments.$@ --scale $(SCALE)
 
 experiments: $(EXPERIMENTS)
+
+# What differs, row by row, from another commit, and the ratio of rates: make compare WITH=HEAD
+compare: .venv/.installed
+	$(BIN)/python -m experiments.compare --with $(WITH) --scale $(SCALE)
 
 # Files go to two processes: nearly all of the time is XLA's compilation, one core at a time.
 test: .venv/.installed

@@ -39,10 +39,10 @@ def test_fixed_classifiers_are_simplex_etfs(K, d, rotation):
     ("changes", "message"),
     [
         ({"architecture": "vgg"}, "architecture: need one of"),
-        ({"num_classes": 1}, "num_classes: need >= 2"),
+        ({"num_classes": 1}, "num_classes: need a whole number >= 2"),
         ({"dim": 8, "etf": True}, "dim: an ETF of 10 classes needs >= 9, got 8"),
-        ({"width": 0}, "width: need >= 1, got 0"),
-        ({"dim": 0}, "feature_dim: need >= 1, got 0"),
+        ({"width": 0}, "width: need a whole number >= 1, got 0"),
+        ({"dim": 0}, "dim: need a whole number >= 1, got 0"),
         ({"stem": "big"}, "stem: need"),
     ],
 )

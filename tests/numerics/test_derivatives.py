@@ -83,11 +83,3 @@ def test_on_vectors_is_a_round_trip():
         np.array_equal(a, b) for a, b in zip(jax.tree.leaves(back(x)), jax.tree.leaves(p), strict=True)
     )
     assert flat(x) == bumpy(p)
-
-
-@pytest.mark.parametrize(
-    "example", [{}, jnp.arange(3), (None, jnp.zeros(0))], ids=["empty", "integers", "no entries"]
-)
-def test_on_vectors_needs_floating_point_leaves(example):
-    with pytest.raises(ValueError, match="example"):
-        on_vectors(lambda p: jnp.zeros(()), example)

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ufm_jax.networks.arguments import labelled
+
 # Where Debian's package dataset-fashion-mnist puts its files.
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -199,8 +201,10 @@ def stratified(split: Split, per_class: int, seed: int = 0) -> Split:
     """Return `per_class` random images of each class, in random order.
 
     Raises:
-        ValueError: if a class has fewer, or `per_class` is below 1.
+        ValueError: if a class has fewer, or `per_class` is below 1; naming images or labels that are no
+            split, as all functions of this module that take one.
     """
+    labelled(*split)
     least = int(np.bincount(split.labels).min())
     if not 1 <= per_class <= least:
         raise ValueError(f"per_class: need 1 <= per_class <= {least} (smallest class), got {per_class}")
@@ -213,6 +217,7 @@ def stratified(split: Split, per_class: int, seed: int = 0) -> Split:
 
 def random_labels(split: Split, seed: int = 0) -> Split:
     """Return the same images with their labels permuted: random, and each class as large as before."""
+    labelled(*split)
     return split._replace(labels=np.random.default_rng(seed).permutation(split.labels))
 
 
@@ -222,6 +227,7 @@ def pooled(split: Split, factor: int) -> Split:
     Raises:
         ValueError: if `factor` does not divide the images' height and width.
     """
+    labelled(*split)
     N, h, w, c = split.images.shape
     if factor < 1 or h % factor or w % factor:
         raise ValueError(f"factor: need a divisor of the image size {h} x {w}, got {factor}")
@@ -235,6 +241,7 @@ def as_rgb32(split: Split) -> Split:
     Raises:
         ValueError: for images larger than 32 x 32, or of other than 1 or 3 channels.
     """
+    labelled(*split)
     _, h, w, c = split.images.shape
     if h > 32 or w > 32 or c not in (1, 3):
         raise ValueError(f"images: need at most 32 x 32 with 1 or 3 channels, got {h} x {w} x {c}")

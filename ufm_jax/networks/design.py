@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm_jax.model.geometry import simplex_etf
+from ufm_jax.networks.arguments import whole
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 EXPANSION = {"resnet18": 1, "resnet50": 4}
@@ -16,7 +17,7 @@ class Design:
     """One network. `width` is k in a ResNet's stages k, 2k, 4k, 8k, and an MLP's hidden width.
 
     Raises:
-        ValueError: naming the argument: K < 2, sizes below 1, or an ETF with dim < K − 1.
+        ValueError: naming the argument: K < 2, sizes below 1 or not whole, or an ETF with dim < K − 1.
     """
 
     architecture: str  # resnet18, resnet50 or mlp
@@ -36,11 +37,9 @@ class Design:
             raise ValueError(f"architecture: need one of {(*BLOCKS, 'mlp')}, got {self.architecture!r}")
         if self.stem not in ("cifar", "imagenet"):
             raise ValueError(f"stem: need 'cifar' or 'imagenet', got {self.stem!r}")
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes: need >= 2, got {self.num_classes}")
-        for name in ("width", "depth", "feature_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: need >= 1, got {getattr(self, name)}")
+        sizes = {"num_classes": 2, "width": 1, "depth": 1} | ({} if self.dim is None else {"dim": 1})
+        for name, least in sizes.items():
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
         if not 0 <= self.norm_momentum < 1:
             raise ValueError(f"norm_momentum: need 0 <= norm_momentum < 1, got {self.norm_momentum}")
         if self.etf and self.feature_dim < self.num_classes - 1:

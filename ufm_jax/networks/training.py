@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from ufm_jax.networks.arguments import finite, labelled, whole
 from ufm_jax.networks.augment import crop_and_flip
 from ufm_jax.networks.data import Split
 from ufm_jax.networks.models import Network, Weights, last_layer
@@ -28,7 +29,8 @@ class Recipe:
     """How a network is trained; the defaults are the paper's for SGD.
 
     Raises:
-        ValueError: naming the argument and its value.
+        ValueError: naming the argument and its value: numbers that are not finite or too small or large for
+            float32, negative ones, counts that are not whole.
     """
 
     optimiser: str = "sgd"  # or adam, lbfgs
@@ -51,15 +53,15 @@ class Recipe:
             raise ValueError(f"optimiser: need sgd, adam or lbfgs, got {self.optimiser!r}")
         if self.form not in ("parameters", "peeled"):
             raise ValueError(f"form: need parameters or peeled, got {self.form!r}")
+        # As Python's own numbers: the same recipe then has the same text in a checkpoint.
+        settle = partial(object.__setattr__, self)
         for name in ("epochs", "batch", "drop_every", "memory"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: need >= 1, got {getattr(self, name)}")
+            settle(name, whole(name, getattr(self, name), 1))
         for name in ("rate", "drop"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: need > 0, got {getattr(self, name)}")
+            settle(name, finite(name, getattr(self, name), positive=True))
         for name in ("momentum", "decay", "decay_w", "decay_h", "decay_b"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: need >= 0, got {getattr(self, name)}")
+            settle(name, finite(name, getattr(self, name)))
+        settle("augment", bool(self.augment))
 
 
 class Images(NamedTuple):
@@ -87,7 +89,14 @@ class Trainer(NamedTuple):
 
 
 def on_device(split: Split, like: Split | None = None) -> Images:
-    """Put a split on the device; pixels are scaled as those of `like`, by default its own, have to be."""
+    """Put a split on the device; pixels are scaled as those of `like`, by default its own, have to be.
+
+    Raises:
+        ValueError: naming images or labels of either that are no split: empty, of another dtype or shape.
+    """
+    labelled(*split)
+    if like is not None:
+        labelled(*like, name="like.")
     values = (split if like is None else like).images.astype(np.float32)
     mean, std = values.mean((0, 1, 2), dtype=np.float64), values.std((0, 1, 2), dtype=np.float64)
     scale = (jnp.asarray(a, jnp.float32) for a in (mean, np.maximum(std, 1.0)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ufm_jax.numerics.lanczos import tridiagonalise
+from ufm_jax.numerics.lanczos import floating_dtype, tridiagonalise
 
 Vector = Float[Array, " D"]
 
@@ -36,12 +36,12 @@ def spectral_density(
     Krishnan & Xiao 2019). Costs num_probes num_steps products. An operator with NaN gives NaN.
 
     Raises:
-        ValueError: if `dim`, `num_probes` or `num_steps` is below 1.
+        ValueError: if `dim`, `num_probes` or `num_steps` is below 1, or `dtype` is not floating-point.
     """
     for name, size in {"dim": dim, "num_probes": num_probes, "num_steps": num_steps}.items():
         if size < 1:
             raise ValueError(f"{name}: need at least 1, got {size}")
-    dtype = jnp.zeros((), dtype).dtype
+    dtype = floating_dtype(dtype)
 
     def probe(key: PRNGKeyArray) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
         return gauss_quadrature(*tridiagonalise(matvec, jax.random.rademacher(key, (dim,), dtype), num_steps))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from ufm_jax.numerics.derivatives import Objective, on_vectors, second_order
+from ufm_jax.numerics.derivatives import Objective, floating, on_vectors, second_order
 from ufm_jax.numerics.status import Status
 
 # A change of f below this many units of rounding says nothing about f: the gradient is asked instead.
@@ -35,7 +35,11 @@ class _Newton(NamedTuple):
 
 
 def minimise(f: Objective, start: Any, *, gtol: float = 1e-10, max_steps: int = 500) -> Solution:
-    """Minimise f from `start`, any pytree, by `trust_region_newton` with exact automatic derivatives."""
+    """Minimise f from `start`, any pytree, by `trust_region_newton` with exact automatic derivatives.
+
+    Raises:
+        ValueError: naming the leaf of `start` that is not floating-point, or not of the others' dtype.
+    """
     flat, x, unravel = on_vectors(f, start)
     found = trust_region_newton(second_order(flat), x, gtol=gtol, max_steps=max_steps)
     return found._replace(x=unravel(found.x))
@@ -57,7 +61,11 @@ def trust_region_newton(
     symmetry's orbit) carry no gradient and are left alone. Where the change in f drowns in rounding, a step
     is judged by the gradient norm. `gtol` bounds ‖∇f‖₂; having met it, one more Newton step is kept if it
     lowers the gradient norm. `max_products` Hessian products at most per step (default 2 D).
+
+    Raises:
+        ValueError: as `minimise`.
     """
+    start = floating(start)
     leaves = jax.tree.leaves(start)
     dtype = leaves[0].dtype
     cap = 2 * sum(a.size for a in leaves) if max_products is None else max_products
@@ -199,6 +207,9 @@ def lbfgs(
 
     First order: near 1e-10 the line search's f differences drown in rounding and it may end as STALLED;
     `trust_region_newton` then polishes.
+
+    Raises:
+        ValueError: as `minimise`.
     """
     flat, x0, unravel = on_vectors(f, start)
     optimiser = optax.lbfgs(memory_size=memory)

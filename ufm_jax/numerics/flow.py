@@ -1,12 +1,15 @@
 """Gradient flow as an ordinary differential equation, and optimisers as discrete flows."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Shaped
 
 from ufm_jax.numerics.derivatives import Objective, on_vectors
 from ufm_jax.numerics.status import Status
@@ -25,21 +28,29 @@ class Trajectory(NamedTuple):
 def gradient_flow(
     f: Objective,
     start: Any,
-    times: Float[Array, " T"],
+    times: ArrayLike | Sequence[Any],
     *,
     gtol: float = 1e-10,
     rtol: float = 1e-8,
     atol: float = 1e-10,
     max_steps: int = 20_000,
 ) -> Trajectory:
-    """Solve x' = −∇f(x) from `start` and report x at increasing `times`.
+    """Solve x' = −∇f(x) from `start` at times[0], and report x at all `times`, a vector; they may repeat.
 
     An L-stable implicit method (Kvaerno 5(4)), since decays much smaller than the loss's curvature make the
     flow stiff; relative and absolute tolerance of each step as given. The flow ends at the steady state
     ‖∇f‖₂ ≤ `gtol` (CONVERGED); later times report that end. MAX_STEPS if `times` ran out first or the
     solver's steps did; NONFINITE if the start or the gradient where the flow ended is not finite.
+
+    Raises:
+        ValueError: naming `times` and the value, if one is not finite or less than the one before; inside
+            `jit` or `vmap` the values of traced `times` are not known and not checked, and decreasing times
+            run the flow backwards. Naming the leaf of `start` that is not floating-point, or not of the
+            others' dtype.
     """
+    times = _forward("times", times, jnp.integer, jnp.floating)
     flat, x0, unravel = on_vectors(f, start)
+    times = times if jnp.issubdtype(times.dtype, jnp.floating) else times.astype(x0.dtype)
     slope = jax.grad(flat)
 
     def steady(t: Any, y: Any, args: Any, **_: Any) -> Any:
@@ -77,14 +88,21 @@ def discrete_flow(
     f: Objective,
     start: Any,
     optimiser: optax.GradientTransformationExtraArgs | optax.GradientTransformation,
-    steps: Int[Array, " T"],
+    steps: ArrayLike | Sequence[Any],
     *,
     gtol: float = 1e-10,
 ) -> Trajectory:
-    """Run any optax optimiser from `start` and report x after each number of `steps` (increasing, from 0).
+    """Run any optax optimiser from `start` and report x after each number of `steps`, counted from the start.
 
-    CONVERGED if the last reported ‖∇f‖₂ ≤ `gtol`. Between reports the loop is compiled once.
+    `steps` is a vector of integers, which may repeat. CONVERGED if the last reported ‖∇f‖₂ ≤ `gtol`. Between
+    reports the loop is compiled once.
+
+    Raises:
+        ValueError: naming `steps` and the value, if they are no integers, or one is negative or less than the
+            one before; inside `jit` or `vmap` the values of traced `steps` are not known and not checked: a
+            report before the last one then repeats it. Naming the leaf of `start`, as `gradient_flow`.
     """
+    steps = _forward("steps", steps, jnp.integer, least=0)
     flat, x0, unravel = on_vectors(f, start)
     full = optax.with_extra_args_support(optimiser)
 
@@ -105,6 +123,27 @@ def discrete_flow(
     status = jnp.where(norm <= gtol, Status.CONVERGED, Status.MAX_STEPS)
     status = jnp.where(jnp.isfinite(norm), status, Status.NONFINITE)
     return _measured(flat, unravel, steps.astype(x0.dtype), points, status)
+
+
+def _forward(name: str, values: Any, *kinds: Any, least: float | int = -np.inf) -> Shaped[Array, " T"]:
+    """Return a vector of numbers of these kinds; known values that go back, or below `least`, are refused."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    found = jnp.asarray(values) if traced else np.asarray(values)
+    if found.ndim != 1 or found.size == 0:
+        raise ValueError(f"{name}: need a vector of at least one number, got shape {found.shape}")
+    if not any(jnp.issubdtype(found.dtype, kind) for kind in kinds):
+        raise ValueError(f"{name}: need {' or '.join(k.__name__ for k in kinds)} dtype, got {found.dtype}")
+    if traced:
+        return jnp.asarray(found)
+    if not np.all(np.isfinite(found)):
+        raise ValueError(f"{name}: need finite numbers, got {found[~np.isfinite(found)][0]}")
+    if found[0] < least:
+        raise ValueError(f"{name}: need >= {least}, got {found[0]}")
+    back = np.flatnonzero(found[1:] < found[:-1])
+    if back.size:
+        before, after = found[back[0] : back[0] + 2]
+        raise ValueError(f"{name}: need numbers that never decrease, got {after} after {before}")
+    return jnp.asarray(found)
 
 
 def _measured(flat: Objective, unravel: Any, times: Any, points: Any, status: Any) -> Trajectory:

@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from ufm_jax.numerics.derivatives import floating
 from ufm_jax.numerics.status import Status
 
 Vector = Float[Array, " D"]
@@ -89,9 +90,9 @@ def extreme_eigenpairs(
     underflow (in float32, below about 1e-19) count as zero: scale such an operator.
 
     Raises:
-        ValueError: if a size or `which` is impossible.
+        ValueError: if a size or `which` is impossible, or `dtype` is not floating-point.
     """
-    dtype = jnp.zeros((), dtype).dtype
+    dtype = floating_dtype(dtype)
     least = num_pairs + min(block_size, dim)
     for name, needed, ok, value in (
         ("dim", "at least 1", dim >= 1, dim),
@@ -129,6 +130,18 @@ def extreme_eigenpairs(
         return pairs
     values, vectors, residuals = (jnp.flip(x, axis=-1) for x in pairs[:3])
     return pairs._replace(values=-values, vectors=vectors, residuals=residuals)
+
+
+def floating_dtype(dtype: DTypeLike | None) -> jnp.dtype:
+    """Return a dtype, by default that of Python's floats.
+
+    Raises:
+        ValueError: if it is not floating-point.
+    """
+    found = jnp.zeros((), dtype).dtype
+    if not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"dtype: need a floating-point dtype, got {found}")
+    return found
 
 
 def _cycle(
@@ -272,7 +285,7 @@ def _orthonormal(block: Float[Array, "b D"], rows: Float[Array, "m D"], cut: flo
 
 
 def tridiagonalise(
-    matvec: Matvec, start: Vector, num_steps: int
+    matvec: Matvec, start: Shaped[Array, " D"], num_steps: int
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps_less_one"]]:
     """Return diagonal and off-diagonal of the Lanczos matrix T of a symmetric A from v = start / ||start||.
 
@@ -281,8 +294,9 @@ def tridiagonalise(
     the added nodes have no weight and lie inside the spectrum. A zero `start` gives zeros.
 
     Raises:
-        ValueError: if `num_steps` is below 1.
+        ValueError: if `num_steps` is below 1, or `start` is not floating-point.
     """
+    start = floating(start)
     if num_steps < 1:
         raise ValueError(f"num_steps: need at least 1, got {num_steps}")
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from ufm_jax.numerics.derivatives import floating
 from ufm_jax.numerics.status import Status
 
 # (x, data) -> value (B,), gradient (D, B); `data` are constants of the lanes, which are its last axis.
@@ -63,7 +64,7 @@ class _Pool(NamedTuple):
 
 def bfgs(
     f: Stacked,
-    starts: Float[Array, "D S"],
+    starts: Shaped[Array, "D S"],
     data: Any,
     count: Int[Array, ""] | int,
     *,
@@ -79,7 +80,11 @@ def bfgs(
     accepted on Armijo's condition or, in the noise of f, on the slope (approximate Wolfe condition, Hager &
     Zhang 2005). A lane whose line search fails along −g ends as STALLED, one that starts at a non-finite f or
     gradient as NONFINITE. The results of starts beyond `count` mean nothing.
+
+    Raises:
+        ValueError: if `starts` are not floating-point.
     """
+    starts = floating(starts, "starts")
     D, S = starts.shape
     dtype = starts.dtype
     block = max(1, int(REFILL * width))  # lanes exchanged at once: contiguous rows, which copy fast

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
-from ufm_jax.numerics.derivatives import Objective, Oracle, dense_matrix, on_vectors, second_order
+from ufm_jax.numerics.derivatives import Objective, Oracle, dense_matrix, floating, on_vectors, second_order
 from ufm_jax.numerics.descent import Solution, solution
 from ufm_jax.numerics.status import Status
 
@@ -25,21 +25,29 @@ class _Marquardt(NamedTuple):
 
 
 def critical_point(f: Objective, start: Any, *, gtol: float = 1e-10, max_steps: int = 300) -> Solution:
-    """Find a critical point of f near `start`, any pytree, by `levenberg_marquardt`."""
+    """Find a critical point of f near `start`, any pytree, by `levenberg_marquardt`.
+
+    Raises:
+        ValueError: naming the leaf of `start` that is not floating-point, or not of the others' dtype.
+    """
     flat, x, unravel = on_vectors(f, start)
     found = levenberg_marquardt(second_order(flat), x, gtol=gtol, max_steps=max_steps)
     return found._replace(x=unravel(found.x))
 
 
 def levenberg_marquardt(
-    expand: Oracle, start: Float[Array, " D"], *, gtol: float = 1e-10, max_steps: int = 300
+    expand: Oracle, start: Shaped[Array, " D"], *, gtol: float = 1e-10, max_steps: int = 300
 ) -> Solution:
     """Find a root of ∇f by steps −(H² + μI)⁻¹ H g, accepted where ‖g‖ falls (Moré 1978; Nielsen 1999).
 
     The sign of curvature plays no part, so minima, saddles and maxima all attract. Singular roots (orbits of
     a symmetry) are met quadratically as μ -> 0 (Yamashita & Fukushima 2001). A local minimum of ‖g‖ with
     g ≠ 0 ends as STALLED. Having met `gtol`, one more step is kept if it lowers ‖g‖.
+
+    Raises:
+        ValueError: if `start` is not floating-point.
     """
+    start = floating(start)
     eps = jnp.finfo(start.dtype).eps
     least = 10 * eps
 
@@ -104,7 +112,7 @@ def follow_to_index(
     nothing moves: perturb it first.
 
     Raises:
-        ValueError: if `index` is not within 0..D.
+        ValueError: if `index` is not within 0..D, and as `critical_point`.
     """
     flat, x0, unravel = on_vectors(f, start)
     if not 0 <= index <= x0.size:
