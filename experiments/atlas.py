@@ -67,6 +67,7 @@ def make(config: Config, K: int) -> Problem:
 def take_census(prob: Problem, seed: int) -> Census:
     """Run a census until it has settled, reporting every few seconds."""
     tell, state = census_progress(f"K={prob.num_classes}"), census.begin(prob)
+    tell(state)
     for later in census.rounds(prob, state, seed=seed):
         state = later
         tell(state)

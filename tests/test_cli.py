@@ -1,6 +1,9 @@
 """The command line: keys and files that people script against, and bad input."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -109,14 +112,66 @@ def test_an_incomplete_or_unreadable_file_is_refused(tmp_path, minimum, capsys):
         ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --decay-b -1", "decay_b"),
         ("--counts 3,2 --dim 2 --decay-w nan --decay-h 1", "decay_w"),
         ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --starts 0", "starts"),
+        (f"--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --starts {10**30}", "starts"),
+        (f"--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --seed {2**63}", "seed"),
+        (f"--num-classes 2 --per-class {10**22} --dim 2 --decay-w 1 --decay-h 1", "per_class"),
+        (f"--counts {2**31 - 2},2 --dim 2 --decay-w 1 --decay-h 1", "counts"),
+        (f"--counts 3,2 --dim {10**9} --decay-w 1 --decay-h 1", "dim"),
+        ("--counts 3,2 --dim 2 --decay-w 1e300 --decay-h 1", "decay_w"),
+        ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 1e-320", "decay_h"),
+        ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --decay-b 1e-320", "decay_b"),
+        ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --loss unknown", "loss"),
+        ("--counts 3,2 --dim 2 --decay-w 1 --decay-h 1 --loss focal", "loss"),
+        ("--num-classes 3000 --dim 3000 --decay-w 1 --decay-h 1 --target saddles", "num_classes"),
+        ("--num-classes 30000 --dim 30000 --decay-w 1 --decay-h 1", "num_classes"),
     ],
 )
-def test_bad_sweeps_are_refused_and_write_nothing(tmp_path, flags, named, capsys):
+def test_bad_sweeps_are_refused_in_one_line_and_write_nothing(tmp_path, flags, named, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["sweep", *flags.split(), "--out", str(tmp_path / "run")])
     assert stop.value.code == 2
-    assert f"error: {named}: " in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ufm: error: {named}: ")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", ["--decay-w 1e300 --decay-h 1", "--decay-w 1 --decay-h 1e-320"])
+@pytest.mark.parametrize("command", ["predict", "census"])
+def test_other_commands_refuse_decays_out_of_range_too(tmp_path, command, flags, capsys):
+    out = ["--out", str(tmp_path / "run")] if command == "census" else []
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--counts", "3,2", "--dim", "2", *flags.split(), *out])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ufm: error: decay_")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_platform_that_is_not_there_is_refused_in_one_line(tmp_path):
+    for platform in ("cuda", "nonsense"):
+        command = [sys.executable, "-m", "ufm_jax", "sweep", *SHAPE.split(), "--out", str(tmp_path / "run")]
+        env = os.environ | {"JAX_PLATFORMS": platform}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("ufm: error: JAX_PLATFORMS: ")
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["--grad-tol", "--gap-tol"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "0"])
+def test_tolerances_that_are_none_are_refused(tmp_path, minimum, flag, value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        certify(tmp_path, minimum, flag, value)
+    assert stop.value.code == 2
+    assert f"error: {flag[2:].replace('-', '_')}: need a finite number > 0" in capsys.readouterr().err
+
+
+def test_predictions_cost_nothing_for_surplus_dimensions(capsys):
+    main(["predict", *SHAPE.replace("--dim 2", f"--dim {10**8}").split(), "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["loss"] == pytest.approx(0.06293301, abs=1e-8)
+    assert result["origin_index"] == 2 * 10**8
 
 
 def test_sweep_fills_its_folder_resumes_and_refuses_another_run(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The `ufm` command: flags to configurations, results to text. JAX is imported only once a command runs."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,8 +148,9 @@ def main(args: Sequence[str] | None = None) -> None:
         use_all_cores()
         try:
             jax.devices()
-        except RuntimeError as error:
-            raise ValueError(f"JAX_PLATFORMS: {_first_line(error)}") from error
+        except (RuntimeError, AssertionError) as error:  # jaxlib has both for a platform that is not there
+            said = _first_line(error) or f"cannot use {os.environ.get('JAX_PLATFORMS')!r}"
+            raise ValueError(f"JAX_PLATFORMS: {said}") from error
         match command:
             case Sweep():
                 _sweep(command)
@@ -163,7 +165,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         _refuse(str(error))
     except MemoryError as error:
-        _refuse(f"not enough memory: {error}")
+        _refuse(f"not enough memory: {_first_line(error) or 'Python could not allocate'}")
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith(("RESOURCE_EXHAUSTED", "Out of memory")):
             raise
@@ -180,7 +182,7 @@ def _refuse(why: str) -> NoReturn:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [""])[0]
 
 
 def _counts(flags: ProblemFlags) -> tuple[int, ...]:

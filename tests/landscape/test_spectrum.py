@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CE, PROBLEMS, SMOOTH, keys, make, ranks_of, saddles, take, values_of, zoo
+from conftest import BALANCED, CE, PROBLEMS, SMOOTH, keys, make, ranks_of, saddles, take, values_of, zoo
 
 from ufm_jax.landscape import spectrum as module
+from ufm_jax.landscape import starts
 from ufm_jax.landscape.critical import minimum_from_etf
+from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.spectrum import spectrum
+from ufm_jax.landscape.verdict import Verdict
+from ufm_jax.model.losses import Focal
 from ufm_jax.model.objective import ravel, unravel
-from ufm_jax.model.reduction import collapse, feature_frame, restrict
+from ufm_jax.model.reduction import collapse, feature_frame, lift, restrict
 from ufm_jax.model.symmetry import orbit_projection
 from ufm_jax.model.symmetry import rank as rank_of
 from ufm_jax.numerics.status import Status
@@ -100,6 +104,27 @@ def test_a_search_that_ends_too_soon_claims_no_nullity(monkeypatch):
     spec = jax.jit(lambda prob, p: spectrum(prob, p, rank_of(prob, p)))(prob, p)
     assert (spec.index, spec.nullity) == (0, module.NOT_COUNTED)
     assert not spec.resolved
+
+
+@pytest.mark.parametrize(("K", "d"), [(3, 2), (3, 3), (4, 6)])
+def test_lanczos_counts_no_null_directions_from_one_of_them(K, d, monkeypatch):
+    """At the origin with Kθ = 1, (K − 1)d eigenvalues are zero: Lanczos sees each eigenspace once."""
+    prob = make((1,) * K, d, decay_w=1.0 / K, decay_h=1.0 / K)
+    exact = jax.jit(examine)(prob, prob.zeros()).evidence
+    assert (exact.verdict, exact.index, exact.nullity) == (Verdict.GLOBAL_MINIMUM, 0, (K - 1) * d)
+    monkeypatch.setattr(module, "DENSE_LIMIT", 0)
+    seen = jax.jit(lambda prob, p: examine(prob, p))(prob, prob.zeros()).evidence
+    assert (seen.verdict, seen.index, seen.nullity) == (Verdict.GLOBAL_MINIMUM, 0, module.NOT_COUNTED)
+
+
+def test_features_of_a_class_that_differ_are_not_judged_by_class_means():
+    """The blocks are those of class means, which a point of a loss that is not convex need not be near."""
+    prob = make(BALANCED, 2, loss=Focal(2.0))
+    p = starts.gaussian(prob, jax.random.key(0))
+    apart, alike = (jax.jit(spectrum)(prob, q, rank_of(prob, q)) for q in (p, lift(prob, restrict(prob, p))))
+    assert not apart.clear
+    assert not apart.resolved
+    assert alike.index != module.NOT_COUNTED
 
 
 def test_full_and_collapsed_problems_have_one_index_and_nullity():

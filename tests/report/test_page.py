@@ -58,7 +58,13 @@ def report(tmp_path, monkeypatch):
 
     def make(table, config=CONFIG, **manifest):
         monkeypatch.setattr(sweep_page, "load", lambda out: table)
-        held = {"config": asdict(config), "device": "cpu", "versions": {"jax": "0"}, **manifest}
+        held = {
+            "config": asdict(config),
+            "digest": config.digest(),
+            "device": "cpu",
+            "versions": {"jax": "0"},
+        }
+        held |= manifest
         (tmp_path / "manifest.json").write_text(json.dumps(held))
         return write(tmp_path).read_text()
 
@@ -165,7 +171,7 @@ def test_settings_keep_apart_what_was_found_at_each():
     "config",
     [
         CONFIG,
-        SweepConfig((3, 1, 2), 4, (1e-3, 0.1), (1e-300,), (0.0,), bias=False, loss="squared", target="both"),
+        SweepConfig((3, 1, 2), 4, (1e-3, 0.1), (1e-30,), (0.0,), bias=False, loss="squared", target="both"),
         SweepConfig((1, 1), 1, (0.1,), (0.3,), (0.0,), smoothing=0.1, seed=3, space="full", keep_points=True),
         CensusConfig((5, 5, 5), 2, 5e-3, 1e-3, 1e-2, starts=40, seed=2),
     ],
@@ -214,7 +220,7 @@ def test_the_command_reports_a_sweep_cut_short_and_whole(tmp_path, capsys):
 
 def census(out, orbits_csv, **summary):
     config = CensusConfig((5, 5, 5), 2, 5e-3, 1e-3, 1e-2)
-    (out / "manifest.json").write_text(json.dumps({"config": asdict(config), "device": "cpu"}))
+    (out / "manifest.json").write_text(json.dumps({"config": asdict(config), "digest": config.digest()}))
     (out / "orbits.csv").write_text(orbits_csv)
     (out / "summary.json").write_text(json.dumps(summary))
     return write(out).read_text()

@@ -124,11 +124,11 @@ def test_a_census_says_starts_a_second_and_verdicts(clock, capsys):
     state = begin(make((2, 2, 2), 2))
     codes = np.array([0.0, 2.0, 2.0])
     tell = progress.census_progress("census")
-    for starts in (5000, 5100, 6000):  # resumed: the rate counts the starts of this process
+    for starts in (5000, 5300, 5400, 6000):  # resumed: the rate counts the starts of this process
         clock.now += 3.0
         tell(state._replace(num_starts=starts, hits=np.ones(3), evidence={"verdict": codes}))
     compiling, first, last = capsys.readouterr().err.splitlines()
-    assert compiling == "census: compiling"
-    assert "3 orbits from 5000 starts, the last" in first
-    assert "6000 starts, 167 starts/s" in last
+    assert compiling == "census: compiling; 5000 starts done before"
+    assert "3 orbits from 5300 starts, 100 starts/s, the last" in first
+    assert "6000 starts, 111 starts/s" in last
     assert last.endswith("STRICT_SADDLE 2 GLOBAL_MINIMUM 1")

@@ -5,12 +5,17 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from ufm_jax.landscape.verdict import Verdict
+from ufm_jax.landscape.critical import find_critical
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.verdict import Reason, Verdict
+from ufm_jax.model.losses import Focal, Squared
 from ufm_jax.model.problem import Params, problem
+from ufm_jax.model.reduction import collapse, lift
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.status import Status
-from ufm_jax.runs.engine import sweep
-from ufm_jax.runs.pipeline import descend
+from ufm_jax.runs import engine
+from ufm_jax.runs.engine import problem_of, sweep
+from ufm_jax.runs.pipeline import descend, search
 from ufm_jax.runs.plan import SweepConfig
 
 
@@ -97,3 +102,114 @@ def test_own_starts_are_judged_where_they_end(space):
     assert np.all(evidence.verdict == Verdict.GLOBAL_MINIMUM)
     np.testing.assert_allclose(evidence.loss, global_minimum(prob), atol=1e-12)
     assert point.params.H.shape == ((9, 4, 6) if space == "full" else (9, 4, 3))
+
+
+def test_just_below_the_threshold_a_descent_s_end_is_the_minimum_or_undecided():
+    """At Kθ = 1 the simplex shrinks to the origin: along its orbit curvature has an error of ‖∇f‖/‖x‖."""
+    K, n, below = 4, 3, np.array([1e-5, 1e-6, 1e-7, 1e-8])
+    s = (1 - below) / (K * np.sqrt(n))
+    sizes = {"counts": (n,) * K, "dim": 4, "space": "auto", "starts": 128, "seed": 1}
+    for spectra in ("all", "needed"):
+        grid = {"decay_w": tuple(s**2 / s[0]), "decay_h": (s[0],), "spectra": spectra}
+        table = sweep(config(**(sizes | grid)))
+        for decay, distance in zip(grid["decay_w"], below, strict=True):
+            rows = table.filter(pc.field("decay_w") == decay)
+            assert rows.num_rows == 128
+            verdicts = set(rows["verdict"].to_pylist())
+            assert verdicts <= ({"GLOBAL_MINIMUM"} if distance >= 1e-5 else {"GLOBAL_MINIMUM", "UNDECIDED"})
+            assert set(rows["index"].to_pylist()) <= {0, None}
+
+
+def test_rows_hold_no_count_that_was_not_made():
+    sizes = {"counts": (8, 4, 2, 1), "target": "both", "starts": 100}  # of which some searches stall
+    table = sweep(config("auto", decay_w=(5e-3,), decay_h=(1e-3,), **sizes))
+    rows = table.to_pylist()
+    assert {"NOT_CRITICAL", "STRICT_SADDLE", "GLOBAL_MINIMUM"} <= {row["verdict"] for row in rows}
+    for row in rows:
+        assert row["dual_bound"] is None or row["dual_bound"] <= row["loss"]
+        if row["verdict"] in ("NOT_CRITICAL", "UNDECIDED"):
+            assert row["index"] is row["nullity"] is None
+        if row["verdict"] == "NOT_CRITICAL":
+            assert row["lambda_min"] is row["lambda_min_residual"] is None
+        if row["verdict"] == "STRICT_SADDLE":
+            assert row["index"] is None or row["index"] > 0
+    nc = table["nc2"].to_pylist()
+    assert any(x is None for x in nc)  # 0/0 at the origin
+    assert not any(x != x for x in nc if x is not None)
+
+
+@pytest.mark.parametrize(("counts", "dim"), [((1, 9, 3), 4), ((1, 9, 3), 2), ((2, 2, 2), 1)])
+def test_lambda_min_on_class_means_is_that_of_f(counts, dim):
+    """Which has the directions in which the features of a class differ, of curvature λ_H and more."""
+    sizes = {"counts": counts, "dim": dim, "target": "saddles", "starts": 30}
+    decays = {"decay_w": (1e-3,), "decay_h": (1e-5,), "decay_b": (0.0,), "bias": False, "loss": "squared"}
+    means = sweep(config("auto", keep_points=True, **(sizes | decays)))
+    prob = problem(counts=counts, dim=dim, decay_w=1e-3, decay_h=1e-5, bias=False, loss=Squared())
+    W, H = (means[n].combine_chunks().to_numpy_ndarray() for n in "WH")
+    full = jax.jit(jax.vmap(lambda W, H: examine(prob, lift(prob, Params(W, H, None))).evidence))(W, H)
+    shown = full.verdict != Verdict.NOT_CRITICAL
+    for name in ("lambda_min", "index", "nullity"):
+        of_means = means[name].to_numpy(zero_copy_only=False)[shown] if shown.any() else np.zeros(0)
+        expected = np.asarray(getattr(full, name), float)[shown]
+        expected = np.where(expected == -1, np.nan, expected) if name != "lambda_min" else expected
+        np.testing.assert_allclose(of_means.astype(float), expected, atol=1e-9, err_msg=name)
+    assert means["lambda_min"].null_count < 30
+
+
+@pytest.mark.parametrize("target", ["minima", "saddles"])
+def test_surplus_dimensions_change_nothing_but_counts(target):
+    one, other = (sweep(config("auto", target=target, starts=20, dim=d, spectra="all")) for d in (4, 10**8))
+    for name in ("loss", "verdict", "rank", "lambda_min", "nc2", "num_steps"):
+        np.testing.assert_array_equal(one[name].to_pylist(), other[name].to_pylist(), err_msg=name)
+    rank, nullity = (other[name].to_numpy() for name in ("rank", "nullity"))
+    shown = other["nullity"].is_valid().to_numpy()
+    assert shown.all() or target == "saddles"
+    np.testing.assert_array_equal(nullity[shown], (10**8 * rank - rank * (rank + 1) // 2)[shown])
+
+
+def test_start_numbers_beyond_32_bits_are_searches_of_their_own():
+    prob = problem_of(config("auto", decay_w=(5e-3,), decay_h=(1e-3,)))
+    start = np.array([5, 5 + 2**32, 5 + 2**33, 5])
+    here = jax.tree.map(lambda decays: decays[np.zeros(4, int)], prob)
+    ends = search(here, jax.random.key(0), start, "minima").params.W
+    assert len(np.unique(np.asarray(ends).reshape(4, -1), axis=0)) == 3
+    np.testing.assert_array_equal(ends[0], ends[3])
+
+
+def test_a_loss_that_is_not_convex_is_not_judged_on_class_means():
+    prob = problem(counts=(2, 2), dim=2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2, loss=Focal(2.0))
+    begin = jax.tree.map(lambda a: np.ones((3, *a.shape)), prob.zeros())
+    for ask in (
+        lambda: descend(prob, begin),
+        lambda: examine(collapse(prob), collapse(prob).zeros()),
+        lambda: find_critical(prob, prob.zeros()),
+    ):
+        with pytest.raises(ValueError, match=r"^loss: .*focal"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"space": "collapsed"}, "space"),  # here the tests' type hook comes first
+        ({"spectra": "some"}, "spectra"),
+        ({"W": np.ones((3, 4, 3))}, r"^W: need shape \(3, 3, 4\), got \(3, 4, 3\)"),
+        ({"H": np.ones((2, 4, 6))}, r"^H: need shape \(3, 4, 6\)"),
+        ({"b": None}, r"^b: "),
+        ({"W": np.ones((3, 3, 4), np.float32)}, r"^W: need dtype float64"),
+    ],
+)
+def test_bad_starts_of_one_s_own_are_refused_by_name(options, message):
+    prob = problem(counts=(2, 2, 2), dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    begin = {"W": np.ones((3, 3, 4)), "H": np.ones((3, 4, 6)), "b": np.ones((3, 3))}
+    changed = Params(*(options.get(name, value) for name, value in begin.items()))
+    with pytest.raises((ValueError, TypeError), match=message):
+        descend(prob, changed, **{k: v for k, v in options.items() if k not in "WHb"})
+
+
+@pytest.mark.parametrize("codes", [Verdict, Reason, Status])
+def test_codes_are_stored_by_their_own_names(codes):
+    assert [int(code) for code in codes] == list(range(len(codes)))
+    assert engine._names(codes, np.arange(len(codes))).to_pylist() == [
+        codes(i).name for i in range(len(codes))
+    ]

@@ -13,6 +13,7 @@ import time
 import pytest
 from conftest import HEEDING
 
+from ufm_jax.interrupt import GRACE
 from ufm_jax.runs.store import load
 
 KILLS = int(os.environ.get("UFM_KILLS", "3"))
@@ -134,3 +135,54 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, begin, undisturbed):
     again = begin(out)
     assert again.wait(PATIENCE) == 0
     assert rows(out) == undisturbed
+
+
+@pytest.mark.parametrize("moment", [0.2, 1.5, 3.0])
+def test_ctrl_c_ends_soon_in_imports_and_compilations_too(tmp_path, moment):
+    out = tmp_path / "run"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}  # nothing is compiled yet
+    process = subprocess.Popen([*HEEDING, *command(out)], env=env, stderr=subprocess.PIPE, text=True)
+    time.sleep(moment)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 130, said
+    assert time.monotonic() - sent < GRACE + 5
+    assert said.splitlines()[-1].startswith(
+        "ufm: stopped; what is finished is kept, the same command goes on"
+    )
+    assert "Traceback" not in said
+
+
+DEAF = """
+import hashlib, sys, time
+from ufm_jax.interrupt import ending_soon
+def lost():  # an interruption that falls into a callback
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+busy = lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in C, as a compilation
+with ending_soon():
+    print("ready", flush=True)
+    {"lost": lost, "busy": busy}[sys.argv[1]]()
+"""
+
+
+@pytest.mark.parametrize("how", ["lost", "busy"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_what_does_not_hear_it(how, times):
+    deaf = [*HEEDING, sys.executable, "-c", DEAF, how]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(deaf, **streams)
+    assert process.stdout.readline() == "ready\n"
+    sent = time.monotonic()
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert time.monotonic() - sent < (GRACE + 3 if times == 1 else GRACE)
+    assert said.count("ufm: stopped") == 1

@@ -19,7 +19,7 @@ from ufm_jax.model.etf_spectrum import etf_spectrum
 from ufm_jax.model.losses import CrossEntropy, Focal, Squared
 from ufm_jax.model.objective import logit_gradient
 from ufm_jax.model.problem import Problem
-from ufm_jax.model.reduction import collapse, tail_hessian
+from ufm_jax.model.reduction import reduced, tail_hessian
 
 KEYS = (
     *("kt", "regime", "loss", "rank", "logit_gap", "softmax_off_diagonal", "w_norm", "h_norm", "bias"),
@@ -119,7 +119,7 @@ def _origin(prob: Problem) -> dict[str, Any]:
     """
     if not (prob.loss.certified and prob.loss.shift_invariant and prob.balanced):
         return {}
-    small = collapse(prob)
+    small = reduced(prob)
     G = logit_gradient(small, small.zeros())
     eigenvalues = np.linalg.eigvalsh(np.asarray(tail_hessian(small, G)))
     return {

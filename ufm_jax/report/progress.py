@@ -4,6 +4,7 @@ Both say how many rows are done, starts per second, the verdicts so far and the 
 speaking while XLA compiles, so that nothing is silent for longer than `LOG_EVERY`.
 """
 
+import math
 import sys
 import threading
 import time
@@ -130,17 +131,21 @@ class _Bar(Progress):
 
 
 def census_progress(name: str = "ufm census") -> Callable[["Census"], None]:
-    """Build a listener that logs a census at once and every `LOG_EVERY` seconds; writes to standard error."""
+    """Build a listener that logs a census every `LOG_EVERY` seconds, and at once; writes to standard error.
+
+    It is first called before the first round, which compiles.
+    """
     logged: float | None = None
     first = (0.0, 0)  # time and starts when first called: an earlier process may have done some
-    print(f"{name}: compiling", file=sys.stderr, flush=True)
 
     def listen(state: "Census") -> None:
         nonlocal logged, first
         now = time.monotonic()
         if logged is None:
-            first = (now, state.num_starts)
-        elif now - logged < LOG_EVERY:
+            logged, first = -math.inf, (now, state.num_starts)
+            print(f"{name}: compiling; {state.num_starts} starts done before", file=sys.stderr, flush=True)
+            return
+        if now - logged < LOG_EVERY:
             return
         logged = now
         rate = measured_rate([first, (now, state.num_starts)])

@@ -30,7 +30,7 @@ MEANING = {
     "GLOBAL_MINIMUM": "gradient and duality gap within tolerance, no negative curvature",
     "LOCAL_MINIMUM": "Hessian positive on the complement of the symmetry orbit; gap open",
     "STRICT_SADDLE": "a direction whose measured curvature is negative beyond its error",
-    "DEGENERATE": "no negative curvature, but more zero eigenvalues than the symmetries explain",
+    "DEGENERATE": "no negative curvature, but null directions beyond those of the symmetries",
     "UNDECIDED": "the evidence is not enough",
     "NOT_CRITICAL": "gradient above tolerance",
 }
@@ -38,6 +38,7 @@ REASONS = {
     "SPECTRUM_UNRESOLVED": "an eigenvalue modulo the orbit is too near zero to have a sign",
     "RESIDUAL_TOO_LARGE": "the eigenvector did not stand up in the problem asked about",
     "SPECTRUM_NOT_TAKEN": "the certificates alone do not decide",
+    "BOUND_ABOVE_VALUE": "a contradiction: the lower bound on the global minimum lies above the loss",
     "INDEX_NOT_COUNTED": "too large to diagonalise: no negative curvature found, or shown to be absent",
 }
 

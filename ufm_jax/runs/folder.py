@@ -116,12 +116,11 @@ def manifest(out: Path) -> dict[str, Any]:
         raise ValueError(f"out: {out} holds no {MANIFEST}, so no run{found}")
     try:
         content = dict(json.loads(path.read_text()))
-        if not isinstance(content["config"], dict):
-            raise TypeError("config is no object")
-        digest = content["digest"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"out: cannot read {path}: {error!r}; {AGAIN}") from error
-    if digest not in digest_of(content["config"]):
+        if not isinstance(content.get("config"), dict) or not isinstance(content.get("digest"), str):
+            raise TypeError("there is no configuration with its digest")
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"out: cannot read {path}: {error}; {AGAIN}") from error
+    if content["digest"] not in digest_of(content["config"]):
         raise ValueError(f"out: {path} was edited: its configuration is not that of its digest; {AGAIN}")
     return content
 

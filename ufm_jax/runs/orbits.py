@@ -102,6 +102,8 @@ def run(
     with claimed(config, out, repair=repair):
         state = load(config, out)
         open_folder(out, config, repair=repair)
+        if progress is not None:
+            progress(state)
         try:
             for later in census.rounds(prob, state, seed=config.seed, starts=config.starts):
                 state = later
@@ -149,11 +151,7 @@ def load(config: CensusConfig, out: Path) -> Census:
     except Exception as error:  # zipfile, NumPy and the OS each raise their own
         raise ValueError(f"out: cannot read {file}: {error}; delete it and run again") from error
     if digest != config.digest():
-        whose = (
-            "does not say of which run it is, as those of older versions"
-            if digest is None
-            else "is another's"
-        )
+        whose = "is of another run" if digest else "does not say of which run it is (an older version's)"
         raise ValueError(f"out: {file} {whose}; delete it and run again, or choose another folder")
     return state
 
