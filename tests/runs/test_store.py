@@ -357,6 +357,14 @@ def test_what_a_process_killed_at_its_start_leaves_is_no_obstacle(undisturbed, t
     assert not list(out.rglob("*.tmp"))
 
 
+def test_rows_of_another_version_are_kept_and_it_is_said(out, no_engine, monkeypatch, caplog):
+    monkeypatch.setattr(ufm, "__version__", "9.9.9")
+    before = files(out)
+    store.run(CONFIG, out)
+    assert "this is 9.9.9" in caplog.text
+    assert files(out) == before
+
+
 def test_a_locked_folder_is_refused(out, no_engine):
     with durable.locked(out), pytest.raises(ValueError, match=rf"^out: .*in use .*process {os.getpid()} on"):
         store.run(CONFIG, out)

@@ -12,7 +12,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,8 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("ufm-jax", "jax", "jaxlib", "numpy")},
+            "ufm-jax": ufm_jax.__version__,  # the checkout's own, installed or not
+            **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
         },
         "device": str(jax.devices()[0].device_kind),
         "dtype": "float64" if jax.config.read("jax_enable_x64") else "float32",
@@ -166,14 +167,13 @@ def marks(file: Path) -> dict[str, Any]:
         UNREADABLE: as pyarrow.
     """
     with pq.ParquetFile(file) as held:
-        return dict(json.loads((held.schema_arrow.metadata or {}).get(METADATA, b"{}")))
+        return said_by(held.schema_arrow)
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return ufm_jax.__version__ if name == "ufm-jax" else "unknown"
+def said_by(schema: pa.Schema) -> dict[str, Any]:
+    """Return what a schema's metadata say of the run, {} where they say nothing that could be read."""
+    says = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+    return says if isinstance(says, dict) else {}
 
 
 def _manifest_is(config: Config, out: Path) -> bool:

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from warnings import warn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import ufm_jax
 from ufm_jax.runs.durable import write_file
 from ufm_jax.runs.engine import Progress, check, run_shards
 from ufm_jax.runs.folder import (
@@ -32,6 +33,7 @@ from ufm_jax.runs.folder import (
     holds_run,
     open_folder,
     provenance,
+    said_by,
     write_json,
 )
 from ufm_jax.runs.plan import Shard, SweepConfig, lanes_of, num_shards, settings_of, shard, shards
@@ -202,37 +204,53 @@ def _open(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, page_checksum_verification=True)
 
 
+class _Footer(NamedTuple):
+    """What a good shard's footer says."""
+
+    schema: pa.Schema
+    version: str  # of this package
+
+
 def _faults(config: SweepConfig, out: Path, done: list[Shard], *, thorough: bool) -> dict[Shard, str]:
-    """Return the bad shards of `done`, each with what is wrong; pages are read only where `thorough`."""
+    """Return the bad shards of `done`, each with what is wrong; pages are read only where `thorough`.
+
+    It is said if others were made by another version: its rows are kept.
+    """
     looks = {shard: _look(config, shard, _path(out, shard), thorough=thorough) for shard in done}
-    schemas = Counter(found for found in looks.values() if isinstance(found, pa.Schema))
+    good = {shard: found for shard, found in looks.items() if isinstance(found, _Footer)}
+    schemas = Counter(found.schema for found in good.values())
     usual = schemas.most_common(1)[0][0] if schemas else None
+    if others := {found.version for found in good.values()} - {ufm_jax.__version__}:
+        made = ", ".join(sorted(others))
+        log.warning("ufm: %s holds rows of ufm-jax %s; this is %s", out, made, ufm_jax.__version__)
     faults = {s: found for s, found in looks.items() if isinstance(found, str)}
     return faults | {
-        shard: "has other columns than the rest"
-        for shard, found in looks.items()
-        if isinstance(found, pa.Schema) and found != usual
+        shard: "has other columns than the rest" for shard, found in good.items() if found.schema != usual
     }
 
 
-def _look(config: SweepConfig, shard: Shard, file: Path, *, thorough: bool) -> pa.Schema | str:
-    """Return the columns of a shard's file, or what is wrong with it."""
+def _look(config: SweepConfig, shard: Shard, file: Path, *, thorough: bool) -> _Footer | str:
+    """Return the columns of a shard's file and who made it, or what is wrong with it."""
     try:
         with _open(file) as held:
             schema, footer = held.schema_arrow, held.metadata
             rows = {footer.num_rows, sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))}
-            says = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+            says = said_by(schema)
     except UNREADABLE as error:
         return f"cannot be read ({str(error).splitlines()[0]})"
     if (says.get("digest"), says.get("shard")) != (config.digest(), shard.number):
         return "belongs to another run or is another shard"
     if rows != {shard.stop - shard.first}:
-        return (
-            f"says that it holds {' or '.join(map(str, sorted(rows)))} rows, need {shard.stop - shard.first}"
-        )
+        said = " or ".join(map(str, sorted(rows)))
+        return f"says that it holds {said} rows, need {shard.stop - shard.first}"
     if thorough and isinstance(read := _read(config, shard, file), str):
         return read
-    return schema.remove_metadata()
+    return _Footer(schema.remove_metadata(), _version_of(says))
+
+
+def _version_of(says: dict[str, Any]) -> str:
+    versions = says.get("versions")
+    return str(versions.get("ufm-jax")) if isinstance(versions, dict) else "unknown"
 
 
 def _read(config: SweepConfig, shard: Shard, file: Path) -> pa.Table | str:
@@ -251,6 +269,8 @@ def _read(config: SweepConfig, shard: Shard, file: Path) -> pa.Table | str:
     start, setting = lanes_of(config, np.arange(shard.first, shard.stop))
     planned = {"start": start, "target": np.full(len(start), shard.target), **settings_of(config, setting)}
     for name, values in planned.items():
+        if name not in table.column_names:
+            return f"has no column {name}"
         if not np.array_equal(np.asarray(table[name].to_pylist()), values):
             return f"{name} is not that of the plan"
     return table
