@@ -14,6 +14,7 @@ from ufm_jax.landscape.completeness import morse_bott
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.model.objective import objective
 from ufm_jax.model.problem import problem
+from ufm_jax.report import page
 from ufm_jax.runs import durable, orbits, store
 from ufm_jax.runs.plan import CensusConfig
 
@@ -82,6 +83,18 @@ def test_orbits_that_do_not_say_whose_they_are_are_refused(out):
     np.savez(out / "orbits.npz", **arrays)
     with pytest.raises(ValueError, match=r"^out: .*does not say of which run"):
         orbits.run(CONFIG, out)
+
+
+@pytest.mark.parametrize("name", ["orbits.csv", "summary.json"])
+def test_a_report_of_another_census_s_table_is_refused(out, tmp_path, name):
+    page.write(out)
+    if name == "summary.json":
+        (out / name).write_text((out / name).read_text().replace(CONFIG.digest(), "0" * 64))
+    else:
+        lines = (out / name).read_text().splitlines(keepends=True)
+        (out / name).write_text("".join(lines[:-1]))
+    with pytest.raises(ValueError, match=rf"^out: .*{name}"):
+        page.write(out)
 
 
 def test_a_second_process_is_refused(out):

@@ -12,12 +12,14 @@ from ufm_jax.report.markup import facts, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import OUTCOMES
+from ufm_jax.runs.orbits import check_rows
 from ufm_jax.runs.plan import CensusConfig
 
 
 def census_page(config: CensusConfig, manifest: dict[str, Any], out: Path) -> str:
     """Return the page of a census."""
-    orbits, summary = _orbits(out), _summary(out)
+    orbits, summary = _orbits(out), _summary(config, out)
+    check_rows(config, out, [float(row["loss"]) for row in orbits])
     undecided = [row for row in orbits if row["verdict"] in ("UNDECIDED", "NOT_CRITICAL")]
     title = f"Undecided orbits ({len(undecided)})"
     lead = [paragraph(f"{len(orbits)} orbits: " + ", ".join(tally(row["verdict"] for row in orbits)))]
@@ -76,9 +78,12 @@ def _orbits(out: Path) -> list[dict[str, str]]:
         raise ValueError(f"out: cannot read {path}: {error}") from error
 
 
-def _summary(out: Path) -> dict[str, Any]:
+def _summary(config: CensusConfig, out: Path) -> dict[str, Any]:
     path = out / "summary.json"
     try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        held = dict(json.loads(path.read_text())) if path.exists() else {}
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"out: cannot read {path}: {error}") from error
+    if held.pop("digest", config.digest()) != config.digest():
+        raise ValueError(f"out: {path} is of another run; the census's command writes it again")
+    return held

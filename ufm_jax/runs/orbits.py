@@ -156,6 +156,18 @@ def load(config: CensusConfig, out: Path) -> Census:
     return state
 
 
+def check_rows(config: CensusConfig, out: Path, losses: list[float]) -> None:
+    """Check that orbits.csv, whose column of losses is given, is the table of orbits.npz, if that is there.
+
+    Raises:
+        ValueError: naming `out`, if it is not, and as `load`.
+    """
+    if (out / ORBITS).exists() and load(config, out).evidence["loss"].tolist() != losses:
+        raise ValueError(
+            f"out: {out / 'orbits.csv'} is not the table of {ORBITS}; the census's command writes it again"
+        )
+
+
 def summarise(prob: Problem, state: Census) -> dict[str, Any]:
     """Return counters, the estimate of what is missing and the completeness tests, for JSON."""
     tests = census.completeness(prob, state)
