@@ -15,7 +15,7 @@ from ufm_jax.model.geometry import collapse_metrics
 from ufm_jax.model.losses import CrossEntropy
 from ufm_jax.model.objective import gradient_norm, hessian, objective, ravel, unravel
 from ufm_jax.model.problem import Params, check_finite, checked_point, problem
-from ufm_jax.model.reduction import collapse
+from ufm_jax.model.reduction import collapse, restrict
 
 GOOD = {"counts": (2, 3), "dim": 2, "decay_w": 1e-3, "decay_h": 1e-3, "decay_b": 1e-3}
 
@@ -108,7 +108,8 @@ def test_unravel_undoes_ravel(bias):
 def test_every_door_names_what_is_wrong_with_a_point(change, message):
     prob = problem(**GOOD)
     point = prob.zeros()._replace(**change)
-    for door in (checked_point, find_minimum, find_critical, examine, dual_bound, hessian, collapse_metrics):
+    searches, measures = (find_minimum, find_critical), (examine, dual_bound, hessian, collapse_metrics)
+    for door in (checked_point, restrict, *searches, *measures):
         with pytest.raises(ValueError, match=message):
             door(prob, point)
     with pytest.raises(ValueError, match=message):

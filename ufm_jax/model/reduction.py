@@ -29,7 +29,12 @@ def collapse(prob: Problem) -> Problem:
 
 
 def restrict(prob: Problem, p: Params) -> Params:
-    """Map points of the full problem to the collapsed one: H̃_k = √n_k (mean of class k)."""
+    """Map points of the full problem to the collapsed one: H̃_k = √n_k (mean of class k).
+
+    Raises:
+        ValueError: naming W, H or b, if its shape or dtype is not the problem's.
+    """
+    p = checked_point(prob, p)
     if prob.collapsed:
         return p
     scale = jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype)
@@ -40,7 +45,11 @@ def lift(prob: Problem, p: Params) -> Params:
     """Map a point (or a direction) of the collapsed problem to the full `prob`: h_i = H̃_k / √n_k.
 
     An isometry; `restrict(lift(p)) = p`.
+
+    Raises:
+        ValueError: naming W, H or b, if its shape or dtype is not the collapsed problem's.
     """
+    p = checked_point(collapse(prob), p)
     if prob.collapsed:
         return p
     scale = jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype)
