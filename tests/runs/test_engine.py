@@ -158,7 +158,7 @@ def test_lambda_min_on_class_means_is_that_of_f(counts, dim):
 
 @pytest.mark.parametrize("target", ["minima", "saddles"])
 def test_surplus_dimensions_change_nothing_but_counts(target):
-    one, other = (sweep(config("auto", target=target, starts=20, dim=d, spectra="all")) for d in (4, 10**8))
+    one, other = (sweep(config("auto", target=target, starts=20, dim=d, spectra="all")) for d in (300, 10**8))
     for name in ("loss", "verdict", "rank", "lambda_min", "nc2", "num_steps"):
         np.testing.assert_array_equal(one[name].to_pylist(), other[name].to_pylist(), err_msg=name)
     rank, nullity = (other[name].to_numpy() for name in ("rank", "nullity"))

@@ -162,6 +162,7 @@ def _assemble(
     unsure = jnp.maximum(10 * tolerance, noise(tolerance, grad_norm))
     sound = jnp.all(jnp.stack([b.sound for b in blocks]))
     clear = ~jnp.any((values < -tolerance) & (values > -unsure)) & (orbit_residual <= tolerance) & sound
+    clear &= measured <= 10 * tolerance  # also where it is not the lowest's
     return Spectrum(
         lambda_min=jnp.min(lowest),
         residual=residual[jnp.argmin(lowest)],

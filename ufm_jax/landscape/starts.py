@@ -12,6 +12,10 @@ from ufm_jax.model.geometry import simplex_etf
 from ufm_jax.model.problem import Params, Problem
 from ufm_jax.model.reduction import lift, rank_bound, widened
 
+# Feature dimensions up to which a balanced start is drawn in all of them, of which it uses the first
+# `rank_bound`: so a seed gives the rows that it has always given, and beyond, d costs nothing.
+DRAWN = 256
+
 Key = PRNGKeyArray
 Keys = KeyArray[Array, " S"]
 
@@ -41,14 +45,14 @@ def balanced(prob: Problem, key: Key, rank: Int[Array, ""] | int, noise: float =
     reflection of a coordinate, so a Newton-type search keeps the others exactly zero. The logits' size is
     log-uniform in 0.1..30.
     """
-    K, r = prob.num_classes, rank_bound(prob)
+    K, r, d = prob.num_classes, rank_bound(prob), prob.dim + prob.unused
+    drawn = d if d <= DRAWN else r
     size_key, w_key, h_key, b_key = jax.random.split(key, 4)
     logit_size = log_uniform_scale(size_key, 0.1, 30.0)
     used = jnp.where(jnp.arange(r, dtype=jnp.int32) < rank, jnp.sqrt(logit_size / np.sqrt(K)), 0.0)
-    A = jax.random.normal(w_key, (K, r)) * used
-    if prob.loss.shift_invariant:  # then 1ᵀW = 0 at critical points
-        A = A - jnp.mean(A, axis=0)
-    B = A + noise * jax.random.normal(h_key, (K, r)) * used
+    A = jax.random.normal(w_key, (K, drawn))[:, :r] * used
+    A = A - jnp.mean(A, axis=0)
+    B = A + noise * jax.random.normal(h_key, (K, drawn))[:, :r] * used
     tilt = (prob.decay_h / prob.decay_w) ** 0.25
     b = noise * jax.random.normal(b_key, (K,)) if prob.bias else None
     return lift(prob, widened(prob, Params(A * tilt, B.T / tilt, b)))

@@ -112,16 +112,16 @@ def manifest(out: Path) -> dict[str, Any]:
     """
     path = out / MANIFEST
     if not path.exists():
-        found = f"; {AGAIN}" if any(_digests(out)) else ""
-        raise ValueError(f"out: {out} holds no {MANIFEST}, so no run{found}")
+        what = f"; {AGAIN}" if any(_digests(out)) else ""
+        raise ValueError(f"out: {out} holds no {MANIFEST}, so no run{what}")
     try:
         content = dict(json.loads(path.read_text()))
         if not isinstance(content.get("config"), dict) or not isinstance(content.get("digest"), str):
             raise TypeError("there is no configuration with its digest")
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"out: cannot read {path}: {error}; {AGAIN}") from error
+        raise ValueError(f"out: cannot read {path}: {error}; {_help(out)}") from error
     if content["digest"] not in digest_of(content["config"]):
-        raise ValueError(f"out: {path} was edited: its configuration is not that of its digest; {AGAIN}")
+        raise ValueError(f"out: {path} was edited: its configuration is not that of its digest; {_help(out)}")
     return content
 
 
@@ -174,6 +174,10 @@ def said_by(schema: pa.Schema) -> dict[str, Any]:
     """Return what a schema's metadata say of the run, {} where they say nothing that could be read."""
     says = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
     return says if isinstance(says, dict) else {}
+
+
+def _help(out: Path) -> str:
+    return AGAIN if any(_digests(out)) else f"delete {MANIFEST}, or choose another folder"
 
 
 def _manifest_is(config: Config, out: Path) -> bool:
