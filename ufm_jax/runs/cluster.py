@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import pyarrow as pa
 
+from ufm_jax.interrupt import check_interrupted, orderly
 from ufm_jax.runs import store
 from ufm_jax.runs.engine import Progress, check, run_shards
 from ufm_jax.runs.folder import claimed, provenance, write_json
@@ -61,7 +62,7 @@ def run(
         if first is None:
             store.opened(config, out, repair=repair)
         else:
-            with connected(where) as client, client.as_current():
+            with orderly(), connected(where) as client, client.as_current():
                 store.opened(config, out, _made_by(client), repair=repair)
                 failed = _give_out(client, config, out, itertools.chain([first], todo), progress)
         failed |= _not_here(config, out, failed)
@@ -199,6 +200,7 @@ def _give_out(
     done = 0
     try:
         while next_shard or running:
+            check_interrupted()
             workers = _workers(client, workers)
             while next_shard and len(running) < max(1, workers):
                 future = client.submit(work, config, digest, out, next_shard, pure=False, retries=RETRIES)

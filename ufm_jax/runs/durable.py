@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ufm_jax.interrupt import whole
+
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 LOCK = ".ufm.lock"
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # names that `write_file` gives, and hardly anybody else
@@ -31,21 +33,22 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """
     # Readers of a whole folder (pandas) pass over names that begin with a dot.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            _try_lock(file.fileno())  # while it is held, `remove_stale` leaves the file alone
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        raise OSError(
-            f"out: cannot write {path}: {error.strerror or error}; make room and run the same command again, "
-            "what is finished is intact"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole:
+        try:
+            with temporary.open("xb") as file:
+                _try_lock(file.fileno())  # while it is held, `remove_stale` leaves the file alone
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            _flush_folder(path.parent)
+        except OSError as error:
+            raise OSError(
+                f"out: cannot write {path}: {error.strerror or error}; make room and run the same command "
+                "again, what is finished is intact"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
