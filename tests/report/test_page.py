@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from ufm_jax import cli
+from ufm_jax.landscape.census import OrbitRow
 from ufm_jax.landscape.verdict import Reason
-from ufm_jax.report import sweep_page
+from ufm_jax.report import page, sweep_page
 from ufm_jax.report.page import write
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import setting_rows, verdict_table
@@ -218,31 +219,36 @@ def test_the_command_reports_a_sweep_cut_short_and_whole(tmp_path, capsys):
     assert store.load(out).num_rows == 7
 
 
-def census(out, orbits_csv, **summary):
+@pytest.fixture
+def census(tmp_path, monkeypatch):
+    """Write the page of a census that has found these orbits, and return its text."""
     config = CensusConfig((5, 5, 5), 2, 5e-3, 1e-3, 1e-2)
-    (out / "manifest.json").write_text(json.dumps({"config": asdict(config), "digest": config.digest()}))
-    (out / "orbits.csv").write_text(orbits_csv)
-    (out / "summary.json").write_text(json.dumps(summary))
-    return write(out).read_text()
+    held = {"config": asdict(config), "digest": config.digest()}
+    (tmp_path / "manifest.json").write_text(json.dumps(held))
+
+    def make(*orbits, **summary):
+        monkeypatch.setattr(page, "results", lambda config, out: (list(orbits), summary))
+        return write(tmp_path).read_text()
+
+    return make
 
 
-def test_a_census_is_reported_with_its_tests_and_undecided_orbits(tmp_path):
-    head = "loss,rank,index,nullity,orbit_dim,copies,verdict,hits\n"
+def test_a_census_is_reported_with_its_tests_and_undecided_orbits(census):
     tests = [{"dim": 1, "euler": 1, "remainder": [5, 1], "passed": True}]
     text = census(
-        tmp_path,
-        head + "0.06,2,0,1,1,1,GLOBAL_MINIMUM,14\n0.5,1,,,1,3,UNDECIDED,6\n",
+        OrbitRow(0.06, 2, 0, 1, 1, 1, "GLOBAL_MINIMUM", 14),
+        OrbitRow(0.5, 1, None, None, 1, 3, "UNDECIDED", 6),
         settled=True,
         unseen_mass=None,
         complete_as_tested=True,
         tests=tests,
     )
-    page = Reader(text)
+    read = Reader(text)
     assert "2 orbits: 1 GLOBAL_MINIMUM, 1 UNDECIDED" in text
-    assert ["1", "passed", "1", "[5, 1]"] in page.rows
-    assert sum("UNDECIDED" in row for row in page.rows) == 2  # among all orbits, and by itself
+    assert ["1", "passed", "1", "[5, 1]"] in read.rows
+    assert sum("UNDECIDED" in row for row in read.rows) == 2  # among all orbits, and by itself
     assert "Unfinished" not in text
-    empty = census(tmp_path, head, settled=False, complete_as_tested=False, tests=[])
+    empty = census(settled=False, complete_as_tested=False, tests=[])
     assert "Unfinished" in empty
     assert "A completeness test is violated" in empty
     Reader(empty)

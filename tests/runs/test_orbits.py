@@ -38,7 +38,7 @@ def out(undisturbed, tmp_path):
 
 
 def files(out):
-    return {file.name: file.read_bytes() for file in out.iterdir() if file.name != durable.LOCK}
+    return {f.name: f.read_bytes() for f in out.iterdir() if f.is_file() and f.name != durable.LOCK}
 
 
 def test_a_census_loads_as_points_ready_for_f_in_the_order_of_its_table(undisturbed):
@@ -85,16 +85,30 @@ def test_orbits_that_do_not_say_whose_they_are_are_refused(out):
         orbits.run(CONFIG, out)
 
 
-@pytest.mark.parametrize("name", ["orbits.csv", "summary.json"])
-def test_a_report_of_another_census_s_table_is_refused(out, tmp_path, name):
-    page.write(out)
-    if name == "summary.json":
-        (out / name).write_text((out / name).read_text().replace(CONFIG.digest(), "0" * 64))
-    else:
-        lines = (out / name).read_text().splitlines(keepends=True)
-        (out / name).write_text("".join(lines[:-1]))
-    with pytest.raises(ValueError, match=rf"^out: .*{name}"):
+def test_a_report_is_of_the_orbits_and_of_no_copy(out):
+    """orbits.csv and summary.json are for people: what they were edited to is in no page."""
+    before = page.write(out).read_text()
+    (out / "orbits.csv").write_text("loss\n7\n")
+    (out / "summary.json").write_text("{}")
+    assert page.write(out).read_text() == before
+    (out / "orbits.npz").unlink()
+    with pytest.raises(ValueError, match=r"^out: .*no orbits\.npz yet"):
         page.write(out)
+
+
+@pytest.mark.parametrize("spoil", [b"garbage", b"", None])
+def test_repair_moves_bad_orbits_away_and_begins_again(undisturbed, out, spoil):
+    held = bytearray((out / "orbits.npz").read_bytes())
+    held[300] ^= 1
+    bad = bytes(held) if spoil is None else spoil
+    (out / "orbits.npz").write_bytes(bad)
+    for ask in (lambda: orbits.run(CONFIG, out), lambda: ufm.load(out)):
+        with pytest.raises(ValueError, match=r"^out: cannot read .*orbits\.npz: .*--repair") as refused:
+            ask()
+        assert "allow_pickle" not in str(refused.value)
+    orbits.run(CONFIG, out, repair=True)
+    assert files(out)["orbits.csv"] == files(undisturbed)["orbits.csv"]
+    assert (out / "bad" / "orbits.npz").read_bytes() == bad
 
 
 def test_a_second_process_is_refused(out):

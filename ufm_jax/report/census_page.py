@@ -1,25 +1,24 @@
 """The page of a census: its orbits, its completeness tests, and the orbits that have no verdict."""
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ufm_jax.landscape.census import OrbitRow
 from ufm_jax.report.figures import Points
 from ufm_jax.report.markup import facts, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import OUTCOMES
-from ufm_jax.runs.orbits import check_rows
 from ufm_jax.runs.plan import CensusConfig
 
 
-def census_page(config: CensusConfig, manifest: dict[str, Any], out: Path) -> str:
+def census_page(
+    config: CensusConfig, manifest: dict[str, Any], found: list[OrbitRow], summary: dict[str, Any], out: Path
+) -> str:
     """Return the page of a census."""
-    orbits, summary = _orbits(out), _summary(config, out)
-    check_rows(config, out, [float(row["loss"]) for row in orbits])
+    orbits = [row._asdict() for row in found]
     undecided = [row for row in orbits if row["verdict"] in ("UNDECIDED", "NOT_CRITICAL")]
     title = f"Undecided orbits ({len(undecided)})"
     lead = [paragraph(f"{len(orbits)} orbits: " + ", ".join(tally(row["verdict"] for row in orbits)))]
@@ -41,16 +40,15 @@ def census_page(config: CensusConfig, manifest: dict[str, Any], out: Path) -> st
     return frame("Census", config, lead, sections)
 
 
-def _points(orbits: list[dict[str, str]]) -> Points:
+def _points(orbits: list[dict[str, Any]]) -> Points:
     index, loss, rank = (
-        np.array([float(row[name] or "nan") for row in orbits]) for name in ("index", "loss", "rank")
+        np.array([np.nan if row[name] is None else float(row[name]) for row in orbits])
+        for name in ("index", "loss", "rank")
     )
     return Points(index, loss, rank, np.array([row["verdict"] for row in orbits], dtype=str))
 
 
 def _completeness(summary: dict[str, Any]) -> str:
-    if not summary:
-        return paragraph("There is no summary.json yet.")
     tests = [
         (test.get("dim"), OUTCOMES[test.get("passed")], test.get("euler"), str(test.get("remainder")))
         for test in summary.get("tests", [])
@@ -60,30 +58,8 @@ def _completeness(summary: dict[str, Any]) -> str:
     return facts("The search", known) + table("Completeness tests, by feature dimension", header, tests)
 
 
-def _orbit_table(caption: str, orbits: list[dict[str, str]]) -> str:
+def _orbit_table(caption: str, orbits: list[dict[str, Any]]) -> str:
     if not orbits:
         return paragraph("None.")
-    cells = [[precise(float(v)) if k == "loss" else v or None for k, v in row.items()] for row in orbits]
+    cells = [[precise(v) if k == "loss" else v for k, v in row.items()] for row in orbits]
     return table(caption, list(orbits[0]), cells)
-
-
-def _orbits(out: Path) -> list[dict[str, str]]:
-    path = out / "orbits.csv"
-    try:
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise ValueError(f"out: {out} holds no orbits.csv yet; the census's command goes on") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise ValueError(f"out: cannot read {path}: {error}") from error
-
-
-def _summary(config: CensusConfig, out: Path) -> dict[str, Any]:
-    path = out / "summary.json"
-    try:
-        held = dict(json.loads(path.read_text())) if path.exists() else {}
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"out: cannot read {path}: {error}") from error
-    if held.pop("digest", config.digest()) != config.digest():
-        raise ValueError(f"out: {path} is of another run; the census's command writes it again")
-    return held

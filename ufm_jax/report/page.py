@@ -6,6 +6,7 @@ from ufm_jax.report.census_page import census_page
 from ufm_jax.report.sweep_page import sweep_page
 from ufm_jax.runs.durable import write_file
 from ufm_jax.runs.folder import configuration, manifest
+from ufm_jax.runs.orbits import results
 from ufm_jax.runs.plan import SweepConfig
 
 
@@ -20,7 +21,7 @@ def write(out: Path) -> Path:
     if isinstance(config, SweepConfig):
         content = sweep_page(config, held, out)
     else:
-        content = census_page(config, held, out)
+        content = census_page(config, held, *results(config, out), out)
     path = out / "report.html"
     write_file(path, lambda file: file.write(content.encode()))
     return path

@@ -7,7 +7,9 @@ All files that hold results say the hash of their run, too: what does not belong
 that was lost or edited can be written again from them.
 """
 
+import itertools
 import json
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ from ufm_jax.runs.plan import CensusConfig, SweepConfig, digest_of
 UNREADABLE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises at bytes that are not its own
 METADATA = b"ufm"  # the key of a Parquet file's schema that says which run and shard it is
 MANIFEST, POINTS, ORBITS = "manifest.json", "points", "orbits.npz"
-AGAIN = "the same command with --repair writes it again from the files there"
+AGAIN = "`ufm sweep` or `ufm census`, as it was given, with --repair writes it again from the files there"
 
 Config = SweepConfig | CensusConfig
 
@@ -87,6 +89,9 @@ def holds_run(config: Config, out: Path, *, repair: bool = False) -> bool:
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: {out} is a file, need a folder")
     if not out.exists():
+        above = next(folder for folder in (out / ".").absolute().parents if folder.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise ValueError(f"out: cannot make {out}: {above} is no folder that may be written to")
         return False
     if _manifest_is(config, out):
         return True
@@ -158,6 +163,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write strict JSON under a temporary name, then rename."""
     text = json.dumps(content, indent=2, allow_nan=False)
     write_file(path, lambda file: file.write((text + "\n").encode()))
+
+
+def move_to_bad(out: Path, file: Path) -> Path:
+    """Move a bad file to DIR/bad, under a name that is free there; return the new path."""
+    folder = out / "bad"
+    folder.mkdir(exist_ok=True)
+    again = itertools.chain([""], (f".{i}" for i in itertools.count(1)))
+    names = (folder / f"{file.stem}{one}{file.suffix}" for one in again)
+    return file.rename(next(name for name in names if not name.exists()))
 
 
 def marks(file: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ DIR/summary.json   starts, failures, unseen mass, completeness tests
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,15 @@ from ufm_jax.model.problem import Params, Problem, problem
 from ufm_jax.model.reduction import check_class_means, lift, reduced
 from ufm_jax.precision import require_x64
 from ufm_jax.runs.durable import write_file
-from ufm_jax.runs.folder import ORBITS, claimed, open_folder, write_json
+from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder, write_json
 from ufm_jax.runs.plan import CensusConfig
 
 Progress = Callable[[Census], None]
 Results = tuple[list[OrbitRow], dict[str, Any]]
+
+MOVE = "the same command with --repair moves it to DIR/bad and begins again"
+
+log = logging.getLogger(__name__)
 
 COUNTERS = ("num_starts", "num_failed", "last_new")
 
@@ -100,7 +105,7 @@ def run(
     if not force:
         census.check_size(prob, config.starts)
     with claimed(config, out, repair=repair):
-        state = load(config, out)
+        state = _mended(config, out) if repair else load(config, out)
         open_folder(out, config, repair=repair)
         if progress is not None:
             progress(state)
@@ -131,6 +136,16 @@ def atlas(config: CensusConfig, out: Path) -> Atlas:
     return Atlas(prob, census.rows(prob, state), state)
 
 
+def results(config: CensusConfig, out: Path) -> Results:
+    """Return the orbits found so far and their summary, from orbits.npz alone: the other files are copies.
+
+    Raises:
+        ValueError: as `atlas`.
+    """
+    held = atlas(config, out)
+    return held.rows, summarise(held.prob, held.state)
+
+
 def load(config: CensusConfig, out: Path) -> Census:
     """Return the census that `out` holds, or one that has found nothing yet.
 
@@ -149,23 +164,21 @@ def load(config: CensusConfig, out: Path) -> Census:
             points = np.concatenate(parts, axis=1)
             state = Census(points, held["hits"], held["copies"], evidence, **counters)
     except Exception as error:  # zipfile, NumPy and the OS each raise their own
-        raise ValueError(f"out: cannot read {file}: {error}; delete it and run again") from error
+        said = "it is no npz archive" if "pickle" in str(error) else error
+        raise ValueError(f"out: cannot read {file}: {said}; {MOVE}") from error
     if digest != config.digest():
         whose = "is of another run" if digest else "does not say of which run it is (an older version's)"
-        raise ValueError(f"out: {file} {whose}; delete it and run again, or choose another folder")
+        raise ValueError(f"out: {file} {whose}; {MOVE}, or choose another folder")
     return state
 
 
-def check_rows(config: CensusConfig, out: Path, losses: list[float]) -> None:
-    """Check that orbits.csv, whose column of losses is given, is the table of orbits.npz, if that is there.
-
-    Raises:
-        ValueError: naming `out`, if it is not, and as `load`.
-    """
-    if (out / ORBITS).exists() and load(config, out).evidence["loss"].tolist() != losses:
-        raise ValueError(
-            f"out: {out / 'orbits.csv'} is not the table of {ORBITS}; the census's command writes it again"
-        )
+def _mended(config: CensusConfig, out: Path) -> Census:
+    """Return the census that `out` holds; a bad orbits.npz is moved to DIR/bad, and it begins again."""
+    try:
+        return load(config, out)
+    except ValueError as error:
+        log.warning("ufm: %s; moved to %s", error, move_to_bad(out, out / ORBITS))
+        return census.begin(problem_of(config))
 
 
 def summarise(prob: Problem, state: Census) -> dict[str, Any]:

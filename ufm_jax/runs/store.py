@@ -6,7 +6,6 @@ DIR/summary.json         counts per verdict and status, shards that were given u
 DIR/bad/                 bad shards that --repair moved away
 """
 
-import itertools
 import json
 import logging
 from collections import Counter
@@ -31,6 +30,7 @@ from ufm_jax.runs.folder import (
     claimed,
     configuration,
     holds_run,
+    move_to_bad,
     open_folder,
     provenance,
     said_by,
@@ -130,7 +130,7 @@ def unfinished(config: SweepConfig, out: Path, *, repair: bool = False) -> Itera
     if bad and not repair:
         raise ValueError(_advice(out, bad))
     for one, why in bad.items():
-        log.warning("ufm: %s: %s; moved to %s", _path(out, one), why, _moved(out, one))
+        log.warning("ufm: %s: %s; moved to %s", _path(out, one), why, move_to_bad(out, _path(out, one)))
     held = {one.number for one in done} - {one.number for one in bad}
     return (one for one in shards(config) if one.number not in held)
 
@@ -189,15 +189,6 @@ def summary(table: pa.Table | None, planned: int, failed: dict[Shard, str] | Non
 
 def _path(out: Path, shard: Shard) -> Path:
     return out / POINTS / f"{shard.number:05d}.parquet"
-
-
-def _moved(out: Path, shard: Shard) -> Path:
-    """Move the file of a shard to DIR/bad, under a name that is free there; return the new path."""
-    file, folder = _path(out, shard), out / "bad"
-    folder.mkdir(exist_ok=True)
-    again = itertools.chain([""], (f".{i}" for i in itertools.count(1)))
-    names = (folder / f"{file.stem}{one}{file.suffix}" for one in again)
-    return file.rename(next(name for name in names if not name.exists()))
 
 
 def _open(file: Path) -> pq.ParquetFile:
