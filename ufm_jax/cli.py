@@ -225,6 +225,8 @@ def _sweep(flags: Sweep) -> None:
         shard_size=flags.shard_size,
     )
     check(config)  # before anything is said or written
+    if flags.cluster is not None:
+        cluster.check_where(flags.cluster)
     where = {"full": "over all features"}.get(config.space, "on class means (exact: features collapse)")
     table: pa.Table | None
     failed: dict[Shard, str] = {}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ufm_jax.landscape import starts
 from ufm_jax.landscape.certificate import dual_bound
+from ufm_jax.landscape.critical import find_minimum
 from ufm_jax.model import losses
 from ufm_jax.model.losses import CrossEntropy, Focal, Loss, Squared, loss_of
 from ufm_jax.model.objective import expand, hessian, logit_gradient, logits, objective, oracle, ravel, unravel
@@ -318,3 +319,26 @@ def test_a_convex_loss_of_the_users_is_certified():
     prob = make(IMBALANCED, 3, loss=convex)
     p = starts.gaussian(prob, jax.random.key(0))
     assert dual_bound(prob, p) == dual_bound(make(IMBALANCED, 3, loss=SQUARED), p)
+
+
+@dataclass(frozen=True)
+class Half(Loss):
+    """Half the squared loss, convex, with its dual and no bound on its logits."""
+
+    certified = True
+
+    def value(self, Z, T):
+        return jnp.sum((Z - T) ** 2, axis=0) / 4
+
+    def dual(self, slope, T, c):
+        return -jnp.sum(c * slope * T + (c * slope) ** 2, axis=0)
+
+
+@pytest.mark.parametrize("decay_b", [1e-2, 0.0])
+def test_a_dual_is_enough_for_a_certificate(decay_b):
+    prob = make(IMBALANCED, 3, loss=Half(), decay_b=decay_b)
+    found = jax.jit(find_minimum)(prob, starts.gaussian(prob, jax.random.key(0)))
+    value, bound = float(objective(prob)(found.params)), float(dual_bound(prob, found.params))
+    assert bound <= value + 1e-12
+    if decay_b:
+        assert value - bound < 1e-9

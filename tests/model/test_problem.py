@@ -8,6 +8,7 @@ from conftest import make
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ufm_jax.landscape.census import find_orbits
 from ufm_jax.landscape.certificate import dual_bound
 from ufm_jax.landscape.critical import find_critical, find_minimum
 from ufm_jax.landscape.evidence import examine
@@ -15,7 +16,9 @@ from ufm_jax.model.geometry import collapse_metrics
 from ufm_jax.model.losses import CrossEntropy
 from ufm_jax.model.objective import gradient_norm, hessian, objective, ravel, unravel
 from ufm_jax.model.problem import Params, check_finite, checked_point, problem
-from ufm_jax.model.reduction import collapse, restrict
+from ufm_jax.model.reduction import collapse, lift, restrict
+from ufm_jax.model.theory import predict
+from ufm_jax.runs.plan import SweepConfig
 
 GOOD = {"counts": (2, 3), "dim": 2, "decay_w": 1e-3, "decay_h": 1e-3, "decay_b": 1e-3}
 
@@ -177,3 +180,59 @@ def test_problems_are_vmapped_over_their_decays():
     for decay, norm in zip(decays, norms, strict=True):
         one = problem(**(GOOD | dict.fromkeys(("decay_w", "decay_h", "decay_b"), decay)))
         np.testing.assert_allclose(norm, gradient_norm(one, unravel(one, x)), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"bias": 0}, "bias"),
+        ({"bias": None}, "bias"),
+        ({"decay_w": [1.0, 2.0], "decay_h": [1.0, 2.0, 3.0]}, "decay_w"),
+        ({"decay_w": "a"}, "decay_w"),
+        ({"counts": 5}, "counts"),
+        ({"counts": (2, np.inf)}, "counts"),
+        ({"dim": "a"}, "dim"),
+    ],
+)
+def test_what_is_no_number_or_flag_is_refused_by_name(change, named):
+    with pytest.raises((ValueError, TypeError), match=named):  # the tests' type hook may come first
+        problem(**(GOOD | change))
+
+
+def test_what_takes_one_problem_takes_no_grid():
+    prob = problem(**(GOOD | {"decay_w": [1e-3, 1e-2]}))
+    for door in (predict, find_orbits, lambda prob: restrict(prob, problem(**GOOD).zeros())):
+        with pytest.raises(ValueError, match=r"^decay_w: need one number"):
+            door(prob)
+
+
+@pytest.mark.parametrize("how", [{"starts": 0}, {"starts": 1.5}, {"seed": -1}, {"target": "x"}])
+def test_a_census_is_refused_by_name(how):
+    (argument,) = how
+    with pytest.raises((ValueError, TypeError), match=argument):
+        find_orbits(problem(**GOOD), **how)
+
+
+def test_lifting_checks_the_collapsed_point():
+    prob = problem(**GOOD)
+    with pytest.raises(ValueError, match=r"^H: need shape \(2, 2\)"):
+        lift(prob, prob.zeros())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"starts": 4.0}, "starts"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"shard_size": None}, "shard_size"),
+        ({"decay_w": 5e-3}, "decay_w"),
+        ({"counts": 5}, "counts"),
+        ({"bias": "no"}, "bias"),
+        ({"smoothing": None}, "smoothing"),
+    ],
+)
+def test_a_sweep_s_configuration_is_refused_by_name(change, named):
+    usual = {"counts": (2, 2), "dim": 2, "decay_w": (1e-3,), "decay_h": (1e-3,), "decay_b": (1e-3,)}
+    with pytest.raises((ValueError, TypeError), match=named):
+        SweepConfig(**(usual | change))

@@ -193,3 +193,42 @@ def test_shapes_and_dtypes_of_times_and_steps_are_checked_inside_jit():
         jax.jit(FLOW)(jnp.zeros((1, 2)))
     with pytest.raises(ValueError, match=r"steps: .*float64"):
         jax.jit(STEPPED)(jnp.zeros(2))
+
+
+def square(x):
+    return jnp.sum(x**2)
+
+
+STOPPED = {
+    "minimise": lambda **how: minimise(square, jnp.ones(2), **how),
+    "lbfgs": lambda **how: lbfgs(square, jnp.ones(2), **how),
+    "critical_point": lambda **how: critical_point(square, jnp.ones(2), **how),
+    "follow_to_index": lambda **how: follow_to_index(square, jnp.ones(2), 1, **how),
+    "trust_region_newton": lambda **how: trust_region_newton(second_order(square), jnp.ones(2), **how),
+    "levenberg_marquardt": lambda **how: levenberg_marquardt(second_order(square), jnp.ones(2), **how),
+    "gradient_flow": lambda **how: gradient_flow(square, jnp.ones(2), [0.0, 1.0], **how),
+}
+
+
+@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"gtol": np.inf},
+        {"gtol": np.nan},
+        {"gtol": -1.0},
+        {"gtol": "a"},
+        {"max_steps": -1},
+        {"max_steps": 1.5},
+    ],
+)
+def test_a_search_is_told_when_to_stop(name, how):
+    (argument,) = how
+    with pytest.raises((ValueError, TypeError), match=argument):  # the tests' type hook may come first
+        STOPPED[name](**how)
+
+
+@pytest.mark.parametrize("index", [-1, 3, 1.5, True])
+def test_an_index_is_a_number_of_eigenvalues(index):
+    with pytest.raises((ValueError, TypeError), match="index"):
+        follow_to_index(square, jnp.ones(2), index)

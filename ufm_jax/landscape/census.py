@@ -9,7 +9,7 @@ violates no test of `landscape.completeness`; what may still be missing is estim
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,10 @@ from ufm_jax.landscape.starts import Keys
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model.objective import logit_gradient, oracle, ravel, unravel
 from ufm_jax.model.permutations import Shape, fingerprint, group_order, matching, stabiliser_order
-from ufm_jax.model.problem import Params, Problem
+from ufm_jax.model.problem import Params, Problem, check_single
 from ufm_jax.model.reduction import check_class_means, reduced, trimmed, widened
 from ufm_jax.model.symmetry import orbit_dimension, shift_dimension
+from ufm_jax.numerics.checks import check_count
 from ufm_jax.numerics.lanes import each_lane, in_batches
 from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
@@ -89,6 +90,7 @@ def check_size(prob: Problem, starts: int | None = None) -> None:
     Raises:
         ValueError: naming the counts, with the estimate.
     """
+    check_single(prob)
     small = reduced(prob)
     counts = np.array(prob.counts)
     labelled = math.factorial(prob.num_classes) // group_order(counts)
@@ -99,7 +101,7 @@ def check_size(prob: Problem, starts: int | None = None) -> None:
         raise ValueError(
             f"counts: a census of K = {prob.num_classes} in d = {prob.dim} would make about {needed:.1g} "
             f"starts (some {orbits:.1g} orbits) and take about {seconds / 3600:.1g} hours;"
-            f" bound it with starts, or go on all the same with force"
+            f" {'bound it with --starts' if starts is None else 'lower --starts'}, or go on with --force"
         )
 
 
@@ -136,8 +138,14 @@ def find_orbits(
     """Take a census to its end (`rounds`); its table is `rows`, its tests are `completeness`.
 
     Raises:
-        ValueError: if 64-bit floating point is off, or naming the counts if it would take hours.
+        ValueError: if 64-bit floating point is off; naming the counts if it would take hours; naming `seed`,
+            `starts` or `target`, if it is none, or a decay that is not a single number.
     """
+    if starts is not None:
+        check_count(starts=starts)
+    check_count(0, seed=seed)
+    if target not in get_args(Target):
+        raise ValueError(f"target: need one of {get_args(Target)}, got {target!r}")
     check_size(prob, starts)
     return functools.reduce(
         lambda _, later: later, rounds(prob, begin(prob), seed=seed, starts=starts, target=target)

@@ -55,7 +55,9 @@ def dual_bound(
         row_sums = c * jnp.sum(slope * cols.weights, axis=1)
         decayed = prob.decay_b > 0
         charge = jnp.dot(row_sums, row_sums) / (2 * jnp.where(decayed, prob.decay_b, 1.0))
-        bound -= jnp.where(decayed, charge, jnp.linalg.norm(row_sums) * _bias_reach(prob))
+        size = jnp.linalg.norm(row_sums)
+        unbounded = jnp.where(size > 0, size * _bias_reach(prob), 0.0)
+        bound -= jnp.where(decayed, charge, unbounded)
     return jnp.maximum(bound, trivial)
 
 

@@ -20,7 +20,6 @@ from ufm_jax.landscape.verdict import (
     GRAD_TOL,
     Judgement,
     Verdict,
-    check_tolerances,
     judge,
     judge_by_certificates,
 )
@@ -30,6 +29,7 @@ from ufm_jax.model.problem import Params, Problem, checked_point
 from ufm_jax.model.reduction import check_class_means
 from ufm_jax.model.symmetry import balanced_rank
 from ufm_jax.model.symmetry import rank as rank_of
+from ufm_jax.numerics.checks import check_positive
 from ufm_jax.precision import require_x64
 
 
@@ -87,7 +87,7 @@ def examine(prob: Problem, p: Params, *, grad_tol: float = GRAD_TOL, gap_tol: fl
             point, if it is off.
     """
     require_x64(prob)
-    check_tolerances(grad_tol, gap_tol)
+    check_positive(grad_tol=grad_tol, gap_tol=gap_tol)
     p = checked_point(prob, p)
     if prob.collapsed:
         check_class_means(prob)

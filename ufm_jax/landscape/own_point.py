@@ -10,9 +10,10 @@ import numpy as np
 
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict, check_tolerances
+from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
 from ufm_jax.model.losses import DEFAULT_GAMMA, loss_of
 from ufm_jax.model.problem import Params, check_finite, problem
+from ufm_jax.numerics.checks import check_positive
 from ufm_jax.precision import require_x64
 
 
@@ -75,7 +76,7 @@ def certify(
     order = np.argsort(labels, kind="stable")
     point = Params(jnp.asarray(W), jnp.asarray(H[:, order]), None if b is None else jnp.asarray(b))
     check_finite(point)
-    check_tolerances(grad_tol, gap_tol)
+    check_positive(grad_tol=grad_tol, gap_tol=gap_tol)
     evidence = jax.jit(lambda p: examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol).evidence)(point)
     values = {name: np.asarray(value).item() for name, value in evidence._asdict().items()}
     values |= {"verdict": Verdict(values["verdict"]).name, "reason": Reason(values["reason"]).name}

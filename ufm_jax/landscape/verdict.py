@@ -1,6 +1,5 @@
 """From evidence to a verdict that claims only what was shown."""
 
-import math
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -113,17 +112,6 @@ def judge_by_certificates(
         index=jnp.where(none_negative, 0, NOT_COUNTED),
         nullity=NOT_COUNTED,
     )
-
-
-def check_tolerances(grad_tol: float, gap_tol: float) -> None:
-    """Check the two tolerances of a verdict.
-
-    Raises:
-        ValueError: naming the argument, if it is not a finite number above 0.
-    """
-    for name, value in (("grad_tol", grad_tol), ("gap_tol", gap_tol)):
-        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}: need a finite number > 0, got {value}")
 
 
 def _falls(

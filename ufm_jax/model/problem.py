@@ -127,6 +127,11 @@ def problem(
     """
     decays = {"decay_w": decay_w, "decay_h": decay_h, "decay_b": decay_b}
     traced = {name: _checked_decay(name, value) for name, value in decays.items()}
+    if not isinstance(bias, bool):
+        raise ValueError(f"bias: need True or False, got {bias!r}")
+    if len({np.shape(a) for a in traced.values()} - {()}) > 1:
+        shapes = ", ".join(str(np.shape(a)) for a in traced.values())
+        raise ValueError(f"decay_w, decay_h, decay_b: need numbers or arrays of one shape, got {shapes}")
     if bias is False and np.any(np.asarray(decay_b) != 0):
         raise ValueError(f"decay_b: need 0 where there is no bias, got {decay_b}")
     sizes = checked_counts(num_classes, per_class, counts)
@@ -148,6 +153,19 @@ def problem(
     )
 
 
+def check_single(prob: Problem) -> None:
+    """Check that a problem is one and no grid of them.
+
+    Raises:
+        ValueError: naming a decay that is not a single number.
+    """
+    for name in ("decay_w", "decay_h", "decay_b"):
+        if (shape := jnp.shape(getattr(prob, name))) != ():
+            raise ValueError(
+                f"{name}: need one number, got an array of shape {shape}; take one setting, or vmap"
+            )
+
+
 def checked_point(prob: Problem, params: Any, *, many: bool = False) -> Params:
     """Return a point of one problem as JAX arrays: `Params` whose shapes and dtypes are the problem's.
 
@@ -157,11 +175,7 @@ def checked_point(prob: Problem, params: Any, *, many: bool = False) -> Params:
     Raises:
         ValueError: naming W, H or b and what is wrong with it, or a decay that is not a single number.
     """
-    for name in ("decay_w", "decay_h", "decay_b"):
-        if (shape := jnp.shape(getattr(prob, name))) != ():
-            raise ValueError(
-                f"{name}: need one number, got an array of shape {shape}; take one setting, or vmap"
-            )
+    check_single(prob)
     if not (isinstance(params, tuple) and len(params) == 3):
         raise ValueError(f"params: need Params(W, H, b), got {type(params).__name__}")
     point = Params(*params)
@@ -180,7 +194,9 @@ def _checked_array(name: str, array: Any, like: Any, first: tuple[int, ...]) -> 
     if not hasattr(array, "dtype"):
         array = np.asarray(array)
     if array.shape != (*first, *like.shape):
-        if array.shape[1:] == like.shape:
+        if first and array.shape == like.shape:
+            hint = "; one start needs a leading axis of length 1"
+        elif not first and array.shape[1:] == like.shape and array.shape != (1, *like.shape):
             hint = "; for several points at once use ufm.descend, or vmap"
         else:
             hint = "; is it transposed?" if array.shape[::-1] == like.shape else ""
@@ -253,8 +269,10 @@ def checked_counts(
         )
     elif per_class is not None:
         raise ValueError(f"per_class: give it or counts, not both; got {per_class} and {tuple(counts)}")
-    elif num_classes is not None and num_classes != len(counts):
+    elif num_classes is not None and isinstance(counts, Sequence) and num_classes != len(counts):
         raise ValueError(f"num_classes: got {num_classes}, but counts has {len(counts)} entries")
+    if not isinstance(counts, Sequence | np.ndarray):
+        raise ValueError(f"counts: need a sequence of integers, got {counts!r}")
     if len(counts) < 2:
         raise ValueError(f"counts: need at least 2 classes, got {tuple(counts)}")
     sizes = tuple(_checked_size("counts", count, least=1) for count in counts)

@@ -18,8 +18,10 @@ from ufm_jax.model.closed_forms import (
 from ufm_jax.model.etf_spectrum import etf_spectrum
 from ufm_jax.model.losses import CrossEntropy, Focal, Squared
 from ufm_jax.model.objective import logit_gradient
-from ufm_jax.model.problem import Problem
+from ufm_jax.model.problem import Problem, check_single
 from ufm_jax.model.reduction import reduced, tail_hessian
+
+MOST_CLASSES = 2000  # their spectra are dense: some seconds, and the memory of K x K matrices
 
 KEYS = (
     *("kt", "regime", "loss", "rank", "logit_gap", "softmax_off_diagonal", "w_norm", "h_norm", "bias"),
@@ -57,6 +59,9 @@ def predict(prob: Problem) -> dict[str, Any]:
     bias); `symmetric_loss`, `symmetric_logit_gap`: of the lowest simplex ETF for focal loss, which need not
     be the global minimiser.
     """
+    check_single(prob)
+    if prob.num_classes > MOST_CLASSES:
+        raise ValueError(f"num_classes: predictions need at most {MOST_CLASSES}, got {prob.num_classes}")
     out: dict[str, Any] = dict.fromkeys(KEYS)
     out |= {"num_classes": prob.num_classes, "dim": prob.dim, "counts": list(prob.counts)}
     out |= {"loss_name": prob.loss.name, "strength": float(prob.strength)}

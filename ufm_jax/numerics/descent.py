@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from ufm_jax.numerics.checks import check_count, check_positive, check_search
 from ufm_jax.numerics.derivatives import Objective, floating, on_vectors, second_order
 from ufm_jax.numerics.status import Status
 
@@ -38,7 +39,8 @@ def minimise(f: Objective, start: Any, *, gtol: float = 1e-10, max_steps: int = 
     """Minimise f from `start`, any pytree, by `trust_region_newton` with exact automatic derivatives.
 
     Raises:
-        ValueError: naming the leaf of `start` that is not floating-point, or not of the others' dtype.
+        ValueError: naming the leaf of `start` that is not floating-point, or not of the others' dtype; `gtol`
+            or `max_steps`, if it is none.
     """
     flat, x, unravel = on_vectors(f, start)
     found = trust_region_newton(second_order(flat), x, gtol=gtol, max_steps=max_steps)
@@ -65,6 +67,8 @@ def trust_region_newton(
     Raises:
         ValueError: as `minimise`.
     """
+    check_search(gtol, max_steps)
+    check_positive(radius=radius)
     start = floating(start)
     leaves = jax.tree.leaves(start)
     dtype = leaves[0].dtype
@@ -211,6 +215,8 @@ def lbfgs(
     Raises:
         ValueError: as `minimise`.
     """
+    check_search(gtol, max_steps)
+    check_count(memory=memory)
     flat, x0, unravel = on_vectors(f, start)
     optimiser = optax.lbfgs(memory_size=memory)
     cached = optax.value_and_grad_from_state(flat)

@@ -11,6 +11,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
+from ufm_jax.numerics.checks import check_positive, check_search
 from ufm_jax.numerics.derivatives import Objective, on_vectors
 from ufm_jax.numerics.status import Status
 
@@ -48,6 +49,8 @@ def gradient_flow(
             run the flow backwards. Naming the leaf of `start` that is not floating-point, or not of the
             others' dtype.
     """
+    check_search(gtol, max_steps)
+    check_positive(rtol=rtol, atol=atol)
     times = _forward("times", times, jnp.integer, jnp.floating)
     flat, x0, unravel = on_vectors(f, start)
     times = times if jnp.issubdtype(times.dtype, jnp.floating) else times.astype(x0.dtype)
@@ -102,6 +105,7 @@ def discrete_flow(
             one before; inside `jit` or `vmap` the values of traced `steps` are not known and not checked: a
             report before the last one then repeats it. Naming the leaf of `start`, as `gradient_flow`.
     """
+    check_positive(zero=True, gtol=gtol)
     steps = _forward("steps", steps, jnp.integer, least=0)
     flat, x0, unravel = on_vectors(f, start)
     full = optax.with_extra_args_support(optimiser)

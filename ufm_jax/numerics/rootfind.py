@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from ufm_jax.numerics.checks import check_count, check_positive, check_search
 from ufm_jax.numerics.derivatives import Objective, Oracle, dense_matrix, floating, on_vectors, second_order
 from ufm_jax.numerics.descent import Solution, solution
 from ufm_jax.numerics.status import Status
@@ -28,7 +29,8 @@ def critical_point(f: Objective, start: Any, *, gtol: float = 1e-10, max_steps: 
     """Find a critical point of f near `start`, any pytree, by `levenberg_marquardt`.
 
     Raises:
-        ValueError: naming the leaf of `start` that is not floating-point, or not of the others' dtype.
+        ValueError: naming the leaf of `start` that is not floating-point, or not of the others' dtype; `gtol`
+            or `max_steps`, if it is none.
     """
     flat, x, unravel = on_vectors(f, start)
     found = levenberg_marquardt(second_order(flat), x, gtol=gtol, max_steps=max_steps)
@@ -47,6 +49,7 @@ def levenberg_marquardt(
     Raises:
         ValueError: if `start` is not floating-point.
     """
+    check_search(gtol, max_steps)
     start = floating(start)
     eps = jnp.finfo(start.dtype).eps
     least = 10 * eps
@@ -114,6 +117,9 @@ def follow_to_index(
     Raises:
         ValueError: if `index` is not within 0..D, and as `critical_point`.
     """
+    check_search(gtol, max_steps)
+    check_positive(max_length=max_length)
+    check_count(0, index=index)
     flat, x0, unravel = on_vectors(f, start)
     if not 0 <= index <= x0.size:
         raise ValueError(f"index: need 0 <= index <= {x0.size}, got {index}")

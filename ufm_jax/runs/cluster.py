@@ -89,6 +89,23 @@ def work(config: SweepConfig, digest: str, out: Path, shard: Shard) -> dict[str,
     return dict(Counter(table["verdict"].to_pylist()))
 
 
+def check_where(where: str) -> None:
+    """Check what `where` says, before anything is started.
+
+    Raises:
+        ValueError: naming `cluster`.
+    """
+    if where.startswith("local:"):
+        count = where.removeprefix("local:")
+        if not count.isdecimal() or int(count) < 1:
+            raise ValueError(f"cluster: need local:N with N >= 1, got {where!r}")
+    elif where.endswith((".yaml", ".yml")):
+        if not Path(where).is_file():
+            raise ValueError(f"cluster: there is no file {where}")
+    elif "://" not in where:
+        raise ValueError(f"cluster: need local:N, tcp://HOST:PORT or a .yaml file, got {where!r}")
+
+
 @contextmanager
 def connected(where: str) -> Iterator["Client"]:
     """Start or find the cluster; what was started is stopped in the end, what was found goes on.
@@ -97,6 +114,7 @@ def connected(where: str) -> Iterator["Client"]:
         ValueError: naming `cluster`, for a bad argument or where Dask is not installed.
         OSError: naming `cluster`, if no scheduler answers.
     """
+    check_where(where)
     try:
         import distributed
     except ImportError as error:
@@ -107,11 +125,9 @@ def connected(where: str) -> Iterator["Client"]:
             address: Any = stack.enter_context(start)
         elif where.endswith((".yaml", ".yml")):
             address = stack.enter_context(_slurm(where))
-        elif "://" in where:
+        else:
             _check_answers(where)
             address = where
-        else:
-            raise ValueError(f"cluster: need local:N, tcp://HOST:PORT or a .yaml file, got {where!r}")
         yield stack.enter_context(distributed.Client(address, set_as_default=False))
 
 
@@ -140,14 +156,17 @@ def _check_answers(address: str) -> None:
 
 
 def _local(where: str) -> dict[str, Any]:
-    count = where.removeprefix("local:")
-    if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"cluster: need local:N with N >= 1, got {where!r}")
     # A worker's memory is XLA's, of which Dask knows nothing: it must not stop a worker for it.
     quiet = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL, "preload": __name__}
     # As many devices as the command has: XLA then rounds alike, and the rows are those of a local run.
     alike = {"env": {"JAX_NUM_CPU_DEVICES": str(jax.local_device_count())}}
-    return {"n_workers": int(count), "threads_per_worker": 1, "memory_limit": None, **quiet, **alike}
+    return {
+        "n_workers": int(where.removeprefix("local:")),
+        "threads_per_worker": 1,
+        "memory_limit": None,
+        **quiet,
+        **alike,
+    }
 
 
 def _slurm(where: str) -> Any:

@@ -52,6 +52,8 @@ def check(config: SweepConfig) -> None:
         ValueError: naming the argument: for what `model.problem.problem` refuses, for a loss that class means
             do not serve, for sizes whose arrays do not fit into memory, if 64-bit floating point is off.
     """
+    if not isinstance(config, SweepConfig):
+        raise ValueError(f"config: need a SweepConfig, got {type(config).__name__}")
     require_x64()
     prob, free = problem_of(config), free_memory()
     for target in config.targets:

@@ -46,7 +46,8 @@ def lanes_of_call(prob: Problem, target: Target) -> int:
 def bytes_of_call(prob: Problem, target: Target) -> int:
     """Return about how much one device holds at once: the arrays of the lanes of a call, some ten of each."""
     small = reduced(prob) if target == "saddles" or prob.collapsed else prob
-    points = 8 * 10 * max(small.num_variables, prob.num_variables) * _share(prob, target)
+    logits = small.num_classes * small.num_columns
+    points = 8 * 10 * max(small.num_variables, prob.num_variables, logits) * _share(prob, target)
     variables = reduced(prob).num_variables
     dense = target == "saddles" or variables <= DENSE_LIMIT
     return points + (8 * 6 * variables**2 if dense else 2 * BASIS_BYTES)
@@ -82,6 +83,8 @@ def descend(
         if value not in allowed:
             raise ValueError(f"{name}: need one of {allowed}, got {value!r}")
     begin, dim = checked_point(prob, begin, many=True), prob.dim
+    if not len(begin.W):
+        raise ValueError("W: need at least one start along the first axis, got none")
     if space == "auto":
         check_class_means(prob)
         begin, prob = narrowed(prob, _class_means(prob, begin)), trimmed(prob)

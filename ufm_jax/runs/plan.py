@@ -51,9 +51,11 @@ class SweepConfig:
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: need one of {allowed}, got {getattr(self, name)!r}")
-        for name in ("decay_w", "decay_h", "decay_b"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: need at least one value, got none")
+        for name in ("counts", "decay_w", "decay_h", "decay_b"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not values:
+                raise ValueError(f"{name}: need a tuple of at least one number, got {values!r}")
+        _check_flags(self)
         if self.num_rows > LARGEST:
             raise ValueError(f"starts: need at most {LARGEST} rows in all, got {self.num_rows}")
 
@@ -102,6 +104,9 @@ class CensusConfig:
         if self.starts is not None:
             _check_integer("starts", self.starts, 1)
         _check_integer("seed", self.seed, 0)
+        if not isinstance(self.counts, tuple):
+            raise ValueError(f"counts: need a tuple of numbers, got {self.counts!r}")
+        _check_flags(self)
 
     def digest(self) -> str:
         """Return a hash of what makes its orbits: all but `starts`, so that a census can be taken further."""
@@ -113,7 +118,18 @@ def digest_of(config: dict[str, Any]) -> tuple[str, str]:
     return _hash(config), _hash(config | {"starts": None})
 
 
-def _check_integer(name: str, value: int, least: int) -> None:
+def _check_flags(config: "SweepConfig | CensusConfig") -> None:
+    for name in ("bias", "keep_points"):
+        if not isinstance(value := getattr(config, name, False), bool):
+            raise ValueError(f"{name}: need True or False, got {value!r}")
+    for name in ("smoothing", "gamma"):
+        if isinstance(value := getattr(config, name), bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name}: need a number, got {value!r}")
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name}: need an integer, got {value!r}")
     if not least <= value <= LARGEST:
         raise ValueError(f"{name}: need between {least} and {LARGEST}, got {value}")
 

@@ -1,0 +1,45 @@
+"""Checks of a method's numbers, in Python, before anything is traced."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def check_positive(*, zero: bool = False, **numbers: Any) -> None:
+    """Check that numbers are finite and above 0, or 0 where that is allowed; traced ones have no value yet.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    for name, value in numbers.items():
+        if isinstance(value, jax.core.Tracer):
+            continue
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(value, bool) or not (math.isfinite(number) and (number > 0 or (zero and number == 0))):
+            raise ValueError(f"{name}: need a finite number {'>=' if zero else '>'} 0, got {value!r}")
+
+
+def check_search(gtol: Any, max_steps: Any) -> None:
+    """Check when a search stops.
+
+    Raises:
+        ValueError: naming `gtol` or `max_steps`, and its value.
+    """
+    check_positive(zero=True, gtol=gtol)
+    check_count(0, max_steps=max_steps)
+
+
+def check_count(least: int = 1, **numbers: Any) -> None:
+    """Check that numbers are integers of at least `least`.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name}: need an integer >= {least}, got {value!r}")
