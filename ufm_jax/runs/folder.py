@@ -46,7 +46,10 @@ def claimed(config: Config, out: Path, *, repair: bool = False) -> Iterator[None
     """
     holds_run(config, out, repair=repair)
     made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"out: cannot make {out}: {error.strerror}") from error
     with locked(out):
         try:
             yield
