@@ -19,6 +19,7 @@ from ufm_jax.model.objective import expand, ravel
 from ufm_jax.model.theory import global_minimum
 from ufm_jax.numerics.status import Status
 
+judged, judged_quickly = jax.jit(judge), jax.jit(judge_by_certificates)
 examined = jax.jit(jax.vmap(lambda prob, p: examine(prob, p), in_axes=(None, 0)))
 
 
@@ -133,9 +134,9 @@ def test_no_evidence_whatever_makes_a_row_that_contradicts_itself(
 ):
     spec = made_up(index=index, nullity=nullity, lambda_min=lambda_min, resolved=resolved, residual=residual)
     numbers = [jnp.asarray(a) for a in (grad_norm, gap, curvature)]
-    found = judge(*numbers, spec, floor)
+    found = judged(*numbers, spec, jnp.asarray(floor))
     assert_consistent(found.verdict, found.index, found.nullity, 1)
-    quick = judge_by_certificates(*numbers, spec.tolerance, jnp.asarray(floor))
+    quick = judged_quickly(*numbers, spec.tolerance, jnp.asarray(floor))
     assert_consistent(quick.verdict, quick.index, quick.nullity, 1)
     for one in (found, quick):
         if gap < -1e-9:
