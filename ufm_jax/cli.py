@@ -79,7 +79,10 @@ class Census(ProblemFlags):
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on although the estimate says that it will take hours."""
     repair: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write a lost or edited manifest again, if the orbits there are of this very census."""
+    """Move a bad orbits.npz to DIR/bad and begin again; write a lost or edited manifest again.
+
+    The manifest only if the orbits there are of this very census.
+    """
     out: Path = Path("runs/census")
     """Folder for orbits.csv, orbits.npz, summary.json and manifest; the same command resumes."""
 

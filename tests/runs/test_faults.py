@@ -155,7 +155,7 @@ def test_ctrl_c_ends_soon_in_imports_and_compilations_too(tmp_path, moment):
 
 
 DEAF = """
-import gc, hashlib, sys, time
+import hashlib, sys, time
 from ufm_jax.interrupt import orderly, run_command
 def lost():  # an interruption that falls into a callback
     until = time.monotonic() + 60

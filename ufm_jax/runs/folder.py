@@ -102,9 +102,8 @@ def holds_run(config: Config, out: Path, *, repair: bool = False) -> bool:
     if repair and digests == {config.digest()}:
         return True
     if there:
-        if manifest(out)["digest"] != config.digest():  # says itself what is wrong with the manifest
-            raise ValueError(f"out: {out} holds a different run; choose another folder")
-        return True
+        manifest(out)  # says itself what is wrong with it
+        raise ValueError(f"out: {out} holds a different run; choose another folder")
     if digests == {config.digest()}:
         raise ValueError(f"out: {out} holds this run without its {MANIFEST}; {AGAIN}")
     if _foreign(out):

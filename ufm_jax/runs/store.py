@@ -10,7 +10,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,7 +172,7 @@ def write_shard(config: SweepConfig, out: Path, shard: Shard, table: pa.Table) -
     other = next((out / POINTS).glob("*.parquet"), None)
     if other is not None and _open(other).schema_arrow.remove_metadata() != table.schema.remove_metadata():
         raise ValueError(f"out: {other} has other columns than this version writes; choose another folder")
-    says = {"digest": config.digest(), "shard": shard.number, "config": asdict(config), **provenance()}
+    says = {"digest": config.digest(), "shard": shard.number, **provenance()}
     marked = table.replace_schema_metadata({METADATA: json.dumps(says)})
     write_file(_path(out, shard), partial(pq.write_table, marked, write_page_checksum=True))
 
