@@ -18,12 +18,12 @@ import tyro
 
 from experiments.atlas_figures import plot_branches, plot_graph, plot_orbits, relative_heights
 from experiments.common import STYLE, Scale, folder, save, set_up
-from ufm_jax.landscape import census, continuation
-from ufm_jax.landscape.census import Census
-from ufm_jax.landscape.continuation import Continuation
-from ufm_jax.landscape.downhill import Edge, Sampling, edges
-from ufm_jax.model.problem import Problem, problem
-from ufm_jax.model.theory import global_minimum
+from ufm_jax.models.unconstrained import census, continuation
+from ufm_jax.models.unconstrained.census import Census
+from ufm_jax.models.unconstrained.continuation import Continuation
+from ufm_jax.models.unconstrained.downhill import Edge, Sampling, edges
+from ufm_jax.models.unconstrained.problem import Problem, problem
+from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.report.progress import census_progress
 from ufm_jax.report.table import census_report
 from ufm_jax.runs.orbits import summarise, write_rows

@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.common import MARKERS
-from ufm_jax.landscape import continuation
-from ufm_jax.landscape.census import OrbitRow
-from ufm_jax.landscape.continuation import Continuation, Event
-from ufm_jax.landscape.downhill import Edge
-from ufm_jax.model.closed_forms import theta
-from ufm_jax.model.problem import Problem
-from ufm_jax.model.theory import global_minimum
+from ufm_jax.models.unconstrained import continuation
+from ufm_jax.models.unconstrained.census import OrbitRow
+from ufm_jax.models.unconstrained.closed_forms import theta
+from ufm_jax.models.unconstrained.continuation import Continuation, Event
+from ufm_jax.models.unconstrained.downhill import Edge
+from ufm_jax.models.unconstrained.problem import Problem
+from ufm_jax.models.unconstrained.theory import global_minimum
 
 LOSS_TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 

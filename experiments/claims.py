@@ -25,14 +25,14 @@ import tyro
 from jaxtyping import Array, Float
 
 from experiments.common import Scale, record, set_up
-from ufm_jax.landscape.certificate import dual_bound
-from ufm_jax.landscape.evidence import examine
-from ufm_jax.landscape.starts import Key, gaussian, log_uniform_scale
-from ufm_jax.landscape.verdict import GRAD_TOL, Verdict
-from ufm_jax.model.objective import gradient_norm, objective, ravel, unravel
-from ufm_jax.model.problem import Params, Problem
-from ufm_jax.model.reduction import collapse, lift
-from ufm_jax.model.theory import global_minimum, has_closed_form
+from ufm_jax.models.unconstrained.certificate import dual_bound
+from ufm_jax.models.unconstrained.evidence import examine
+from ufm_jax.models.unconstrained.objective import gradient_norm, objective, ravel, unravel
+from ufm_jax.models.unconstrained.problem import Params, Problem
+from ufm_jax.models.unconstrained.reduction import collapse, lift
+from ufm_jax.models.unconstrained.starts import Key, gaussian, log_uniform_scale
+from ufm_jax.models.unconstrained.theory import global_minimum, has_closed_form
+from ufm_jax.models.unconstrained.verdict import GRAD_TOL, Verdict
 from ufm_jax.runs.engine import problem_of, sweep
 from ufm_jax.runs.plan import SweepConfig
 

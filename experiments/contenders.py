@@ -55,8 +55,8 @@ def plain_jax(s: Setting, count: int, *, batched: bool) -> Run:
     import jax
     import jax.numpy as jnp
 
-    from ufm_jax.model.objective import objective
-    from ufm_jax.model.problem import Params
+    from ufm_jax.models.unconstrained.objective import objective
+    from ufm_jax.models.unconstrained.problem import Params
     from ufm_jax.numerics.derivatives import dense_hessian
     from ufm_jax.numerics.descent import lbfgs
 
@@ -82,8 +82,8 @@ def plain_jax(s: Setting, count: int, *, batched: bool) -> Run:
 
 def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spectra) -> Run:
     """This package: `ufm_jax.descend`, all local devices."""
-    from ufm_jax.landscape.verdict import Verdict
-    from ufm_jax.model.problem import Params
+    from ufm_jax.models.unconstrained.problem import Params
+    from ufm_jax.models.unconstrained.verdict import Verdict
     from ufm_jax.runs.pipeline import descend
 
     prob = problem_of(s)
@@ -111,7 +111,7 @@ class LiftedRows:
 
 def problem_of(s: Setting) -> Any:
     """Return the `Problem` of a setting. JAX is imported only here: SciPy's contenders have none."""
-    from ufm_jax.model.problem import problem
+    from ufm_jax.models.unconstrained.problem import problem
 
     return problem(
         num_classes=s.K, per_class=s.n, dim=s.d, decay_w=s.decay_w, decay_h=s.decay_h, decay_b=s.decay_b

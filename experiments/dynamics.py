@@ -21,11 +21,11 @@ import optax
 import tyro
 
 from experiments.common import COLOURS, STYLE, Scale, save, set_up
-from ufm_jax.landscape.starts import gaussian
-from ufm_jax.model.geometry import collapse_metrics
-from ufm_jax.model.objective import objective
-from ufm_jax.model.problem import Problem, problem
-from ufm_jax.model.theory import global_minimum
+from ufm_jax.models.unconstrained.geometry import collapse_metrics
+from ufm_jax.models.unconstrained.objective import objective
+from ufm_jax.models.unconstrained.problem import Problem, problem
+from ufm_jax.models.unconstrained.starts import gaussian
+from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.flow import Trajectory, discrete_flow, gradient_flow
 from ufm_jax.numerics.status import Status
 

@@ -3,7 +3,7 @@
     python -m experiments.etf_spectrum --scale smoke|default|paper
 
 A minimum is found from a Gaussian start over all features, the dense Hessian there is diagonalised, and the
-eigenvalues are drawn over those that `model.etf_spectrum` gives without a search.
+eigenvalues are drawn over those that `unconstrained.etf_spectrum` gives without a search.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ import numpy as np
 import tyro
 
 from experiments.common import COLOURS, STYLE, Scale, save, set_up
-from ufm_jax.landscape.critical import minimum_from
-from ufm_jax.model.etf_spectrum import etf_spectrum
-from ufm_jax.model.objective import hessian
-from ufm_jax.model.problem import Problem, problem
+from ufm_jax.models.unconstrained.critical import minimum_from
+from ufm_jax.models.unconstrained.etf_spectrum import etf_spectrum
+from ufm_jax.models.unconstrained.objective import hessian
+from ufm_jax.models.unconstrained.problem import Problem, problem
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     python -m experiments.imagenet_size --scale smoke|default|paper
 
 963 classes of 1300 and 37 of 791. The collapsed problem is solved from the mean ETF; a duality gap shows how
-far its minimiser can be from global, the curvature floor that its index is 0, and `landscape.invariant` gives
+far its minimiser can be from global, the curvature floor that its index is 0, and `invariant` gives
 every distinct eigenvalue of the Hessian. Nothing of N columns is ever held. smoke: 60 classes; default and
 paper are the same.
 """
@@ -20,15 +20,15 @@ import tyro
 from jaxtyping import Array, Float
 
 from experiments.common import Scale, record, set_up
-from ufm_jax.landscape.certificate import curvature_floor, dual_bound
-from ufm_jax.landscape.critical import CriticalPoint, minimum_from_etf
-from ufm_jax.landscape.invariant import InvariantSpectrum, invariant_spectrum
-from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum, zero_tolerance
-from ufm_jax.landscape.verdict import Reason, Verdict, judge
-from ufm_jax.model.objective import logits, objective
-from ufm_jax.model.problem import Params, Problem, problem
-from ufm_jax.model.reduction import class_columns, collapse, compress, within_class_hessian
-from ufm_jax.model.symmetry import balanced_rank, orbit_dimension
+from ufm_jax.models.unconstrained.certificate import curvature_floor, dual_bound
+from ufm_jax.models.unconstrained.critical import CriticalPoint, minimum_from_etf
+from ufm_jax.models.unconstrained.invariant import InvariantSpectrum, invariant_spectrum
+from ufm_jax.models.unconstrained.objective import logits, objective
+from ufm_jax.models.unconstrained.problem import Params, Problem, problem
+from ufm_jax.models.unconstrained.reduction import class_columns, collapse, compress, within_class_hessian
+from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED, Spectrum, zero_tolerance
+from ufm_jax.models.unconstrained.symmetry import balanced_rank, orbit_dimension
+from ufm_jax.models.unconstrained.verdict import Reason, Verdict, judge
 
 DECAY_W, DECAY_H = 5e-4, 5e-4 / 1281
 BIAS_DECAYS = (1e-2, 0.0)

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 import tyro
 
 from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
-from ufm_jax.landscape.starts import gaussian
-from ufm_jax.model.objective import hessian, objective, oracle, ravel
-from ufm_jax.model.problem import Problem, problem
-from ufm_jax.model.reduction import collapse
+from ufm_jax.models.unconstrained.objective import hessian, objective, oracle, ravel
+from ufm_jax.models.unconstrained.problem import Problem, problem
+from ufm_jax.models.unconstrained.reduction import collapse
+from ufm_jax.models.unconstrained.starts import gaussian
 from ufm_jax.numerics.density import smoothed, spectral_density
 from ufm_jax.numerics.flow import gradient_flow
 from ufm_jax.report.progress import Reporter

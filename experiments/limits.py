@@ -16,11 +16,11 @@ import jax.numpy as jnp
 
 from experiments.common import set_up
 from experiments.contenders import problem_of, setting
-from ufm_jax.landscape.critical import find_minima, gaussian_start
-from ufm_jax.model.objective import oracle
-from ufm_jax.model.problem import Problem
-from ufm_jax.model.reduction import collapse, reduced
-from ufm_jax.model.stacked import batch_size, product, scales, stacked
+from ufm_jax.models.unconstrained.critical import find_minima, gaussian_start
+from ufm_jax.models.unconstrained.objective import oracle
+from ufm_jax.models.unconstrained.problem import Problem
+from ufm_jax.models.unconstrained.reduction import collapse, reduced
+from ufm_jax.models.unconstrained.stacked import batch_size, product, scales, stacked
 from ufm_jax.numerics.lanczos import extreme_eigenpairs
 from ufm_jax.numerics.lanes import each_lane, jit_small
 
@@ -82,7 +82,7 @@ def machine() -> dict[str, float]:
 def product_rate(sizes: tuple[int, int, int], count: int = 0, *, batch_last: bool = False) -> float:
     """Measure additions and multiplications a second of an m x k by k x n product, or of `count` at once.
 
-    Where the batch is last, the product is the one that searches write out (`model.stacked.product`).
+    Where the batch is last, the product is the one that searches write out (`unconstrained.stacked.product`).
     """
     m, k, n = sizes
     keys = jax.random.split(jax.random.key(0))

@@ -16,9 +16,9 @@ from typing import Any
 import tyro
 
 from experiments.common import Scale, folder, record, set_up
-from ufm_jax.landscape.census import find_orbits, rows
-from ufm_jax.landscape.completeness import unseen_mass
-from ufm_jax.model.problem import problem
+from ufm_jax.models.unconstrained.census import find_orbits, rows
+from ufm_jax.models.unconstrained.completeness import unseen_mass
+from ufm_jax.models.unconstrained.problem import problem
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ settings.register_profile(
 )
 settings.load_profile("ufm")
 
-from ufm_jax.landscape import starts  # noqa: E402
-from ufm_jax.landscape.critical import find_critical, start_rank  # noqa: E402
-from ufm_jax.model.losses import CrossEntropy, Squared  # noqa: E402
-from ufm_jax.model.objective import objective, ravel, unravel  # noqa: E402
-from ufm_jax.model.problem import Params, Problem, problem  # noqa: E402
-from ufm_jax.model.symmetry import rank as rank_of  # noqa: E402
+from ufm_jax.models.unconstrained import starts  # noqa: E402
+from ufm_jax.models.unconstrained.critical import find_critical, start_rank  # noqa: E402
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Squared  # noqa: E402
+from ufm_jax.models.unconstrained.objective import objective, ravel, unravel  # noqa: E402
+from ufm_jax.models.unconstrained.problem import Params, Problem, problem  # noqa: E402
+from ufm_jax.models.unconstrained.symmetry import rank as rank_of  # noqa: E402
 from ufm_jax.numerics.status import Status  # noqa: E402
 from ufm_jax.runs.plan import SweepConfig  # noqa: E402
 

@@ -16,7 +16,7 @@ def test_no_public_name_is_a_module():
 
 
 @pytest.mark.parametrize(
-    "before", ["", "ufm.load", "import ufm_jax.runs.store", "import ufm_jax.landscape.census"]
+    "before", ["", "ufm.load", "import ufm_jax.runs.store", "import ufm_jax.models.unconstrained.census"]
 )
 def test_public_names_stay_what_they_are_after_imports(before):
     code = f"""

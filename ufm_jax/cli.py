@@ -189,7 +189,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _counts(flags: ProblemFlags) -> tuple[int, ...]:
-    from ufm_jax.model.problem import checked_counts
+    from ufm_jax.models.unconstrained.problem import checked_counts
 
     counts = None
     if flags.counts is not None:
@@ -288,7 +288,7 @@ def _single_decays(flags: ProblemFlags) -> dict[str, Any]:
 
 
 def _certify(flags: Certify) -> None:
-    from ufm_jax.landscape.own_point import certify, read_point
+    from ufm_jax.models.unconstrained.own_point import certify, read_point
 
     params, labels = read_point(flags.file)
     result = certify(
@@ -305,9 +305,9 @@ def _certify(flags: Certify) -> None:
 
 
 def _predict(flags: Predict) -> None:
-    from ufm_jax.model.losses import loss_of
-    from ufm_jax.model.problem import problem
-    from ufm_jax.model.theory import predict
+    from ufm_jax.models.unconstrained.losses import loss_of
+    from ufm_jax.models.unconstrained.problem import problem
+    from ufm_jax.models.unconstrained.theory import predict
 
     loss = loss_of(flags.loss, flags.smoothing, flags.gamma)
     prob = problem(**_sizes(flags), **_single_decays(flags), loss=loss)

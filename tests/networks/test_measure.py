@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ufm_jax.model.geometry import simplex_etf
+from ufm_jax.models.unconstrained.geometry import simplex_etf
 from ufm_jax.networks.measure import Rows, streaming
 
 

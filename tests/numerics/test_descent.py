@@ -8,10 +8,10 @@ from conftest import BALANCED, make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ufm_jax.landscape import starts
-from ufm_jax.model.objective import gradient_norm, objective
-from ufm_jax.model.reduction import collapse
-from ufm_jax.model.theory import global_minimum
+from ufm_jax.models.unconstrained import starts
+from ufm_jax.models.unconstrained.objective import gradient_norm, objective
+from ufm_jax.models.unconstrained.reduction import collapse
+from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.derivatives import dense_hessian, second_order
 from ufm_jax.numerics.descent import lbfgs, minimise, trust_region_newton
 from ufm_jax.numerics.status import Status

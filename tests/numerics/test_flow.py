@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
-from ufm_jax.landscape import starts
-from ufm_jax.model.objective import gradient_norm, objective
-from ufm_jax.model.reduction import collapse
-from ufm_jax.model.theory import global_minimum
+from ufm_jax.models.unconstrained import starts
+from ufm_jax.models.unconstrained.objective import gradient_norm, objective
+from ufm_jax.models.unconstrained.reduction import collapse
+from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.flow import discrete_flow, gradient_flow
 from ufm_jax.numerics.status import Status
 

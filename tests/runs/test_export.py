@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import pytest
 from conftest import BALANCED, keys, make
 
-from ufm_jax.landscape import census, continuation
-from ufm_jax.landscape.critical import CriticalPoint, find_minimum
-from ufm_jax.landscape.evidence import by_duality, by_escape, examine
-from ufm_jax.model.problem import Problem
-from ufm_jax.model.reduction import collapse, reduced
+from ufm_jax.models.unconstrained import census, continuation
+from ufm_jax.models.unconstrained.critical import CriticalPoint, find_minimum
+from ufm_jax.models.unconstrained.evidence import by_duality, by_escape, examine
+from ufm_jax.models.unconstrained.problem import Problem
+from ufm_jax.models.unconstrained.reduction import collapse, reduced
 from ufm_jax.runs import engine, pipeline
 
 PLATFORMS = ("cuda", "rocm", "tpu")

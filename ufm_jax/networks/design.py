@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ufm_jax.model.geometry import simplex_etf
+from ufm_jax.models.unconstrained.geometry import simplex_etf
 from ufm_jax.networks.arguments import whole
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}

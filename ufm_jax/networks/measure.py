@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.model.geometry import distance_to_simplex, whitening
+from ufm_jax.models.unconstrained.geometry import distance_to_simplex, whitening
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, standardise
 from ufm_jax.precision import require_x64

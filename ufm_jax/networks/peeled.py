@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.landscape.certificate import curvature_along, dual_bound, null_direction
-from ufm_jax.landscape.spectrum import spectrum
-from ufm_jax.model.closed_forms import balanced_minimum, theta
-from ufm_jax.model.objective import gradient_norm, logits, objective
-from ufm_jax.model.problem import Params, Problem, problem
-from ufm_jax.model.symmetry import rank as rank_of
+from ufm_jax.models.unconstrained.certificate import curvature_along, dual_bound, null_direction
+from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, theta
+from ufm_jax.models.unconstrained.objective import gradient_norm, logits, objective
+from ufm_jax.models.unconstrained.problem import Params, Problem, problem
+from ufm_jax.models.unconstrained.spectrum import spectrum
+from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, Recipe, standardise
 from ufm_jax.precision import require_x64

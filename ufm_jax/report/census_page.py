@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm_jax.landscape.census import OrbitRow
+from ufm_jax.models.unconstrained.census import OrbitRow
 from ufm_jax.report.figures import Points
 from ufm_jax.report.markup import facts, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally

@@ -10,15 +10,15 @@ import pyarrow as pa
 from jaxtyping import Array, Float
 
 from ufm_jax.devices import free_memory
-from ufm_jax.landscape.critical import CriticalPoint
-from ufm_jax.landscape.evidence import Evidence
-from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.starts import Key
-from ufm_jax.landscape.verdict import Reason, Verdict
-from ufm_jax.model.losses import loss_of
-from ufm_jax.model.problem import Params, Problem, problem
-from ufm_jax.model.reduction import check_class_means, trimmed
-from ufm_jax.model.theory import global_minimum
+from ufm_jax.models.unconstrained.critical import CriticalPoint
+from ufm_jax.models.unconstrained.evidence import Evidence
+from ufm_jax.models.unconstrained.losses import loss_of
+from ufm_jax.models.unconstrained.problem import Params, Problem, problem
+from ufm_jax.models.unconstrained.reduction import check_class_means, trimmed
+from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED
+from ufm_jax.models.unconstrained.starts import Key
+from ufm_jax.models.unconstrained.theory import global_minimum
+from ufm_jax.models.unconstrained.verdict import Reason, Verdict
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
@@ -49,7 +49,7 @@ def check(config: SweepConfig) -> None:
     """Check what a sweep is to do, before anything is computed or written.
 
     Raises:
-        ValueError: naming the argument: for what `model.problem.problem` refuses, for a loss that class means
+        ValueError: naming the argument: for what `problem` refuses, for a loss that class means
             do not serve, for sizes whose arrays do not fit into memory, if 64-bit floating point is off.
     """
     if not isinstance(config, SweepConfig):

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ufm_jax.landscape import census
-from ufm_jax.landscape.census import Census, OrbitRow
-from ufm_jax.landscape.completeness import unseen_mass
-from ufm_jax.landscape.evidence import Evidence
-from ufm_jax.model.losses import loss_of
-from ufm_jax.model.problem import Params, Problem, problem
-from ufm_jax.model.reduction import check_class_means, lift, reduced
+from ufm_jax.models.unconstrained import census
+from ufm_jax.models.unconstrained.census import Census, OrbitRow
+from ufm_jax.models.unconstrained.completeness import unseen_mass
+from ufm_jax.models.unconstrained.evidence import Evidence
+from ufm_jax.models.unconstrained.losses import loss_of
+from ufm_jax.models.unconstrained.problem import Params, Problem, problem
+from ufm_jax.models.unconstrained.reduction import check_class_means, lift, reduced
 from ufm_jax.precision import require_x64
 from ufm_jax.runs.durable import write_file
 from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder, write_json

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
-from ufm_jax.landscape.critical import (
+from ufm_jax.models.unconstrained.critical import (
     CriticalPoint,
     critical_from,
     descend_further,
@@ -18,13 +18,13 @@ from ufm_jax.landscape.critical import (
     searched,
     start_rank,
 )
-from ufm_jax.landscape.evidence import Evidence, by_duality, by_escape, examine
-from ufm_jax.landscape.spectrum import BASIS_BYTES, DENSE_LIMIT
-from ufm_jax.landscape.starts import Key, Keys
-from ufm_jax.landscape.verdict import Verdict
-from ufm_jax.model.problem import Params, Problem, checked_point
-from ufm_jax.model.reduction import check_class_means, narrowed, rank_bound, reduced, trimmed
-from ufm_jax.model.stacked import batch_size
+from ufm_jax.models.unconstrained.evidence import Evidence, by_duality, by_escape, examine
+from ufm_jax.models.unconstrained.problem import Params, Problem, checked_point
+from ufm_jax.models.unconstrained.reduction import check_class_means, narrowed, rank_bound, reduced, trimmed
+from ufm_jax.models.unconstrained.spectrum import BASIS_BYTES, DENSE_LIMIT
+from ufm_jax.models.unconstrained.stacked import batch_size
+from ufm_jax.models.unconstrained.starts import Key, Keys
+from ufm_jax.models.unconstrained.verdict import Verdict
 from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
@@ -70,7 +70,7 @@ def descend(
     """Descend from your own starts, S of them along the first axis of W, H and b, and judge where they end.
 
     Starts are points of the full problem `prob`, whose decays are single numbers. With `space` "auto" the
-    descents and the results are on class means (`model.reduction.collapse`), from the start's first
+    descents and the results are on class means (`unconstrained.reduction.collapse`), from the start's first
     `rank_bound` feature coordinates; with "full" over all variables.
 
     Raises:

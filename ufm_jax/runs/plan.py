@@ -24,7 +24,7 @@ class SweepConfig:
     Raises:
         ValueError: naming the argument and its value: starts < 1, a seed that is no int64, an unknown target,
             space or spectra, an empty list of decays, more rows than int64 counts. What concerns the problem
-            is checked by `model.problem`.
+            is checked by `unconstrained.problem`.
     """
 
     counts: tuple[int, ...]

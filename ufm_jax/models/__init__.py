@@ -1,0 +1,1 @@
+"""Landscapes to explore: one file each, and a folder for the paper's."""

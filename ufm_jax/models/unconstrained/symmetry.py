@@ -1,0 +1,86 @@
+"""Symmetries of f: rotations of feature space, O(d), and, with an undecayed bias, a shift of all logits."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ufm_jax.models.unconstrained.problem import Params, Problem
+from ufm_jax.models.unconstrained.reduction import restrict
+
+# A singular value of W H̃ (in logits) below this is zero: solved points have 0 or more than 1e-6, except
+# within 1e-6 of a threshold such as Kθ = 1.
+RANK_ATOL = 1e-8
+
+
+def rank(prob: Problem, p: Params) -> Int[Array, ""]:
+    """Return the number of singular values of W H̃ above `RANK_ATOL` logits."""
+    singular = jnp.linalg.svd(p.W @ restrict(prob, p).H, compute_uv=False)
+    return jnp.sum(singular > RANK_ATOL).astype(jnp.int32)
+
+
+def balanced_rank(prob: Problem, p: Params) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """Return `rank` and `orbit_radius` at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ, as every critical point is.
+
+    There the singular values of W H̃ are √(λ_W/λ_H) times the eigenvalues of WᵀW (or WWᵀ), which are cheaper,
+    and zeros among them are off by the square of the distance to the critical point only.
+    """
+    gram = p.W.T @ p.W if prob.dim < prob.num_classes else p.W @ p.W.T
+    eigenvalues = jnp.linalg.eigvalsh(gram)
+    used = eigenvalues > RANK_ATOL * jnp.sqrt(prob.decay_h / prob.decay_w)
+    least = jnp.min(jnp.where(used, eigenvalues, jnp.inf))
+    return jnp.sum(used).astype(jnp.int32), jnp.sqrt((1.0 + prob.decay_w / prob.decay_h) * least)
+
+
+def shift_dimension(prob: Problem) -> Int[Array, ""]:
+    """Return 1 where b -> b + c1 leaves f unchanged (λ_b = 0, a softmax loss, a bias), else 0."""
+    if not (prob.bias and prob.loss.shift_invariant):
+        return jnp.zeros((), jnp.int32)
+    return (prob.decay_b == 0).astype(jnp.int32)
+
+
+def orbit_dimension(prob: Problem, rank: Int[Array, ""] | int) -> Int[Array, ""]:
+    """Return the dimension of the symmetry orbit of a rank-r point: dr − r(r+1)/2, + 1 for the logit shift.
+
+    The O(d)-orbit is the Stiefel manifold V_{d,r}.
+    """
+    r = jnp.asarray(rank, jnp.int32)
+    return ((prob.dim + prob.unused) * r - r * (r + 1) // 2 + shift_dimension(prob)).astype(jnp.int32)
+
+
+def orbit_radius(
+    prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Return the least ‖(WA, −AH)‖ over rotations A of one plane that move p; ∞ where none does.
+
+    For the planes of `orbit_projection`: how far the orbit is from a point, which rotations leave in place.
+    """
+    squares = jnp.sum((p.W @ frame) ** 2, axis=0) + jnp.sum((frame.T @ p.H) ** 2, axis=1)
+    used = jnp.arange(prob.dim, dtype=jnp.int32) < rank
+    return jnp.sqrt(jnp.min(jnp.where(used, squares, jnp.inf)))
+
+
+def orbit_projection(
+    prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array, ""]
+) -> Callable[[Params], Params]:
+    """Build v -> its orthogonal projection onto the orbit's tangent space at a critical point.
+
+    Rotations move p along (W A, −A H), A skew. With `frame` = U from `reduction.feature_frame`, those of the
+    planes (u_i, u_j), i < rank, are mutually orthogonal and span the tangent space; so a projection costs a
+    few matrix products and no basis is stored.
+    """
+    WU, UH = p.W @ frame, frame.T @ p.H
+    squares = jnp.sum(WU**2, axis=0) + jnp.sum(UH**2, axis=1)
+    i = np.arange(prob.dim, dtype=np.int32)
+    moves = (jnp.minimum(i[:, None], i) < rank) & (i[:, None] != i)
+    inverse = jnp.where(moves, 1.0 / jnp.where(moves, squares[:, None] + squares, 1.0), 0.0)
+    shift = shift_dimension(prob).astype(p.W.dtype)
+
+    def project(v: Params) -> Params:
+        M = WU.T @ (v.W @ frame) - (frame.T @ v.H) @ UH.T
+        A = (M - M.T) * inverse
+        b = None if v.b is None else jnp.full_like(v.b, shift * jnp.mean(v.b))
+        return Params(WU @ A @ frame.T, -frame @ (A @ UH), b)
+
+    return project
