@@ -306,7 +306,7 @@ def _certify(flags: Certify) -> None:
 
 def _predict(flags: Predict) -> None:
     from ufm_jax.models.unconstrained.losses import loss_of
-    from ufm_jax.models.unconstrained.problem import problem
+    from ufm_jax.models.unconstrained.model import problem
     from ufm_jax.models.unconstrained.theory import predict
 
     loss = loss_of(flags.loss, flags.smoothing, flags.gamma)

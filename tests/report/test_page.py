@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ufm_jax import cli
+from ufm_jax.landscape.verdict import Reason
 from ufm_jax.models.unconstrained.census import OrbitRow
-from ufm_jax.models.unconstrained.verdict import Reason
 from ufm_jax.report import page, sweep_page
 from ufm_jax.report.page import write
 from ufm_jax.report.rerun import command

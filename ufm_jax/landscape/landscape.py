@@ -16,34 +16,55 @@ Everything else has a default which says that nothing more is known.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, Literal, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ufm_jax.landscape.checks import checked
+from ufm_jax.landscape.orbit import Orbit, orbit_of
+from ufm_jax.landscape.point import Curvature, Point, ravel
+from ufm_jax.landscape.spectrum import Block, whole_block
 from ufm_jax.numerics.derivatives import dense_hessian, floating
+from ufm_jax.numerics.lockstep import Norm, Stacked
 
 Key = PRNGKeyArray
 Real = TypeVar("Real", bound="Landscape")
+Target = str | int  # "minima", "saddles" of any index, or the index of saddles
+Effort = Literal["certificate", "escape", "spectrum"]
 
 START_SCALES = (0.01, 3.0)  # range of the standard deviation of random starts
+BATCH = 64  # points evaluated at once where nobody knows better
 
 
 def static(**given: Any) -> Any:
-    """Mark a field of a landscape as a size or choice, which hashes and is compiled in; may have a `default`."""
+    """Mark a field of a landscape as a size or choice: it hashes and is compiled in; `default` as usual."""
     return dataclasses.field(metadata={"static": True}, **given)
 
 
-class Point(NamedTuple):
-    """A landscape at one point: computed once, and handed on to whoever asks for any of it."""
+class Known(NamedTuple):
+    """What a landscape tells of a point without the Hessian's spectrum."""
 
-    x: Any
-    value: Float[Array, ""]
-    grad: Any  # as x
-    hv: Callable[[Any], Any]  # v -> H v, exact, v as x
-    shared: Any = None  # what else a landscape's own methods have use for
+    bound: Float[Array, ""]  # on the global minimum, from below; NaN or -inf: none
+    floor: Float[Array, ""]  # on every eigenvalue of the Hessian, from below
+    tolerance: Float[Array, ""]  # size of a curvature that counts as zero
+    measures: dict[str, Array]
+    escape: Curvature | None = None  # a direction that may lead down
+
+
+class Batched(NamedTuple):
+    """f at many points at once, the batch last, in coordinates that suit a first-order search."""
+
+    at: Stacked
+    data: Any  # its second argument: constants of the lanes
+    norm: Norm  # bounds the gradient's norm from above, in coordinates of the landscape
+    norms: Callable[[Float[Array, "D B"]], Float[Array, " B"]]  # gradient -> that norm itself
+    into: Callable[[Float[Array, "D B"]], Float[Array, "D B"]]  # coordinates of the landscape -> these
+    back: Callable[[Float[Array, "D B"]], Float[Array, "D B"]]
+    width: int  # how many points to evaluate at once
 
 
 def _settle(self: Any, leaves: list[str], sizes: list[str]) -> None:
@@ -106,7 +127,7 @@ class Landscape:
             if type(self) is cls:
                 _settle(self, names[False], names[True])
 
-        cls.__init__ = init  # type: ignore[method-assign, assignment]
+        cls.__init__ = init  # type: ignore[method-assign]
         jax.tree_util.register_pytree_with_keys(
             cls,
             lambda self: (
@@ -172,10 +193,103 @@ class Landscape:
         """What it is called in tables and pages."""
         return type(self).__name__
 
+    def check(self, x: Any, *, many: bool = False) -> Any:
+        """Return a point as JAX arrays: its structure, shapes and dtypes are those of `zeros`.
+
+        With `many` they are any number of points, along the first axis of every leaf. Traced arrays will do,
+        as their shapes and dtypes are known.
+
+        Raises:
+            ValueError: naming the leaf and what is wrong with it.
+        """
+        return checked(x, jax.eval_shape(self.zeros), many=many)
+
     def evaluate(self, x: Any) -> Point:
         """Return f, its gradient and its Hessian product at x."""
         (value, grad), push = jax.linearize(jax.value_and_grad(self.value), x)
         return Point(x, value, grad, lambda v: push(v)[1])
+
+    def orbit(self, point: Point) -> Orbit:
+        """Return the orbit's tangent space."""
+        return orbit_of(point.x, self.tangents(point.x))
+
+    def blocks(self, point: Point) -> tuple[Orbit, list[Block]]:
+        """Return the orbit, and blocks whose eigenvalues together are the Hessian's modulo the orbit."""
+        orbit = self.orbit(point)
+        return orbit, [whole_block(point, orbit)]
+
+    def known(self, point: Point, effort: Effort) -> Known:
+        """Return what is known of a point, at no more cost than `effort` allows."""
+        nothing = jnp.full_like(point.value, -jnp.inf)
+        return Known(self.lower_bound(point.x), nothing, jnp.zeros_like(point.value), self.measures(point.x))
+
+    def efforts(self, target: Target) -> tuple[Effort, ...]:
+        """Return what is worth trying on ends of searches, cheapest first, before a spectrum is taken."""
+        return ()
+
+    def space(self, purpose: Target | Effort | Literal["rows", "points"]) -> "Landscape":
+        """Return the landscape in which a search or a judgement is made instead, at less cost.
+
+        Its points are `restrict`ed ones of this landscape, and `lift` brings them back. "rows" is for all of
+        a sweep's work on one start, "points" for what a sweep keeps of where it ended.
+        """
+        return self
+
+    def restrict(self, x: Any) -> Any:
+        """Return a point of a larger landscape as one of this."""
+        return x
+
+    def lift(self, x: Any) -> Any:
+        """Return a point (or a direction) of a smaller landscape as one of this: an isometry."""
+        return x
+
+    def draw(self, key: Key, number: Int[Array, ""], target: Target) -> Any:
+        """Return the start of this number toward a target; by default `start`, whatever the number."""
+        return self.start(key)
+
+    def batched(self, lanes: dict[str, Array]) -> Batched:
+        """Return f at many points, where each field in `lanes` has one entry a point, on its first axis."""
+        form = self.zeros()
+        back = ravel_pytree(form)[1]
+
+        def one(x: Float[Array, " D"], fields: dict[str, Array]) -> tuple[Array, Array]:
+            value, grad = jax.value_and_grad(at_lane(self, fields).value)(back(x))
+            return value, ravel(grad)
+
+        same = lambda x: x
+        return Batched(
+            at=jax.vmap(one, in_axes=(1, -1), out_axes=(0, 1)),
+            data={name: jnp.moveaxis(values, 0, -1) for name, values in lanes.items()},
+            norm=lambda grad, square, data: jnp.sqrt(square),
+            norms=lambda grad: jnp.linalg.norm(grad, axis=0),
+            into=same,
+            back=same,
+            width=self.batch_size,
+        )
+
+    @property
+    def num_variables(self) -> int:
+        """D, how many numbers a point has."""
+        return sum(a.size for a in jax.tree.leaves(jax.eval_shape(self.zeros)))
+
+    @property
+    def numbers_held(self) -> int:
+        """How many numbers an evaluation holds at once, about."""
+        return self.num_variables
+
+    @property
+    def batch_size(self) -> int:
+        """How many points to evaluate at once in a first-order search."""
+        return BATCH
+
+    @property
+    def largest_block(self) -> int:
+        """How many variables the largest of the Hessian's blocks has."""
+        return self.num_variables
+
+    def known_minimum(self) -> Float[Array, ""]:
+        """Return the global minimum where a formula gives it, else NaN."""
+        return jnp.full((), jnp.nan, jax.tree.leaves(self.zeros())[0].dtype)
 
     @staticmethod
     def of(f: Callable[[Any], Float[Array, ""]], like: Any) -> "Landscape":
@@ -207,3 +321,12 @@ class _Function(Landscape):
 
     def value(self, x: Any) -> Float[Array, ""]:
         return self.f(x)
+
+
+def at_lane(landscape: Real, fields: dict[str, Any]) -> Real:
+    """Return the landscape with other leaves in some of its fields, which nobody checks."""
+    other = object.__new__(type(landscape))
+    for field in dataclasses.fields(landscape):  # type: ignore[arg-type]
+        value = fields.get(field.name, getattr(landscape, field.name))
+        object.__setattr__(other, field.name, value)
+    return other

@@ -152,3 +152,7 @@ def follow_to_index(
         _Follow(x0, first.value, first.grad, begin, jnp.zeros((), jnp.int32)),
     )
     return solution(unravel(end.x), end.value, end.grad, end.status, end.num_steps, gtol)
+
+
+def eigenvector_following(*args: Any, **kwargs: Any) -> Solution:
+    raise NotImplementedError
