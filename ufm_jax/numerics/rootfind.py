@@ -149,12 +149,15 @@ def follow_to_index(
 
 def _flat_tangents(tangents: Callable[[Any], Any], x: Vector, unravel: Callable[[Vector], Any]) -> Tangents:
     """Return `tangents` as a function from a flat vector to rows of as many numbers, its shapes checked."""
-    got = jax.eval_shape(lambda y: tangents(unravel(y)), x)
-    point = jax.eval_shape(unravel, x)
-    m = next((a.shape[0] for a in jax.tree.leaves(got) if a.ndim), 0)
-    wanted = jax.tree.map(lambda a: jax.ShapeDtypeStruct((m, *a.shape), a.dtype), point)
-    if got != wanted:
-        raise ValueError(f"tangents: need the point's leaves, each with a leading axis, {wanted}, got {got}")
+    leaves, form = jax.tree.flatten(jax.eval_shape(lambda y: tangents(unravel(y)), x))
+    wanted, point = jax.tree.flatten(jax.eval_shape(unravel, x))
+    m = next((a.shape[0] for a in leaves if a.ndim), 0)
+    got, need = [a.shape for a in leaves], [(m, *a.shape) for a in wanted]
+    if repr(form) != repr(point) or got != need or any(a.dtype != x.dtype for a in leaves):
+        raise ValueError(
+            f"tangents: need {need} of {x.dtype} as leaves of {point}, their first axis any, got {got} of "
+            f"{[a.dtype.name for a in leaves]} as leaves of {form}"
+        )
 
     def rows(y: Vector) -> Float[Array, "m D"]:
         leaves = jax.tree.leaves(tangents(unravel(y)))
