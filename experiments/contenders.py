@@ -91,7 +91,7 @@ def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spe
     begin: Any = peers.draw_starts(s, SEED, range(count))  # NumPy's: putting them on the device is part of it
 
     def run() -> tuple[Points, list[str]]:
-        point = from_starts(rows, {}, Params(*begin))
+        point = from_starts(rows, {}, Params(*begin), "minima")
         evidence = judge(rows, {}, point.x, "minima", spectra)
         W, H, b = map(np.asarray, points.lift(point.x))
         # Class means times √n; lifting them is not part of a sweep, but the referee needs it.

@@ -267,6 +267,11 @@ class Landscape:
             width=self.batch_size,
         )
 
+    @classmethod
+    def leaf_names(cls) -> tuple[str, ...]:
+        """Return the names of the fields that are traced."""
+        return tuple(f.name for f in dataclasses.fields(cls) if not f.metadata.get("static"))  # type: ignore[arg-type]
+
     @property
     def num_variables(self) -> int:
         """D, how many numbers a point has."""

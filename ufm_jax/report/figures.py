@@ -30,8 +30,9 @@ class Points(NamedTuple):
 
     morse: np.ndarray  # index
     loss: np.ndarray
-    rank: np.ndarray
+    rank: np.ndarray  # or what colours show in its place
     verdict: np.ndarray
+    colour: str = "rank"
 
 
 def data_uri(draw: Callable[..., Figure], *args: Any) -> str:
@@ -43,10 +44,10 @@ def data_uri(draw: Callable[..., Figure], *args: Any) -> str:
 
 
 def draw_index(points: Points) -> Figure:
-    """Draw loss against Morse index, colour by rank, marker by verdict; coinciding points once."""
+    """Draw loss against Morse index, colour by rank (or nullity), marker by verdict; equal points once."""
     figure = Figure(figsize=(6.6, 4.0))
     ax = figure.subplots()
-    index, loss, rank, verdict = points
+    index, loss, rank, verdict, colour = points
     top = int(np.max(rank, initial=0))
     norm = BoundaryNorm(np.arange(-0.5, top + 1), max(top + 1, 2)) if top < 20 else None
     colours = matplotlib.colormaps["viridis"].resampled(top + 1) if top < 20 else "viridis"
@@ -76,10 +77,10 @@ def draw_index(points: Points) -> Figure:
     if marks is not None:
         handles: Any = ax.legend(loc="lower right").legend_handles
         for handle in handles:
-            handle.set_array(None)  # colour is for the rank
+            handle.set_array(None)  # colour has a bar of its own
             handle.set_facecolor("lightgrey")
         ticks = np.arange(top + 1) if norm else None
-        figure.colorbar(marks, ax=ax, label="rank", ticks=ticks)
+        figure.colorbar(marks, ax=ax, label=colour, ticks=ticks)
     return figure
 
 
@@ -113,6 +114,19 @@ def _histogram(ax: Any, table: pa.Table, column: str, tolerance: float, label: s
     ax.set(xscale="log", yscale="log", xlabel=f"{label}, at least {FLOOR:g}")
     ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(numticks=7))
     ax.set_ylim(0.7, max(ax.get_ylim()[1], 2.0 * most))
+
+
+def draw_slice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> Figure:
+    """Draw level lines of f on a plane, as many points between any two, and the point it goes through."""
+    figure = Figure(figsize=(5.2, 4.2))
+    ax = figure.subplots()
+    levels = np.unique(np.quantile(values[np.isfinite(values)], np.linspace(0, 1, 25)))
+    filled = ax.contourf(first, second, values.T, levels=levels, cmap="viridis")
+    ax.contour(first, second, values.T, levels=levels, colors="white", linewidths=0.4)
+    ax.plot(0, 0, "o", color="black", ms=4)
+    ax.set(xlabel="along $u$", ylabel="along $v$", aspect="equal")
+    figure.colorbar(filled, ax=ax, label="$f$")
+    return figure
 
 
 def varied(settings: list[Setting]) -> list[str]:
@@ -176,8 +190,9 @@ def critical(table: pa.Table) -> pa.Table:
 
 def points(rows: pa.Table) -> Points:
     """Return what `draw_index` draws of a sweep's rows."""
-    index, loss, rank = (floats(rows[name]) for name in ("index", "loss", "rank"))
-    return Points(index, loss, rank, np.array(rows["verdict"].to_pylist(), dtype=str))
+    colour = "rank" if "rank" in rows.column_names else "nullity"
+    index, loss, shown = (floats(rows[name]) for name in ("index", "loss", colour))
+    return Points(index, loss, np.nan_to_num(shown), np.array(rows["verdict"].to_pylist(), dtype=str), colour)
 
 
 def plain(verdict: str) -> str:

@@ -24,14 +24,15 @@ def index_figure(points: figures.Points, what: str, note: str = "") -> str:
     counted = np.isfinite(points.morse) & np.isfinite(points.loss)
     if not counted.any():
         return paragraph(f"Loss against Morse index: no {what} whose index was counted.")
-    index, loss, *_ = drawn = figures.Points(*(a[counted] for a in points))
+    drawn = figures.Points(*(a[counted] for a in points[:-1]), points.colour)
+    index, loss = drawn.morse, drawn.loss
     levels = len(np.unique(np.round(loss, 9)))
     return figure(
         figures.data_uri(figures.draw_index, drawn),
         f"Loss against Morse index: {counted.sum()} {what}, index {index.min():g} to {index.max():g}, "
         f"loss {loss.min():.6g} to {loss.max():.6g}.",
         f"Loss against Morse index of {counted.sum()} {what}, {levels} distinct losses (to nine decimals); "
-        f"colour: rank of W; marker: verdict. {note}",
+        f"colour: {'rank of W' if drawn.colour == 'rank' else drawn.colour}; marker: verdict. {note}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,10 @@ from jaxtyping import Array, Float
 
 from ufm_jax.devices import free_memory
 from ufm_jax.landscape.evidence import Evidence
+from ufm_jax.landscape.grid import Grid, num_settings
 from ufm_jax.landscape.landscape import Landscape, at_lane
 from ufm_jax.landscape.search import CriticalPoint
+from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.models.unconstrained.losses import loss_of
@@ -33,6 +36,7 @@ class Work(NamedTuple):
     landscape: Landscape  # its rows' (`Landscape.space`)
     points: Landscape  # that of the points to keep
     settings: dict[str, np.ndarray]  # fields of the landscape that differ, one entry a setting
+    starts: Any = None  # one's own, along the first axis of every leaf
 
 
 def work_of(config: SweepConfig) -> Work:
@@ -108,28 +112,89 @@ def run_shards(
 def tables(
     work: Work, plan: Plan, todo: Iterable[Shard], progress: Progress | None = None
 ) -> Iterator[tuple[Shard, pa.Table]]:
-    """Yield each shard in `todo` with its table."""
+    """Yield each shard in `todo` with its table, which holds the points if the plan says so."""
+    for shard, ends in judged(work, plan, todo, progress):
+        yield (
+            shard,
+            pa.concat_tables(_with_points(e.rows, e.points if plan.keep_points else None) for e in ends),
+        )
+
+
+class Ends(NamedTuple):
+    """Where the searches of one call ended."""
+
+    rows: pa.Table
+    points: Any  # of `Work.points`, along the first axis of every leaf
+    setting: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory(Plan):
+    """A plan for a landscape at hand, which no folder need name."""
+
+    grid: Grid
+
+    @property
+    def num_settings(self) -> int:
+        return num_settings(self.grid)
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        return self.grid.columns
+
+
+def in_memory(grid: Grid, starts: Any, progress: Progress | None = None, **plan: Any) -> Ends:
+    """Run a whole sweep of a landscape and return all its rows and points.
+
+    `starts` is a number, or one's own along the first axis of every leaf; the rest is as of `Plan`.
+
+    Raises:
+        ValueError: naming the argument, as `Plan`; the leaf of `starts` that is not as the landscape's; as
+            `check_memory`, and if 64-bit floating point is off.
+    """
+    own = None
+    if isinstance(starts, bool) or not isinstance(starts, int | np.integer):
+        own = jax.tree.map(np.asarray, grid.landscape.check(starts, many=True))
+        starts = len(jax.tree.leaves(own)[0])
+    held = InMemory(grid=grid, starts=starts, **plan)
+    check_landscape(grid.landscape)
+    work = Work(grid.landscape.space("rows"), grid.landscape.space("points"), grid.settings, own)
+    check_memory(work.landscape, held.targets)
+    calls = [call for _, calls in judged(work, held, shards(held), progress) for call in calls]
+    rows = pa.concat_tables(call.rows for call in calls)
+    points = jax.tree.map(lambda *a: np.concatenate(a), *(call.points for call in calls))
+    return Ends(rows, points, np.concatenate([call.setting for call in calls]))
+
+
+def judged(
+    work: Work, plan: Plan, todo: Iterable[Shard], progress: Progress | None = None
+) -> Iterator[tuple[Shard, list[Ends]]]:
+    """Search and judge the lanes of each shard in `todo`, some hundreds or more in one call."""
     key = jax.random.key(plan.seed)
     best = np.asarray(_known_minima(work.landscape, work.settings))
     seen: Counter = Counter()
     done = 0
     for shard in todo:
         size = pipeline.lanes_of_call(work.landscape, shard.target)
-        batches = []
+        ends = []
         for first in range(shard.first, shard.stop, size):
             start, setting = lanes_of(plan, np.arange(first, min(first + size, shard.stop)))
             fields = {name: values[setting] for name, values in work.settings.items()}
-            point = pipeline.search(work.landscape, fields, key, start, shard.target)
+            if work.starts is None:
+                point = pipeline.search(work.landscape, fields, key, start, shard.target)
+            else:
+                begin = jax.tree.map(lambda a: a[start], work.starts)  # noqa: B023
+                point = pipeline.from_starts(work.landscape, fields, begin, shard.target)
             evidence = pipeline.judge(work.landscape, fields, point.x, shard.target, plan.spectra)
-            kept = jax.device_get(work.points.lift(point.x)) if plan.keep_points else None
             columns = settings_of(plan, setting)
-            batches.append(table_of(columns, shard.target, start, point, evidence, best[setting], kept))
+            rows = table_of(columns, shard.target, start, point, evidence, best[setting])
+            ends.append(Ends(rows, jax.device_get(work.points.lift(point.x)), setting))
             done += len(start)
-            counts = batches[-1]["verdict"].value_counts().to_pylist()
+            counts = rows["verdict"].value_counts().to_pylist()
             seen.update({item["values"]: item["counts"] for item in counts})
             if progress is not None:
                 progress(done, seen)
-        yield shard, pa.concat_tables(batches)
+        yield shard, ends
 
 
 @jax.jit
@@ -146,32 +211,37 @@ def table_of(
     point: CriticalPoint,
     evidence: Evidence,
     best: np.ndarray,
-    kept: Any,
 ) -> pa.Table:
     """Return the table of one call; what was not shown of a row is null."""
     shown = evidence.columns()
     measures = {name: np.asarray(values) for name, values in evidence.measures.items()}
     numbers = {name: values for name, values in measures.items() if values.dtype.kind == "i"}
     evident = ("index", "nullity", "lambda_min", "lambda_min_residual", "dual_bound", "dual_gap")
-    rows = {
-        "start": pa.array(start.astype(np.int64)),
-        "loss": pa.array(np.asarray(evidence.loss)),  # NaN where a search ended so
-        "grad_norm": pa.array(np.asarray(evidence.grad_norm)),
-        "status": _names(Status, point.status),
-        "verdict": _names(Verdict, evidence.verdict),
-        **{name: _shown(values) for name, values in numbers.items()},
-        **{name: _shown(shown[name]) for name in evident},
-        **{name: _shown(values) for name, values in measures.items() if name not in numbers},
-        "num_steps": pa.array(np.asarray(point.num_steps)),
-        "target": pa.repeat(str(target), len(start)),
-        **{name: pa.array(values) for name, values in columns.items()},
-        "negative_curvature": _shown(evidence.negative_curvature),
-        "reason": _names(Reason, evidence.reason),
-        "closed_form_loss": _shown(best),
-    }
-    for path, array in tree_flatten_with_path(kept)[0]:
-        rows[keystr(path).lstrip(".") or "x"] = _tensors(array)
-    return pa.table(rows)
+    return pa.table(
+        {
+            "start": pa.array(start.astype(np.int64)),
+            "loss": pa.array(np.asarray(evidence.loss)),  # NaN where a search ended so
+            "grad_norm": pa.array(np.asarray(evidence.grad_norm)),
+            "status": _names(Status, point.status),
+            "verdict": _names(Verdict, evidence.verdict),
+            **{name: _shown(values) for name, values in numbers.items()},
+            **{name: _shown(shown[name]) for name in evident},
+            **{name: _shown(values) for name, values in measures.items() if name not in numbers},
+            "num_steps": pa.array(np.asarray(point.num_steps)),
+            "target": pa.repeat(str(target), len(start)),
+            **{name: pa.array(values) for name, values in columns.items()},
+            "negative_curvature": _shown(evidence.negative_curvature),
+            "reason": _names(Reason, evidence.reason),
+            "closed_form_loss": _shown(best),
+        }
+    )
+
+
+def _with_points(rows: pa.Table, points: Any) -> pa.Table:
+    """Return rows with a column of tensors for each leaf of their points."""
+    for path, array in tree_flatten_with_path(points)[0]:
+        rows = rows.append_column(keystr(path).lstrip(".") or "x", _tensors(array))
+    return rows
 
 
 def _shown(values: Any) -> pa.Array:

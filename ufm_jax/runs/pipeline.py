@@ -14,7 +14,14 @@ from jaxtyping import Array, Int
 
 from ufm_jax.landscape.evidence import Evidence, examine
 from ufm_jax.landscape.landscape import Effort, Key, Landscape, Target, at_lane
-from ufm_jax.landscape.search import CriticalPoint, Newton, descend_together, search_from, search_start
+from ufm_jax.landscape.search import (
+    CriticalPoint,
+    Newton,
+    descend_together,
+    method_of,
+    search_from,
+    search_start,
+)
 from ufm_jax.landscape.spectrum import BASIS_BYTES, DENSE_LIMIT
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices
@@ -54,11 +61,12 @@ def search(
     return _finished(landscape, fields, point) if target == "minima" else point
 
 
-def from_starts(landscape: Landscape, fields: Fields, begin: Any) -> CriticalPoint:
-    """Descend from starts of one's own, points of the landscape along the first axis of every leaf."""
-    begin = jax.vmap(landscape.space("minima").restrict)(begin)
-    run = partial(_descents, landscape)
-    return _finished(landscape, fields, in_shares(run, _share(landscape, "minima"), fields, begin))
+def from_starts(landscape: Landscape, fields: Fields, begin: Any, target: Target) -> CriticalPoint:
+    """Search from starts of one's own: points of any larger space, along the first axis of every leaf."""
+    begin = jax.vmap(landscape.space(target).restrict)(begin)
+    run = partial(_searches_from, landscape, target=target)
+    point = in_shares(run, _share(landscape, target), fields, begin)
+    return _finished(landscape, fields, point) if target == "minima" else point
 
 
 def judge(landscape: Landscape, fields: Fields, x: Any, target: Target, spectra: Spectra) -> Evidence:
@@ -145,12 +153,18 @@ def _searches(
     return over_devices(share)(landscape, fields, jax.vmap(key_of)(start), start, counts)
 
 
-@jit_small
-def _descents(
-    landscape: Landscape, fields: Fields, begin: Any, counts: Int[Array, " devices"]
+@partial(jit_small, static_argnames=("target",))
+def _searches_from(
+    landscape: Landscape, fields: Fields, begin: Any, counts: Int[Array, " devices"], *, target: Target
 ) -> CriticalPoint:
     def share(landscape: Landscape, fields: Fields, begin: Any, count: Any) -> CriticalPoint:
-        return descend_together(landscape, landscape.space("minima"), fields, begin, count[0])
+        def one(fields: Fields, x: Any) -> CriticalPoint:
+            here = at_lane(landscape, fields)
+            return search_from(here, here.space(target), x, method_of(target))
+
+        if target != "minima":
+            return each_lane(one)(fields, begin)
+        return descend_together(landscape, landscape.space(target), fields, begin, count[0])
 
     return over_devices(share)(landscape, fields, begin, counts)
 

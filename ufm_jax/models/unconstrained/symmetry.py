@@ -62,13 +62,13 @@ def orbit(prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array,
 def tangents(prob: Problem, p: Params) -> Params:
     """Return (W A, −A H) for A = e_i e_jᵀ − e_j e_iᵀ, i < j, and the shift of b where it is a symmetry."""
     i, j = np.triu_indices(prob.dim, 1)
-    turns = np.zeros((len(i) + 1, prob.dim, prob.dim))
-    turns[np.arange(len(i)), i, j], turns[np.arange(len(i)), j, i] = 1.0, -1.0
-    A = jnp.asarray(turns, p.W.dtype)
-    b = None
-    if p.b is not None:
-        b = jnp.zeros((len(turns), len(p.b)), p.b.dtype).at[-1].set(shift_dimension(prob).astype(p.b.dtype))
-    return Params(p.W @ A, -A @ p.H, b)
+    turn, WT = np.arange(len(i)), p.W.T
+    W = jnp.zeros((len(i) + 1, *p.W.shape), p.W.dtype).at[turn, :, j].set(WT[i]).at[turn, :, i].set(-WT[j])
+    H = jnp.zeros((len(i) + 1, *p.H.shape), p.H.dtype).at[turn, i].set(-p.H[j]).at[turn, j].set(p.H[i])
+    if p.b is None:
+        return Params(W, H, None)
+    b = jnp.zeros((len(i) + 1, len(p.b)), p.b.dtype)
+    return Params(W, H, b.at[-1].set(shift_dimension(prob).astype(p.b.dtype)))
 
 
 def invariants(prob: Problem, p: Params) -> Float[Array, " m"]:
