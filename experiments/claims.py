@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from experiments.common import Scale, record, set_up
 from ufm_jax.models.unconstrained.certificate import dual_bound
 from ufm_jax.models.unconstrained.evidence import examine
+from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.objective import gradient_norm, objective, ravel, unravel
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, lift
@@ -34,7 +35,7 @@ from ufm_jax.models.unconstrained.starts import Key, gaussian, log_uniform_scale
 from ufm_jax.models.unconstrained.theory import global_minimum, has_closed_form
 from ufm_jax.models.unconstrained.verdict import GRAD_TOL, Verdict
 from ufm_jax.runs.engine import problem_of, sweep
-from ufm_jax.runs.plan import SweepConfig
+from ufm_jax.runs.plan import SweepConfig, loss_of, short_name
 
 LOSS_TOL = 1e-10  # of a minimum against its closed form
 METRIC_TOL = 1e-6  # NC1, NC2, NC3 at a minimum
@@ -90,9 +91,9 @@ SADDLES = (
 )
 # d below, at and above K − 1, balanced or not, every loss and every bias mode.
 OTHERS = (
-    SweepConfig((5,) * 4, 3, (5e-3,), (1e-3,), (0.0,), smoothing=0.1),
+    SweepConfig((5,) * 4, 3, (5e-3,), (1e-3,), (0.0,), loss=CrossEntropy(smoothing=0.1)),
     SweepConfig((8, 4, 2, 1), 2, (5e-3,), (1e-3,), (0.0,)),
-    SweepConfig((8, 4, 2, 1), 6, (5e-3,), (1e-3,), (0.0,), bias=False, smoothing=0.1),
+    SweepConfig((8, 4, 2, 1), 6, (5e-3,), (1e-3,), (0.0,), bias=False, loss=CrossEntropy(smoothing=0.1)),
     SweepConfig((5,) * 4, 6, (5e-3,), (1e-3,), (1e-2,), loss="squared"),
     SweepConfig((8, 4, 2, 1), 5, (5e-3,), (1e-3,), (0.0,), loss="squared"),
     SweepConfig((5,) * 4, 2, (5e-3,), (1e-3,), (1e-2,)),
@@ -280,7 +281,8 @@ def single(config: SweepConfig) -> Problem:
 
 def _name(config: SweepConfig) -> str:
     K, n = len(config.counts), sorted(set(config.counts), reverse=True)
-    loss = config.loss + (f" smoothed by {config.smoothing}" if config.smoothing else "")
+    loss, smoothing = short_name(loss_of(config)), dict(loss_of(config).settings).get("smoothing")
+    loss += f" smoothed by {smoothing}" if smoothing else ""
     bias = "no bias" if not config.bias else f"λ_b = {', '.join(f'{b:g}' for b in config.decay_b)}"
     return f"K={K} n={','.join(map(str, n))} d={config.dim}, {loss}, {bias}"
 

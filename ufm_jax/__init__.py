@@ -28,7 +28,7 @@ _HOMES = {
     "numerics.rootfind": ("critical_point", "follow_to_index", "levenberg_marquardt"),
     "numerics.flow": ("gradient_flow", "discrete_flow"),
     "models.unconstrained.problem": ("Params", "Problem", "problem"),
-    "models.unconstrained.losses": ("CrossEntropy", "Loss", "Squared"),
+    "models.unconstrained.losses": ("CrossEntropy", "Focal", "Loss", "Squared"),
     "models.unconstrained.objective": ("objective", "hessian"),
     "models.unconstrained.reduction": ("collapse", "lift", "restrict", "full_spectrum"),
     "models.unconstrained.geometry": ("simplex_etf", "collapse_metrics"),

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from ufm_jax.devices import free_memory
 from ufm_jax.models.unconstrained.critical import CriticalPoint
 from ufm_jax.models.unconstrained.evidence import Evidence
-from ufm_jax.models.unconstrained.losses import loss_of
 from ufm_jax.models.unconstrained.problem import Params, Problem, problem
 from ufm_jax.models.unconstrained.reduction import check_class_means, trimmed
 from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED
@@ -23,7 +22,7 @@ from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 from ufm_jax.runs.pipeline import bytes_of_call, judge, lanes_of_call, padded, search
-from ufm_jax.runs.plan import Shard, SweepConfig, Target, lanes_of, settings_of, shards
+from ufm_jax.runs.plan import Shard, SweepConfig, Target, built_loss, lanes_of, settings_of, shards
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
@@ -38,7 +37,7 @@ def problem_of(config: SweepConfig) -> Problem:
         decay_h=h,
         decay_b=b,
         bias=config.bias,
-        loss=loss_of(config.loss, config.smoothing, config.gamma),
+        loss=built_loss(config),
     )
     if config.space != "full" or config.target != "minima":
         check_class_means(prob)

@@ -105,7 +105,7 @@ def padded(p: Params, dim: int) -> Params:
 def judge(prob: Problem, p: Params, target: Target, spectra: Spectra) -> Evidence:
     """Examine each point; with spectra "needed", only those that certificates do not decide."""
     few = _dense_share(prob)
-    if spectra == "all" or not prob.loss.certified:
+    if spectra == "all" or not prob.loss.convex:
         return in_shares(partial(_evidence, method=examine), few, prob, p)
     first = by_duality if target == "minima" else by_escape
     evidence = in_shares(partial(_evidence, method=first), min(_share(prob, target), JUDGED), prob, p)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm_jax.models.unconstrained.evidence import examine
-from ufm_jax.models.unconstrained.losses import DEFAULT_GAMMA, loss_of
+from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.problem import Params, check_finite, problem
 from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED
 from ufm_jax.models.unconstrained.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
@@ -41,9 +41,7 @@ def certify(
     decay_w: float,
     decay_h: float,
     decay_b: float = 0.0,
-    loss: str = "cross-entropy",
-    smoothing: float = 0.0,
-    gamma: float = DEFAULT_GAMMA,
+    loss: Loss | None = None,
     grad_tol: float = GRAD_TOL,
     gap_tol: float = GAP_TOL,
 ) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def certify(
         decay_h=decay_h,
         decay_b=0.0 if b is None else decay_b,
         bias=b is not None,
-        loss=loss_of(loss, smoothing, gamma),
+        loss=loss,
     )
     order = np.argsort(labels, kind="stable")
     point = Params(jnp.asarray(W), jnp.asarray(H[:, order]), None if b is None else jnp.asarray(b))

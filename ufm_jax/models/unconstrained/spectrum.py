@@ -125,9 +125,7 @@ def spectrum(prob: Problem, p: Params, rank: Int[Array, ""]) -> Spectrum:
     if max(prob.counts) > 1:
         blocks.append(_within(prob, small, q, frame))
     assembled = _assemble(prob, p, rank, orbit_radius(prob, p, frame, rank), blocks)
-    if (
-        not prob.loss.certified
-    ):  # features of a class may differ at critical points, which the blocks leave out
+    if not prob.loss.convex:  # features of a class may differ at critical points, which the blocks leave out
         apart = within_class_deviation(prob, p) > APART_RTOL * (1.0 + jnp.linalg.norm(p.H))
         assembled = assembled._replace(clear=assembled.clear & ~apart, resolved=assembled.resolved & ~apart)
     if dense:
@@ -264,7 +262,7 @@ def _within(prob: Problem, small: Problem, q: Params, frame: Float[Array, "d d"]
     """
     counts, dtype = jnp.asarray(prob.counts, jnp.int32), q.W.dtype
     extra = prob.num_samples - prob.num_classes
-    if prob.dim > small.dim and prob.loss.certified:
+    if prob.dim > small.dim and prob.loss.convex:
         # A feature coordinate that W does not use gives λ_H itself, the lowest there can be.
         k, vector = jnp.argmax(counts), frame[:, -1]
         values, residual = prob.decay_h[None], jnp.zeros((), dtype)
