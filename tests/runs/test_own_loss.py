@@ -144,6 +144,8 @@ def test_an_instance_is_swept_as_its_name_is(file, tmp_path):
     named = replace(SWEEP, starts=6, loss=chosen_loss(f"{file}:Tempered", {"temperature": 2.0}))
     instance = replace(named, loss=make("loss", named.loss))
     assert instance.digest() == named.digest()
+    assert named.digest() == replace(named, loss=chosen_loss(named.loss.name, {"temperature": 2})).digest()
+    assert named.digest() != replace(named, loss=chosen_loss(named.loss.name)).digest()
     assert sweep(instance).equals(sweep(named))
 
 

@@ -154,7 +154,7 @@ def chosen_loss(name: str, settings: Mapping[str, Any] | None = None) -> Spec:
 
 
 def _real(value: Any) -> Any:
-    """Return integers as real numbers, as all built-in parameters are, so that 1 and 1.0 are one run."""
+    """Return integers as real numbers, so that 1 and 1.0 are one run."""
     if isinstance(value, tuple | list):
         return tuple(map(_real, value))
     return float(value) if type(value) is int else value
@@ -227,6 +227,8 @@ def _check_integer(name: str, value: Any, least: int) -> None:
 
 
 def _hash(content: dict[str, Any]) -> str:
+    if "loss_set" in content:  # 1 on a command line is 1.0 in Python
+        content = content | {"loss_set": {name: _real(v) for name, v in content["loss_set"].items()}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

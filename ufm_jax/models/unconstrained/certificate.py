@@ -7,7 +7,7 @@ app. A, give the condition ‖G‖₂ ≤ s at critical points; the bound at any
 and is tested against true minima at random points.)
 """
 
-import functools
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -101,7 +101,7 @@ def _excess_at_origin(loss: Loss, num_classes: int) -> float:
         return float(jnp.max(loss.value(jnp.zeros(T.shape), jnp.asarray(T)))) - loss.infimum
 
 
-@functools.lru_cache(maxsize=64)
+@lru_cache(maxsize=64)
 def _reach_by_convexity(counts: tuple[int, ...], loss: Loss, shift_invariant: bool) -> tuple[float, float]:
     """Return (A, B) such that ‖b‖ ≤ A + B/s at a global minimiser with λ_b = 0, up to the shift.
 
@@ -115,27 +115,24 @@ def _reach_by_convexity(counts: tuple[int, ...], loss: Loss, shift_invariant: bo
     T = loss.targets(np.arange(K), K)
     room = np.array(counts) ** -0.5 * _excess_at_origin(loss, K)
 
-    def tangents(b: Float[Array, "m K"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return φ, ∇φ and Σ_k (n_k/N) ‖∇ℓ_k‖ (φ(0) − inf ℓ)/√n_k, a row each."""
-
-        def at(b: Float[Array, " K"]) -> tuple[Array, Array, Array]:
-            Z, targets = jnp.broadcast_to(b[:, None], T.shape), jnp.asarray(T, b.dtype)
-            slope = loss.slope(Z, targets)
-            norms = jnp.linalg.norm(slope, axis=0)
-            return loss.value(Z, targets) @ shares, slope @ shares, norms @ (shares * room)
-
-        value, slope, norms = jax.lax.map(at, b)
-        return np.asarray(value), np.asarray(slope), np.asarray(norms)
+    def tangent(b: Float[Array, " K"]) -> tuple[Array, Array, Array]:
+        """Return φ, ∇φ and Σ_k (n_k/N) ‖∇ℓ_k‖ (φ(0) − inf ℓ)/√n_k."""
+        Z, targets = jnp.broadcast_to(b[:, None], T.shape), jnp.asarray(T, b.dtype)
+        slope = loss.slope(Z, targets)
+        norms = jnp.linalg.norm(slope, axis=0)
+        return loss.value(Z, targets) @ shares, slope @ shares, norms @ (shares * room)
 
     best = np.inf, np.inf
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
         one = Problem(*(jnp.zeros(()),) * 3, counts, 1, True, loss, True)
         beta = np.asarray(_best_bias(one, columns(one, one.decay_w.dtype), one.zeros()))
         V = np.eye(K) - (1.0 / K if shift_invariant else 0.0)
-        at_zero = float(tangents(jnp.zeros((1, K)))[0][0])
+        V = np.concatenate([V, -V])
+        at_zero = float(tangent(jnp.zeros(K))[0])
+        tangents = jax.jit(partial(jax.lax.map, tangent))
         for h in 2.0 ** -np.arange(12):
-            value, slope, norms = tangents(jnp.asarray(beta + h * np.concatenate([V, -V])))
-            along = np.sum(slope * np.concatenate([V, -V]), axis=1)
+            value, slope, norms = map(np.asarray, tangents(jnp.asarray(beta + h * V)))
+            along = np.sum(slope * V, axis=1)
             sigma = np.linalg.svd(slope[:K], compute_uv=False)[-2 if shift_invariant else -1]
             delta = float(np.linalg.norm(slope[:K] + slope[K:], axis=1).max())
             steep = float(sigma) / K**0.5 - delta
