@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import PROBLEMS, gaussians, keys, make
 
-from ufm_jax.models.unconstrained.losses import Focal
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal
 from ufm_jax.models.unconstrained.objective import objective, ravel, unravel
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.stacked import (
@@ -21,7 +21,12 @@ from ufm_jax.models.unconstrained.stacked import (
     unbalance,
 )
 
-CASES = PROBLEMS | {"focal": make((2, 1, 3), 4, loss=Focal(2.0)), "long": make((200, 100, 50), 4)}
+WEIGHTED = CrossEntropy(0.1, class_weights=(0.5, 1.0, 3.0), offsets=(0.0, -1.0, 0.7))
+CASES = PROBLEMS | {
+    "focal": make((2, 1, 3), 4, loss=Focal(2.0)),
+    "weighted": make((2, 1, 3), 4, loss=WEIGHTED),
+    "long": make((200, 100, 50), 4),
+}
 
 
 @pytest.mark.parametrize("reduce", [lambda prob: prob, collapse], ids=["full", "class means"])
