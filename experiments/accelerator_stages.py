@@ -21,6 +21,7 @@ import numpy as np
 from experiments import agreement, limits
 from experiments.accelerator_plan import Kind, Plan, Stage
 from experiments.common import set_up
+from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.runs import engine, pipeline
 from ufm_jax.runs.folder import provenance
 from ufm_jax.runs.plan import Spectra
@@ -71,7 +72,8 @@ def device(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
     if not on_cpu:  # whose memory is the host's
         yield {"bytes_per_s": _transfers(np.ones(copied))}
     for sizes in dict.fromkeys(s.sizes for s in plan.stages if s.kind != "device"):
-        small = pipeline.searched(engine.problem_of(agreement.plan(sizes, "minima", 1)))
+        small = engine.work_of(agreement.plan(sizes, "minima", 1)).landscape.space("minima")
+        assert isinstance(small, Problem)
         K, r, D = small.num_classes, small.dim, small.num_variables
         few, many = (max(1, copied // (8 * numbers)) for numbers in (D * D, K * r))
         yield {
@@ -202,7 +204,7 @@ def _cpu_rows(stage: Stage, plan: Plan) -> Path:
 
 def _own_lanes(stage: Stage) -> int:
     """Return how many lanes a device the package itself puts into one call."""
-    prob = engine.problem_of(agreement.plan(stage.sizes, stage.target, 1))
+    prob = engine.work_of(agreement.plan(stage.sizes, stage.target, 1)).landscape
     return pipeline.lanes_of_call(prob, stage.target) // jax.local_device_count()
 
 

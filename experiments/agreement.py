@@ -21,8 +21,9 @@ from jaxtyping import Bool, Float, Int
 
 from experiments.common import set_up
 from experiments.contenders import setting
-from ufm_jax.models.unconstrained.problem import Params, Problem
-from ufm_jax.models.unconstrained.verdict import Verdict
+from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.verdict import Verdict
+from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.runs import engine
 from ufm_jax.runs.durable import write_file
 from ufm_jax.runs.pipeline import judge, search
@@ -75,14 +76,14 @@ def plan(sizes: Sizes, target: Target, starts: int, spectra: Spectra = "all") ->
 
 def searched(config: SweepConfig, nudge: float = 0.0) -> tuple[Params, Rows]:
     """Search from the sweep's starts on this process's devices; decays are 1 + `nudge` times the sweep's."""
-    prob = _each(config, nudge)
-    point = search(prob, jax.random.key(config.seed), np.arange(config.starts), config.target)
-    return point.params, _rows(prob, point.params, config)
+    prob, fields = _each(config, nudge)
+    point = search(prob, fields, jax.random.key(config.seed), np.arange(config.starts), config.target)
+    return point.x, _rows(config, point.x, nudge)
 
 
 def judged(config: SweepConfig, points: Params) -> Rows:
     """Judge points on this process's devices, with their spectra."""
-    return _rows(_each(config), points, config)
+    return _rows(config, points)
 
 
 def compare(ours: Rows, theirs: Rows, *, points_are_the_same: bool) -> Differences:
@@ -171,14 +172,16 @@ def load(file: Path) -> tuple[Rows, Params, int]:
         return rows, Params(*(held[name] for name in Params._fields)), int(held["last_bit"])
 
 
-def _each(config: SweepConfig, nudge: float = 0.0) -> Problem:
-    """Return the sweep's problem, decays with one entry a start."""
-    once = engine.problem_of(config)
-    return jax.tree.map(lambda a: np.repeat(np.asarray(a) * (1.0 + nudge), config.starts), once)
+def _each(config: SweepConfig, nudge: float) -> tuple[Landscape, dict[str, np.ndarray]]:
+    """Return the sweep's landscape, and its decays with one entry a start."""
+    work = engine.work_of(config)
+    return work.landscape, {
+        name: np.repeat(values * (1.0 + nudge), config.starts) for name, values in work.settings.items()
+    }
 
 
-def _rows(prob: Problem, points: Params, config: SweepConfig) -> Rows:
-    evidence = judge(prob, points, config.target, "all")
+def _rows(config: SweepConfig, points: Params, nudge: float = 0.0) -> Rows:
+    evidence = judge(*_each(config, nudge), points, config.target, "all")
     return Rows(*(np.asarray(getattr(evidence, name)) for name in Rows._fields))
 
 

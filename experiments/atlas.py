@@ -22,7 +22,8 @@ from ufm_jax.models.unconstrained import census, continuation
 from ufm_jax.models.unconstrained.census import Census
 from ufm_jax.models.unconstrained.continuation import Continuation
 from ufm_jax.models.unconstrained.downhill import Edge, Sampling, edges
-from ufm_jax.models.unconstrained.problem import Problem, problem
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.report.progress import census_progress
 from ufm_jax.report.table import census_report

@@ -25,16 +25,18 @@ import tyro
 from jaxtyping import Array, Float
 
 from experiments.common import Scale, record, set_up
-from ufm_jax.models.unconstrained.certificate import dual_bound
-from ufm_jax.models.unconstrained.evidence import examine
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.flat import unravel
+from ufm_jax.landscape.landscape import Key
+from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained.losses import CrossEntropy
-from ufm_jax.models.unconstrained.objective import gradient_norm, objective, ravel, unravel
+from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, lift
-from ufm_jax.models.unconstrained.starts import Key, gaussian, log_uniform_scale
+from ufm_jax.models.unconstrained.starts import gaussian, log_uniform_scale
 from ufm_jax.models.unconstrained.theory import global_minimum, has_closed_form
-from ufm_jax.models.unconstrained.verdict import GRAD_TOL, Verdict
-from ufm_jax.runs.engine import problem_of, sweep
+from ufm_jax.runs.engine import sweep, work_of
 from ufm_jax.runs.plan import SweepConfig, loss_of, short_name
 
 LOSS_TOL = 1e-10  # of a minimum against its closed form
@@ -78,25 +80,37 @@ SCALES: dict[Scale, Counts] = {
     "paper": Counts(10_000, (10_000, 2_000), (50_000, 10_000, 50_000), (100_000, 100_000), 20_000),
 }
 
-PUBLIC = SweepConfig((5, 5, 5), 2, (5e-3,), (1e-3,), (1e-2,), target="saddles", space="collapsed")
+
+def _sweep(
+    counts: tuple[int, ...],
+    dim: int,
+    decay_w: tuple[float, ...],
+    decay_h: tuple[float, ...],
+    decay_b: tuple[float, ...],
+    **more: Any,
+) -> SweepConfig:
+    return SweepConfig(counts=counts, dim=dim, decay_w=decay_w, decay_h=decay_h, decay_b=decay_b, **more)
+
+
+PUBLIC = _sweep((5, 5, 5), 2, (5e-3,), (1e-3,), (1e-2,), target="saddles", space="collapsed")
 # Kθ from 0.009 to 2.4 and from 0.01 to 1.3, unequal decays on either side, with and without bias decay.
 MINIMA = (
-    SweepConfig((5,) * 4, 6, (1e-3, 0.1, 0.5), (1e-3, 0.15), (0.0, 1e-2), space="full"),
-    SweepConfig((20,) * 10, 16, (2.5e-5, 0.02, 0.4), (2e-3,), (0.0, 1e-2), space="full"),
+    _sweep((5,) * 4, 6, (1e-3, 0.1, 0.5), (1e-3, 0.15), (0.0, 1e-2), space="full"),
+    _sweep((20,) * 10, 16, (2.5e-5, 0.02, 0.4), (2e-3,), (0.0, 1e-2), space="full"),
 )
 SADDLES = (
-    SweepConfig((5,) * 4, 6, (5e-4,), (1e-4,), (1e-2,)),
-    SweepConfig((20,) * 10, 16, (5e-4,), (2.5e-5,), (1e-2,)),
-    SweepConfig((8, 4, 2, 1), 3, (5e-4,), (1e-4,), (1e-2,)),
+    _sweep((5,) * 4, 6, (5e-4,), (1e-4,), (1e-2,)),
+    _sweep((20,) * 10, 16, (5e-4,), (2.5e-5,), (1e-2,)),
+    _sweep((8, 4, 2, 1), 3, (5e-4,), (1e-4,), (1e-2,)),
 )
 # d below, at and above K − 1, balanced or not, every loss and every bias mode.
 OTHERS = (
-    SweepConfig((5,) * 4, 3, (5e-3,), (1e-3,), (0.0,), loss=CrossEntropy(smoothing=0.1)),
-    SweepConfig((8, 4, 2, 1), 2, (5e-3,), (1e-3,), (0.0,)),
-    SweepConfig((8, 4, 2, 1), 6, (5e-3,), (1e-3,), (0.0,), bias=False, loss=CrossEntropy(smoothing=0.1)),
-    SweepConfig((5,) * 4, 6, (5e-3,), (1e-3,), (1e-2,), loss="squared"),
-    SweepConfig((8, 4, 2, 1), 5, (5e-3,), (1e-3,), (0.0,), loss="squared"),
-    SweepConfig((5,) * 4, 2, (5e-3,), (1e-3,), (1e-2,)),
+    _sweep((5,) * 4, 3, (5e-3,), (1e-3,), (0.0,), loss=CrossEntropy(smoothing=0.1)),
+    _sweep((8, 4, 2, 1), 2, (5e-3,), (1e-3,), (0.0,)),
+    _sweep((8, 4, 2, 1), 6, (5e-3,), (1e-3,), (0.0,), bias=False, loss=CrossEntropy(smoothing=0.1)),
+    _sweep((5,) * 4, 6, (5e-3,), (1e-3,), (1e-2,), loss="squared"),
+    _sweep((8, 4, 2, 1), 5, (5e-3,), (1e-3,), (0.0,), loss="squared"),
+    _sweep((5,) * 4, 2, (5e-3,), (1e-3,), (1e-2,)),
 )
 
 
@@ -166,7 +180,7 @@ def minima_are_global(config: SweepConfig) -> Finding:
     ranks = np.array_equal(table["rank"].to_numpy(), np.where(kt < 1, K - 1, 0))
     nc = {n: float(np.max(table[n].to_numpy()[kt < 1])) for n in ("nc1", "nc2", "nc3")}
     measured = (
-        f"{table.num_rows} starts over {len(config.settings)} settings, Kθ {kt.min():.2g}..{kt.max():.2g}: "
+        f"{table.num_rows} starts over {config.num_settings} settings, Kθ {kt.min():.2g}..{kt.max():.2g}: "
         f"{certified} GLOBAL_MINIMUM, max |loss − closed form| {error:.1e}; where Kθ < 1 "
         f"({int(np.sum(kt < 1))} rows) max NC1 {nc['nc1']:.1e}, NC2 {nc['nc2']:.1e}, NC3 {nc['nc3']:.1e}; "
         f"elsewhere the origin, where they are 0/0; ranks {'as' if ranks else 'NOT as'} predicted"
@@ -254,12 +268,9 @@ def judged(prob: Problem, keys: Key) -> tuple[Array, Array, Array]:
     def one(key: Key) -> tuple[Array, Array, Array]:
         scale_key, point_key = jax.random.split(key)
         p = gaussian(prob, point_key, log_uniform_scale(scale_key, 1e-3, 1e2))
-        if prob.num_classes <= 4:
-            e = examine(prob, p).evidence
-            return e.verdict, e.grad_norm, e.dual_bound
-        # `judge` looks at the gradient first; a spectrum at each of 10,000 points would take minutes.
-        norm = gradient_norm(prob, p)
-        return jnp.where(norm <= GRAD_TOL, Verdict.UNDECIDED, Verdict.NOT_CRITICAL), norm, dual_bound(prob, p)
+        # The gradient is looked at first; a spectrum at each of 10,000 points would take minutes.
+        e = examine(prob, p, "spectrum" if prob.num_classes <= 4 else "certificate").evidence
+        return e.verdict, e.grad_norm, e.dual_bound
 
     return jax.lax.map(one, keys)
 
@@ -276,7 +287,9 @@ def best_known(config: SweepConfig) -> tuple[float, str]:
 
 def single(config: SweepConfig) -> Problem:
     """Return the full problem of a sweep's first setting."""
-    return jax.tree.map(lambda decays: decays[0], problem_of(replace(config, space="full")))
+    prob = work_of(replace(config, space="full")).landscape
+    assert isinstance(prob, Problem)
+    return prob
 
 
 def _name(config: SweepConfig) -> str:

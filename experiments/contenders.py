@@ -81,17 +81,19 @@ def plain_jax(s: Setting, count: int, *, batched: bool) -> Run:
 
 
 def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spectra) -> Run:
-    """This package: `ufm_jax.descend`, all local devices."""
+    """This package: `runs.pipeline`, all local devices."""
+    from ufm_jax.landscape.verdict import Verdict
     from ufm_jax.models.unconstrained.problem import Params
-    from ufm_jax.models.unconstrained.verdict import Verdict
-    from ufm_jax.runs.pipeline import descend
+    from ufm_jax.runs.pipeline import from_starts, judge
 
     prob = problem_of(s)
+    rows, points = (prob.space("rows"), prob.space("points")) if space == "auto" else (prob, prob)
     begin: Any = peers.draw_starts(s, SEED, range(count))  # NumPy's: putting them on the device is part of it
 
     def run() -> tuple[Points, list[str]]:
-        point, evidence = descend(prob, Params(*begin), space=space, spectra=spectra)
-        W, H, b = point.params
+        point = from_starts(rows, {}, Params(*begin))
+        evidence = judge(rows, {}, point.x, "minima", spectra)
+        W, H, b = map(np.asarray, points.lift(point.x))
         # Class means times √n; lifting them is not part of a sweep, but the referee needs it.
         features = LiftedRows(H, s.n) if space == "auto" else H
         return (W, features, b), [Verdict(int(v)).name for v in evidence.verdict]
@@ -111,7 +113,7 @@ class LiftedRows:
 
 def problem_of(s: Setting) -> Any:
     """Return the `Problem` of a setting. JAX is imported only here: SciPy's contenders have none."""
-    from ufm_jax.models.unconstrained.problem import problem
+    from ufm_jax.models.unconstrained.model import problem
 
     return problem(
         num_classes=s.K, per_class=s.n, dim=s.d, decay_w=s.decay_w, decay_h=s.decay_h, decay_b=s.decay_b

@@ -22,8 +22,9 @@ import tyro
 
 from experiments.common import COLOURS, STYLE, Scale, save, set_up
 from ufm_jax.models.unconstrained.geometry import collapse_metrics
+from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective
-from ufm_jax.models.unconstrained.problem import Problem, problem
+from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.starts import gaussian
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.flow import Trajectory, discrete_flow, gradient_flow

@@ -15,10 +15,11 @@ import numpy as np
 import tyro
 
 from experiments.common import COLOURS, STYLE, Scale, save, set_up
-from ufm_jax.models.unconstrained.critical import minimum_from
+from ufm_jax.landscape.flat import hessian
+from ufm_jax.landscape.search import search_start
 from ufm_jax.models.unconstrained.etf_spectrum import etf_spectrum
-from ufm_jax.models.unconstrained.objective import hessian
-from ufm_jax.models.unconstrained.problem import Problem, problem
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 def measured(prob: Problem, seed: int) -> dict[str, Any]:
     """Find a minimum of one problem and compare its spectrum."""
-    found = jax.jit(minimum_from)(prob, jax.random.key(seed))
+    found = jax.jit(search_start)(prob, jax.random.key(seed))
     eigenvalues = np.linalg.eigvalsh(jax.jit(hessian)(prob, found.params))
     exact = etf_spectrum(prob)
     expected = np.sort(np.repeat([e.value for e in exact], [e.multiplicity for e in exact]))

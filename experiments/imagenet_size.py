@@ -20,15 +20,23 @@ import tyro
 from jaxtyping import Array, Float
 
 from experiments.common import Scale, record, set_up
-from ufm_jax.models.unconstrained.certificate import curvature_floor, dual_bound
-from ufm_jax.models.unconstrained.critical import CriticalPoint, minimum_from_etf
+from ufm_jax.landscape.landscape import Known
+from ufm_jax.landscape.search import CriticalPoint, Newton, search_from
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum, zero_tolerance
+from ufm_jax.landscape.verdict import Reason, Verdict, judge
 from ufm_jax.models.unconstrained.invariant import InvariantSpectrum, invariant_spectrum
-from ufm_jax.models.unconstrained.objective import logits, objective
-from ufm_jax.models.unconstrained.problem import Params, Problem, problem
-from ufm_jax.models.unconstrained.reduction import class_columns, collapse, compress, within_class_hessian
-from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED, Spectrum, zero_tolerance
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.objective import logits
+from ufm_jax.models.unconstrained.problem import Params, Problem
+from ufm_jax.models.unconstrained.reduction import (
+    class_columns,
+    collapse,
+    reduced,
+    restrict,
+    within_class_hessian,
+)
+from ufm_jax.models.unconstrained.starts import mean_etf
 from ufm_jax.models.unconstrained.symmetry import balanced_rank, orbit_dimension
-from ufm_jax.models.unconstrained.verdict import Reason, Verdict, judge
 
 DECAY_W, DECAY_H = 5e-4, 5e-4 / 1281
 BIAS_DECAYS = (1e-2, 0.0)
@@ -65,13 +73,24 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def from_etf(prob: Problem) -> CriticalPoint:
+    """Descend from the simplex ETF of the balanced problem with N/K samples a class: near the minimiser."""
+    small = reduced(prob)
+    return search_from(prob, small, mean_etf(small), Newton(radius=small.num_classes**0.5))
+
+
+def certificates(prob: Problem, p: Params) -> Known:
+    """Return bounds on the global minimum and on the Hessian's eigenvalues."""
+    return prob.known(prob.evaluate(p), "certificate")
+
+
 def examine_minimum(prob: Problem, stages: Stages) -> dict[str, Any]:
     """Find the minimiser of the collapsed problem and return all that was measured there."""
-    found: CriticalPoint = stages("minimiser", jax.jit(minimum_from_etf), prob)
+    found: CriticalPoint = stages("minimiser", jax.jit(from_etf), prob)
     p = found.params
-    loss = objective(prob)(p)
-    gap = loss - stages("dual bound", jax.jit(dual_bound), prob, p)
-    floor = stages("curvature floor", jax.jit(curvature_floor), prob, p)
+    loss = prob.value(p)
+    known: Known = stages("certificates", jax.jit(certificates), prob, p)
+    gap, floor = loss - known.bound, known.floor
     inside: InvariantSpectrum = stages("distinct eigenvalues", invariant_spectrum, prob, p)
     within = stages("within-class eigenvalues", within_class_range, prob, p)
     spec = evidence(prob, found, inside, floor)
@@ -132,7 +151,8 @@ def within_class_range(prob: Problem, p: Params) -> tuple[float, float]:
 
     One class of each count stands for its equals. The lowest is λ_H: W leaves feature coordinates unused.
     """
-    small, q = compress(prob, jnp.eye(prob.dim), p)  # the search used the first coordinates only
+    small = reduced(prob)  # the search used the first coordinates only
+    q = restrict(small, p)
     Z, T = class_columns(small, q)
     top = jax.jit(lambda z, t: jnp.linalg.eigvalsh(within_class_hessian(small, q, z, t))[-1])
     return float(prob.decay_h), max(float(top(Z[k], T[k])) for k in one_of_each(prob))

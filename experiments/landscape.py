@@ -19,8 +19,11 @@ import pyarrow.compute as pc
 import tyro
 
 from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
-from ufm_jax.models.unconstrained.objective import hessian, objective, oracle, ravel
-from ufm_jax.models.unconstrained.problem import Problem, problem
+from ufm_jax.landscape.flat import hessian, oracle
+from ufm_jax.landscape.point import ravel
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.objective import objective
+from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.starts import gaussian
 from ufm_jax.numerics.density import smoothed, spectral_density
@@ -64,7 +67,7 @@ def run(config: Config) -> dict[int, pa.Table]:
                 decay_b=(config.decay_b,),
                 starts=starts,
                 seed=config.seed,
-                target=target,  # type: ignore[arg-type]
+                target=target,
                 space="full" if target == "minima" else "collapsed",
                 keep_points=target == "saddles",
             )

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from experiments.common import set_up
 from experiments.contenders import problem_of, setting
-from ufm_jax.models.unconstrained.critical import find_minima, gaussian_start
-from ufm_jax.models.unconstrained.objective import oracle
+from ufm_jax.landscape.flat import oracle
+from ufm_jax.landscape.search import descend_together
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
 from ufm_jax.models.unconstrained.stacked import batch_size, product, scales, stacked
@@ -134,11 +134,12 @@ def lanczos_seconds(prob: Problem, basis: int) -> float:
 
 def solve_seconds(prob: Problem, starts: int) -> tuple[float, float]:
     """Time one whole descent on one device, and count its evaluations."""
-    here = _each(prob, starts)
-    begin = jax.jit(jax.vmap(gaussian_start))(reduced(here), jax.random.split(jax.random.key(0), starts))
-    run = jit_small(lambda prob, begin: find_minima(prob, begin, starts))
-    found = run(here, begin)
-    return seconds(run, here, begin, repeats=3) / starts, float(jnp.mean(found.num_steps))
+    small = prob.space("minima")
+    fields = {name: jnp.full(starts, getattr(prob, name)) for name in ("decay_w", "decay_h", "decay_b")}
+    begin = jax.jit(jax.vmap(small.start))(jax.random.split(jax.random.key(0), starts))
+    run = jit_small(lambda fields, begin: descend_together(prob, small, fields, begin, starts))
+    found = run(fields, begin)
+    return seconds(run, fields, begin, repeats=3) / starts, float(jnp.mean(found.num_steps))
 
 
 def table() -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import tyro
 from experiments.common import Scale, folder, record, set_up
 from ufm_jax.models.unconstrained.census import find_orbits, rows
 from ufm_jax.models.unconstrained.completeness import unseen_mass
-from ufm_jax.models.unconstrained.problem import problem
+from ufm_jax.models.unconstrained.model import problem
 
 
 @dataclass(frozen=True)

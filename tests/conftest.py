@@ -40,11 +40,16 @@ settings.register_profile(
 )
 settings.load_profile("ufm")
 
+
+from ufm_jax.landscape.flat import unravel  # noqa: E402
+from ufm_jax.landscape.point import ravel  # noqa: E402
+from ufm_jax.landscape.search import LevenbergMarquardt, Newton, search, search_from  # noqa: E402
 from ufm_jax.models.unconstrained import starts  # noqa: E402
-from ufm_jax.models.unconstrained.critical import find_critical, start_rank  # noqa: E402
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Squared  # noqa: E402
-from ufm_jax.models.unconstrained.objective import objective, ravel, unravel  # noqa: E402
-from ufm_jax.models.unconstrained.problem import Params, Problem, problem  # noqa: E402
+from ufm_jax.models.unconstrained.model import problem  # noqa: E402
+from ufm_jax.models.unconstrained.objective import objective  # noqa: E402
+from ufm_jax.models.unconstrained.problem import Params, Problem  # noqa: E402
+from ufm_jax.models.unconstrained.reduction import reduced  # noqa: E402
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of  # noqa: E402
 from ufm_jax.numerics.status import Status  # noqa: E402
 from ufm_jax.runs.plan import SweepConfig  # noqa: E402
@@ -73,6 +78,40 @@ def make(counts, dim, *, loss=CE, bias=True, decay_b=1e-2, decay_w=5e-3, decay_h
         bias=bias,
         loss=loss,
     )
+
+
+find_minimum = search
+
+
+def find_critical(prob: Problem, start: Params):
+    """Search for a critical point of any index near by."""
+    return search(prob, start, LevenbergMarquardt())
+
+
+def minimum_from_etf(prob: Problem):
+    """Descend from the simplex ETF of the balanced problem."""
+    small = reduced(prob)
+    return search_from(prob, small, starts.mean_etf(small), Newton(radius=small.num_classes**0.5))
+
+
+def gradient_norm(prob: Problem, p: Params):
+    """Return ‖∇f‖₂."""
+    return prob.evaluate(p).grad_norm
+
+
+def dual_bound(prob: Problem, p: Params):
+    """Return the lower bound on the global minimum."""
+    return prob.lower_bound(prob.check(p))
+
+
+def curvature_floor(prob: Problem, p: Params):
+    """Return the lower bound on all eigenvalues."""
+    return prob.known(prob.evaluate(p), "certificate").floor
+
+
+def null_direction(prob: Problem, p: Params):
+    """Return the direction out of a point of lower rank."""
+    return prob.known(prob.evaluate(p), "escape").escape
 
 
 # K = 3: d below, at and above K - 1; every pair of (d, loss), (d, bias mode), (loss, bias mode) occurs once.
@@ -114,9 +153,9 @@ ranks_of = jax.jit(jax.vmap(rank_of, in_axes=(None, 0)))
 def saddles(prob: Problem, keys):
     """Find critical points of any index from balanced starts of every rank in turn."""
     numbers = jnp.arange(len(keys), dtype=jnp.int32)
-    return jax.vmap(lambda key, i: find_critical(prob, starts.balanced(prob, key, start_rank(prob, i))))(
-        keys, numbers
-    )
+    return jax.vmap(
+        lambda key, i: find_critical(prob, starts.balanced(prob, key, starts.start_rank(prob, i)))
+    )(keys, numbers)
 
 
 @jax.jit

@@ -10,7 +10,7 @@ import pytest
 
 from ufm_jax.cli import main
 from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
-from ufm_jax.models.unconstrained.problem import problem
+from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.runs.store import load
 
 SHAPE = "--num-classes 3 --per-class 5 --dim 2 --decay-w 5e-3 --decay-h 1e-3 --decay-b 1e-2"

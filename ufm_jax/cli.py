@@ -322,7 +322,7 @@ def _certify(flags: Certify) -> None:
 
 
 def _predict(flags: Predict) -> None:
-    from ufm_jax.models.unconstrained.problem import problem
+    from ufm_jax.models.unconstrained.model import problem
     from ufm_jax.models.unconstrained.theory import predict
 
     prob = problem(**_sizes(flags), **_single_decays(flags), loss=make("loss", _loss(flags)))

@@ -5,19 +5,22 @@ from typing import Any
 import jax
 
 
-def require_x64(prob: Any = None) -> None:
+def require_x64(landscape: Any = None) -> None:
     """Refuse to give verdicts in float32.
 
     Raises:
-        ValueError: if 64-bit floating point is off, with the line that turns it on; naming `prob`, if it was
-            made while it was off.
+        ValueError: if 64-bit floating point is off, with the line that turns it on; naming the landscape, if
+            its points are not float64.
     """
     if not jax.config.read("jax_enable_x64"):
         raise ValueError(
             'jax_enable_x64: verdicts need float64; call jax.config.update("jax_enable_x64", True) first'
         )
-    if prob is not None and prob.decay_w.dtype != "float64":
-        raise ValueError(
-            f"prob: its decays are {prob.decay_w.dtype}, since jax_enable_x64 was off when it was made; "
-            "make it again"
-        )
+    if landscape is None:
+        return
+    for leaf in jax.tree.leaves(jax.eval_shape(landscape.zeros)):
+        if leaf.dtype != "float64":
+            raise ValueError(
+                f"landscape: {landscape.name} has points of {leaf.dtype}, perhaps since jax_enable_x64 was "
+                "off when it was made; verdicts need float64"
+            )

@@ -15,8 +15,8 @@ from experiments.accelerator import Amount, Config
 from experiments.accelerator_plan import Plan, Stage
 from experiments.accelerator_results import name_of
 from experiments.agreement import Rows
-from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED
-from ufm_jax.models.unconstrained.verdict import Verdict
+from ufm_jax.landscape.spectrum import NOT_COUNTED
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.runs import engine, pipeline
 
 SIZES = ((4, 5, 6), (10, 20, 16))

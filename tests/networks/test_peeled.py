@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
+from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.own_point import certify, read_point
-from ufm_jax.models.unconstrained.problem import problem
 from ufm_jax.networks.data import load, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective as landscape_objective
-from ufm_jax.models.unconstrained.problem import Params, problem
+from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.networks.data import load, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import last_layer, network

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from ufm_jax.numerics.derivatives import dense_hessian, second_order
-from ufm_jax.numerics.rootfind import critical_point, follow_to_index, levenberg_marquardt
+from ufm_jax.numerics.rootfind import (
+    critical_point,
+    eigenvector_following,
+    follow_to_index,
+    levenberg_marquardt,
+)
 from ufm_jax.numerics.status import Status
 
 A = np.array([-200.0, -100.0, -170.0, 15.0])
@@ -124,3 +129,90 @@ def test_a_lost_lane_leaves_the_others_unchanged_to_the_bit():
         assert np.array_equal(np.asarray(p)[others], np.asarray(q)[others])
     alone = MARQUARDT(z[3])
     np.testing.assert_allclose(healthy.x[3], alone.x, atol=1e-10)
+
+
+def turn(z):
+    """Return the direction of rotation about the third axis, twice, and nothing: dependent and zero."""
+    direction = jnp.stack([-z[1], z[0], 0 * z[2]])
+    return jnp.stack([direction, -2 * direction, 0 * z])
+
+
+def ring(z):
+    """A minimum at rings of radius 1 at heights ±1, saddles at (0, 0, ±1) and the ring at height 0."""
+    return (z[0] ** 2 + z[1] ** 2 - 1) ** 2 + (z[2] ** 2 - 1) ** 2 / 4
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_saddle_modulo_rotations_is_reached_from_beside_a_minimum(seed):
+    start = jnp.asarray([0.6, 0.8, 0.9]) + 0.03 * jax.random.normal(jax.random.key(seed), (3,))
+    found = follow_to_index(ring, start, 1, tangents=turn)
+    assert found.status == Status.CONVERGED
+    np.testing.assert_allclose(found.value, 0.25, atol=1e-12)
+    np.testing.assert_allclose([jnp.hypot(*found.x[:2]), found.x[2]], [1.0, 0.0], atol=1e-9)
+
+
+def test_a_null_direction_in_the_place_of_a_negative_one_is_not_convergence():
+    start = jnp.asarray([0.61, 0.79, 1.01])
+    found = follow_to_index(ring, start, 1)  # climbs around the ring, not being told that it is level
+    assert found.grad_norm < 1e-10
+    np.testing.assert_allclose(found.value, 0.0, atol=1e-12)
+    assert found.status == Status.STALLED
+
+
+@pytest.mark.parametrize(
+    ("start", "k", "expected"),
+    [
+        ([0.0, 0.0, 1.0], 2, Status.CONVERGED),  # on the axis no rotation moves the point
+        ([0.0, 0.0, 1.0], 1, Status.STALLED),
+        ([0.0, 0.0, 0.0], 3, Status.CONVERGED),
+        ([1.0, 0.0, 0.0], 1, Status.CONVERGED),
+        ([1.0, 0.0, 1.0], 0, Status.CONVERGED),
+        ([1.0, 0.0, 1.0], 1, Status.STALLED),
+    ],
+)
+def test_the_index_of_a_start_that_is_critical_is_checked(start, k, expected):
+    found = follow_to_index(ring, jnp.asarray(start), k, tangents=turn)
+    assert found.status == expected
+    np.testing.assert_allclose(found.x, start, atol=1e-12)
+
+
+def test_the_index_of_a_search_into_a_fixed_point_of_the_symmetry_is_the_full_one():
+    # Away from the axis one direction is the rotation's, at its end on the axis both are negative.
+    found = follow_to_index(ring, jnp.asarray([0.2, 0.1, 1.1]), 1, tangents=turn)
+    assert found.status == Status.STALLED
+    np.testing.assert_allclose(found.x, [0.0, 0.0, 1.0], atol=1e-9)
+
+
+def test_without_directions_nothing_is_projected():
+    none = lambda z: jnp.zeros((0, 2))
+    start = jnp.asarray([-0.7, 0.5])
+    plain, empty = (follow_to_index(mueller_brown, start, 1, tangents=t, gtol=GTOL) for t in (None, none))
+    for p, q in zip(plain, empty, strict=True):
+        assert np.array_equal(p, q)
+
+
+def test_tangents_come_as_the_point_does():
+    f = lambda p: ring(jnp.append(p["xy"], p["z"]))
+    start = {"xy": jnp.asarray([0.62, 0.78]), "z": jnp.asarray(0.9)}
+
+    def rotation(p):
+        return {"xy": jnp.stack([-p["xy"][1], p["xy"][0]])[None], "z": jnp.zeros(1)}
+
+    found = jax.jit(lambda s: follow_to_index(f, s, 1, tangents=rotation))(start)
+    assert found.status == Status.CONVERGED
+    np.testing.assert_allclose(found.x["z"], 0.0, atol=1e-9)
+    for wrong in (
+        lambda p: p,
+        lambda p: rotation(p)["xy"],
+        lambda p: {**rotation(p), "z": jnp.zeros((1, 1))},
+    ):
+        with pytest.raises(ValueError, match="tangents"):
+            follow_to_index(f, start, 1, tangents=wrong)
+
+
+def test_many_searches_at_once_end_where_each_ends_alone():
+    starts = jnp.asarray([0.6, 0.8, 0.8]) + 0.1 * jax.random.normal(jax.random.key(7), (5, 3))
+    search = lambda z: eigenvector_following(second_order(ring), z, 1, tangents=turn)
+    together, alone = jax.vmap(search)(starts), jax.lax.map(search, starts)
+    assert np.array_equal(together.status, alone.status)
+    np.testing.assert_allclose(together.x, alone.x, atol=1e-9)

@@ -10,9 +10,9 @@ import pytest
 from conftest import SMOOTH
 
 from ufm_jax import cli
+from ufm_jax.landscape.verdict import Reason
 from ufm_jax.models.unconstrained.census import OrbitRow
 from ufm_jax.models.unconstrained.losses import CrossEntropy
-from ufm_jax.models.unconstrained.verdict import Reason
 from ufm_jax.objects import Spec
 from ufm_jax.report import page, sweep_page
 from ufm_jax.report.page import write

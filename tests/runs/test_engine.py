@@ -5,13 +5,13 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from ufm_jax.models.unconstrained.critical import find_critical
-from ufm_jax.models.unconstrained.evidence import examine
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.models.unconstrained.losses import Focal, Squared
-from ufm_jax.models.unconstrained.problem import Params, problem
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.models.unconstrained.reduction import collapse, lift
 from ufm_jax.models.unconstrained.theory import global_minimum
-from ufm_jax.models.unconstrained.verdict import Reason, Verdict
 from ufm_jax.numerics.status import Status
 from ufm_jax.runs import engine
 from ufm_jax.runs.engine import problem_of, sweep

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import BALANCED, keys, make
+from conftest import BALANCED, find_minimum, keys, make
 
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.search import CriticalPoint
 from ufm_jax.models.unconstrained import census, continuation
-from ufm_jax.models.unconstrained.critical import CriticalPoint, find_minimum
-from ufm_jax.models.unconstrained.evidence import by_duality, by_escape, examine
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
 from ufm_jax.runs import engine, pipeline

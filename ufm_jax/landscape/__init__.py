@@ -1,1 +1,1 @@
-"""What the surface looks like: starts, searches, spectra, certificates and verdicts."""
+"""Any landscape: what is known of it, searches, spectra, evidence and verdicts modulo its symmetry."""

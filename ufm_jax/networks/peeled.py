@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.models.unconstrained.certificate import curvature_along, dual_bound, null_direction
+from ufm_jax.landscape.evidence import examine
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, theta
-from ufm_jax.models.unconstrained.objective import gradient_norm, logits, objective
-from ufm_jax.models.unconstrained.problem import Params, Problem, problem
-from ufm_jax.models.unconstrained.spectrum import spectrum
-from ufm_jax.models.unconstrained.symmetry import rank as rank_of
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.objective import logits
+from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, Recipe, standardise
 from ufm_jax.precision import require_x64
@@ -97,13 +96,12 @@ def standing(prob: Problem, p: Params) -> Standing:
     wrong = (1.0 - jnp.exp(right - jax.nn.logsumexp(Z, axis=0))) / (K - 1)
     known = prob.balanced and prob.dim >= K - 1
     unknown = jnp.full_like(prob.decay_w, jnp.nan)
-    value = objective(prob)(p)
-    tried = [curvature_along(prob, p, spectrum(prob, p, rank_of(prob, p)).direction), null_direction(prob, p)]
+    seen = examine(prob, p).evidence
     return Standing(
-        loss=value,
-        dual_gap=value - dual_bound(prob, p),
-        grad_norm=gradient_norm(prob, p),
-        negative_curvature=jnp.min(jnp.stack([c.value for c in tried])),
+        loss=seen.loss,
+        dual_gap=seen.dual_gap,
+        grad_norm=seen.grad_norm,
+        negative_curvature=seen.negative_curvature,
         logit_gap=jnp.mean(gaps),
         logit_gap_predicted=balanced_minimum(prob).alpha if known else unknown,
         wrong_probability=jnp.mean(wrong),

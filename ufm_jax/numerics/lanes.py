@@ -89,12 +89,16 @@ def _known_options() -> dict[str, Any]:
 
 
 def over_devices(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Build f on all local devices at once: each gets its share of the leading axis of every argument.
+    """Build f on all local devices at once: each gets all of its first argument and its share of the others.
 
-    The shares are equal, so the axis must be a multiple of `jax.local_device_count()`. f sees one share and
+    The shares, of their leading axes, are equal, so these must be a multiple of `jax.local_device_count()`. f
     returns arrays with the same leading axis; nothing is exchanged, so no device waits for another.
     """
-    devices = jax.local_devices()
-    mesh = Mesh(np.array(devices), ("lanes",))
-    split = PartitionSpec("lanes")
-    return jax.shard_map(f, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+
+    def apply(common: Any, *args: Any) -> Any:
+        mesh = Mesh(np.array(jax.local_devices()), ("lanes",))
+        split = PartitionSpec("lanes")
+        specs = (PartitionSpec(), *(split for _ in args))
+        return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(common, *args)
+
+    return apply

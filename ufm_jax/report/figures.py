@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from ufm_jax.models.unconstrained.verdict import GAP_TOL, GRAD_TOL, Verdict
+from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Verdict
 from ufm_jax.report.style import STYLE
 from ufm_jax.report.table import Setting, floats
 

@@ -162,6 +162,6 @@ def census_progress(name: str = "ufm census") -> Callable[["Census"], None]:
 
 def verdict_names(codes: Iterable[float]) -> str:
     """Return counts of verdicts given by their codes."""
-    from ufm_jax.models.unconstrained.verdict import Verdict
+    from ufm_jax.landscape.verdict import Verdict
 
     return counted(Counter(Verdict(int(code)).name for code in codes))

@@ -1,67 +1,84 @@
-"""Shards of a sweep: from start numbers and decay settings to tables, one row each."""
+"""Shards of a sweep: from start numbers and settings to tables, one row each."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pyarrow as pa
+from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array, Float
 
 from ufm_jax.devices import free_memory
-from ufm_jax.models.unconstrained.critical import CriticalPoint
-from ufm_jax.models.unconstrained.evidence import Evidence
-from ufm_jax.models.unconstrained.problem import Params, Problem, problem
-from ufm_jax.models.unconstrained.reduction import check_class_means, trimmed
-from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED
-from ufm_jax.models.unconstrained.starts import Key
-from ufm_jax.models.unconstrained.theory import global_minimum
-from ufm_jax.models.unconstrained.verdict import Reason, Verdict
+from ufm_jax.landscape.evidence import Evidence
+from ufm_jax.landscape.landscape import Landscape, at_lane
+from ufm_jax.landscape.search import CriticalPoint
+from ufm_jax.landscape.spectrum import NOT_COUNTED
+from ufm_jax.landscape.verdict import Reason, Verdict
+from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.runs.pipeline import bytes_of_call, judge, lanes_of_call, padded, search
-from ufm_jax.runs.plan import Shard, SweepConfig, Target, built_loss, lanes_of, settings_of, shards
+from ufm_jax.runs import pipeline
+from ufm_jax.runs.plan import Plan, Shard, SweepConfig, Target, built_loss, lanes_of, settings_of, shards
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
 
-def problem_of(config: SweepConfig) -> Problem:
-    """Return the problem of a sweep, decays with one entry a setting; `trimmed` unless `space` is full."""
-    w, h, b = (np.array(column) for column in zip(*config.settings, strict=True))
-    prob = problem(
-        counts=config.counts,
-        dim=config.dim,
-        decay_w=w,
-        decay_h=h,
-        decay_b=b,
-        bias=config.bias,
-        loss=built_loss(config),
-    )
-    if config.space != "full" or config.target != "minima":
-        check_class_means(prob)
-    return prob if config.space == "full" else trimmed(prob)
+class Work(NamedTuple):
+    """What a plan is about."""
+
+    landscape: Landscape  # its rows' (`Landscape.space`)
+    points: Landscape  # that of the points to keep
+    settings: dict[str, np.ndarray]  # fields of the landscape that differ, one entry a setting
 
 
-def check(config: SweepConfig) -> None:
+def work_of(config: SweepConfig) -> Work:
+    """Return what a configuration is about.
+
+    Raises:
+        ValueError: naming the argument, for what `unconstrained.model.problem` refuses, and for a loss that
+            class means do not serve.
+    """
+    settings: dict[str, Any] = config.columns
+    first: dict[str, Any] = {name: values[0] for name, values in settings.items()}
+    loss = built_loss(config)
+    prob = problem(counts=config.counts, dim=config.dim, bias=config.bias, loss=loss, **first)
+    problem(counts=config.counts, dim=config.dim, **settings, bias=config.bias)  # checks all decays
+    if config.space == "full":
+        for target in config.targets:
+            prob.space(target)
+        return Work(prob, prob, settings)
+    return Work(prob.space("rows"), prob.space("points"), settings)
+
+
+def check(config: Plan) -> None:
     """Check what a sweep is to do, before anything is computed or written.
 
     Raises:
-        ValueError: naming the argument: for what `problem` refuses, for a loss that class means
-            do not serve, for sizes whose arrays do not fit into memory, if 64-bit floating point is off.
+        ValueError: naming the argument: as `work_of`, for sizes whose arrays do not fit into memory, if
+            64-bit floating point is off.
     """
     if not isinstance(config, SweepConfig):
         raise ValueError(f"config: need a SweepConfig, got {type(config).__name__}")
     require_x64()
-    prob, free = problem_of(config), free_memory()
-    for target in config.targets:
-        needed = jax.local_device_count() * bytes_of_call(prob, target)
+    check_memory(work_of(config).landscape, config.targets)
+
+
+def check_memory(landscape: Landscape, targets: tuple[Target, ...]) -> None:
+    """Check that the arrays of one call fit into memory.
+
+    Raises:
+        ValueError: naming the landscape.
+    """
+    free = free_memory()
+    for target in targets:
+        needed = jax.local_device_count() * pipeline.bytes_of_call(landscape, target)
         if needed > free:
-            name = "dim" if config.space == "full" and config.dim > prob.num_samples else "num_classes"
             raise ValueError(
-                f"{name}: K = {prob.num_classes}, d = {config.dim}, N = {prob.num_samples} to {target} takes"
-                f" about {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
+                f"landscape: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
+                f"takes about {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
             )
 
 
@@ -81,21 +98,32 @@ def run_shards(
     """Yield each shard in `todo` with its table; one compilation a target, whatever the settings and shards.
 
     Raises:
-        ValueError: as `problem_of`, or if 64-bit floating point is off.
+        ValueError: as `work_of`, or if 64-bit floating point is off.
     """
     require_x64()
-    prob = problem_of(config)
-    key = jax.random.key(config.seed)
-    best = np.asarray(_closed_forms(prob))
+    return tables(work_of(config), config, todo, progress)
+
+
+def tables(
+    work: Work, plan: Plan, todo: Iterable[Shard], progress: Progress | None = None
+) -> Iterator[tuple[Shard, pa.Table]]:
+    """Yield each shard in `todo` with its table."""
+    key = jax.random.key(plan.seed)
+    best = np.asarray(_known_minima(work.landscape, work.settings))
     seen: Counter = Counter()
     done = 0
     for shard in todo:
-        size = lanes_of_call(prob, shard.target)
+        size = pipeline.lanes_of_call(work.landscape, shard.target)
         batches = []
         for first in range(shard.first, shard.stop, size):
-            lanes = np.arange(first, min(first + size, shard.stop))
-            batches.append(_run_lanes(prob, key, shard.target, lanes, best, config))
-            done += len(lanes)
+            start, setting = lanes_of(plan, np.arange(first, min(first + size, shard.stop)))
+            fields = {name: values[setting] for name, values in work.settings.items()}
+            point = pipeline.search(work.landscape, fields, key, start, shard.target)
+            evidence = pipeline.judge(work.landscape, fields, point.x, shard.target, plan.spectra)
+            kept = jax.device_get(work.points.lift(point.x)) if plan.keep_points else None
+            columns = settings_of(plan, setting)
+            batches.append(table_of(columns, shard.target, start, point, evidence, best[setting], kept))
+            done += len(start)
             counts = batches[-1]["verdict"].value_counts().to_pylist()
             seen.update({item["values"]: item["counts"] for item in counts})
             if progress is not None:
@@ -103,56 +131,45 @@ def run_shards(
         yield shard, pa.concat_tables(batches)
 
 
-def _run_lanes(
-    prob: Problem, key: Key, target: Target, lanes: np.ndarray, best: np.ndarray, config: SweepConfig
-) -> pa.Table:
-    start, setting = lanes_of(config, lanes)
-    here = jax.tree.map(lambda decays: decays[setting], prob)
-    point = search(here, key, start, target)
-    evidence = judge(here, point.params, target, config.spectra)
-    decays = settings_of(config, setting)
-    kept = padded(point.params, config.dim) if config.keep_points else None
-    return _table(decays, target, start, point, evidence, best[setting], kept)
-
-
 @jax.jit
-def _closed_forms(prob: Problem) -> Float[Array, " settings"]:
-    return each_lane(global_minimum)(prob)
+def _known_minima(landscape: Landscape, settings: dict[str, Any]) -> Float[Array, " settings"]:
+    if not settings:
+        return landscape.known_minimum()[None]
+    return each_lane(lambda fields: at_lane(landscape, fields).known_minimum())(settings)
 
 
-def _table(
-    decays: dict[str, np.ndarray],
-    target: str,
+def table_of(
+    columns: dict[str, np.ndarray],
+    target: Target,
     start: np.ndarray,
     point: CriticalPoint,
     evidence: Evidence,
     best: np.ndarray,
-    kept: Params | None,
+    kept: Any,
 ) -> pa.Table:
     """Return the table of one call; what was not shown of a row is null."""
-    e = {name: _shown(value) for name, value in evidence._asdict().items()}
+    shown = evidence.columns()
+    measures = {name: np.asarray(values) for name, values in evidence.measures.items()}
+    numbers = {name: values for name, values in measures.items() if values.dtype.kind == "i"}
+    evident = ("index", "nullity", "lambda_min", "lambda_min_residual", "dual_bound", "dual_gap")
     rows = {
         "start": pa.array(start.astype(np.int64)),
         "loss": pa.array(np.asarray(evidence.loss)),  # NaN where a search ended so
         "grad_norm": pa.array(np.asarray(evidence.grad_norm)),
         "status": _names(Status, point.status),
         "verdict": _names(Verdict, evidence.verdict),
-        **{
-            name: e[name]
-            for name in (
-                *("rank", "index", "nullity", "lambda_min", "lambda_min_residual", "dual_bound", "dual_gap"),
-                *("nc1", "nc2", "nc3", "nc4"),
-            )
-        },
+        **{name: _shown(values) for name, values in numbers.items()},
+        **{name: _shown(shown[name]) for name in evident},
+        **{name: _shown(values) for name, values in measures.items() if name not in numbers},
         "num_steps": pa.array(np.asarray(point.num_steps)),
-        "target": pa.repeat(target, len(start)),
-        **{name: pa.array(values) for name, values in decays.items()},
-        "negative_curvature": e["negative_curvature"],
+        "target": pa.repeat(str(target), len(start)),
+        **{name: pa.array(values) for name, values in columns.items()},
+        "negative_curvature": _shown(evidence.negative_curvature),
         "reason": _names(Reason, evidence.reason),
         "closed_form_loss": _shown(best),
     }
-    if kept is not None:
-        rows |= {name: _tensors(a) for name, a in zip("WHb", kept, strict=True) if a is not None}
+    for path, array in tree_flatten_with_path(kept)[0]:
+        rows[keystr(path).lstrip(".") or "x"] = _tensors(array)
     return pa.table(rows)
 
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.census import Census, OrbitRow
 from ufm_jax.models.unconstrained.completeness import unseen_mass
-from ufm_jax.models.unconstrained.evidence import Evidence
-from ufm_jax.models.unconstrained.problem import Params, Problem, problem
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means, lift, reduced
 from ufm_jax.precision import require_x64
 from ufm_jax.runs.durable import write_file
@@ -158,7 +158,7 @@ def load(config: CensusConfig, out: Path) -> Census:
         with np.load(file, allow_pickle=False) as held:
             digest = str(held["digest"]) if "digest" in held else None
             parts = [held[name].reshape(len(held["hits"]), -1) for name in ("W", "H", "b")]
-            evidence = {name: held[f"evidence_{name}"] for name in Evidence._fields}
+            evidence = {name: held[f"evidence_{name}"] for name in census.EVIDENCE}
             counters = {name: int(held[name]) for name in COUNTERS}
             points = np.concatenate(parts, axis=1)
             state = Census(points, held["hits"], held["copies"], evidence, **counters)

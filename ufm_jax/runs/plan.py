@@ -14,7 +14,8 @@ import numpy as np
 from ufm_jax import objects
 from ufm_jax.objects import Spec
 
-Target = Literal["minima", "saddles", "both"]
+NAMED_TARGETS = ("minima", "saddles", "both")
+Target = str | int  # one of `NAMED_TARGETS`, or the index of saddles
 Space = Literal["auto", "full", "collapsed"]
 Spectra = Literal["all", "needed"]
 
@@ -27,30 +28,18 @@ NEUTRAL = {"smoothing": 0.0, "gamma": 2.0}  # what manifests have said of every 
 LARGEST = 2**63 - 1  # of int64: rows are numbered by it, and a key is made of such a seed
 
 
-@dataclass(frozen=True)
-class SweepConfig:
-    """A sweep: one problem shape, a grid of decays, and `starts` searches a decay setting and target.
-
-    `loss` is a name as `chosen_loss` takes it, what that returns, or an instance of `Loss`, which a folder
-    can hold if its class is at the top of a file or module.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Searches on one landscape: `starts` of them for each of its settings and targets.
 
     Raises:
-        ValueError: naming the argument and its value: starts < 1, a seed that is no int64, an unknown target,
-            space or spectra, an empty list of decays, more rows than int64 counts. What concerns the problem
-            is checked by `unconstrained.problem`.
+        ValueError: naming the argument and its value: starts < 1, a seed that is no int64, an unknown target
+            or spectra, more rows than int64 counts.
     """
 
-    counts: tuple[int, ...]
-    dim: int
-    decay_w: tuple[float, ...]
-    decay_h: tuple[float, ...]
-    decay_b: tuple[float, ...]
-    bias: bool = True
-    loss: Any = "cross-entropy"
     starts: int = 1000
     seed: int = 0
     target: Target = "minima"
-    space: Space = "auto"
     spectra: Spectra = "all"
     keep_points: bool = False
     shard_size: int = 4096
@@ -58,22 +47,24 @@ class SweepConfig:
     def __post_init__(self) -> None:
         for name, least in (("starts", 1), ("seed", 0), ("shard_size", 1)):
             _check_integer(name, getattr(self, name), least)
-        choices = (("target", get_args(Target)), ("space", get_args(Space)), ("spectra", get_args(Spectra)))
-        for name, allowed in choices:
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: need one of {allowed}, got {getattr(self, name)!r}")
-        for name in ("counts", "decay_w", "decay_h", "decay_b"):
-            values = getattr(self, name)
-            if not isinstance(values, tuple) or not values:
-                raise ValueError(f"{name}: need a tuple of at least one number, got {values!r}")
+        _check_choice("spectra", self.spectra, get_args(Spectra))
+        if isinstance(self.target, str):
+            _check_choice("target", self.target, (*NAMED_TARGETS, "an index"))
+        else:
+            _check_integer("target", self.target, 0)
         _check_flags(self)
         if self.num_rows > LARGEST:
             raise ValueError(f"starts: need at most {LARGEST} rows in all, got {self.num_rows}")
 
     @property
-    def settings(self) -> list[tuple[float, float, float]]:
-        """The grid: every (λ_W, λ_H, λ_b)."""
-        return list(itertools.product(self.decay_w, self.decay_h, self.decay_b))
+    def num_settings(self) -> int:
+        """How many settings of the landscape's fields there are."""
+        return 1
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The settings: names and values of fields, one entry a setting."""
+        return {}
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -82,9 +73,8 @@ class SweepConfig:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the result: one a start, decay setting and target."""
-        settings = math.prod(map(len, (self.decay_w, self.decay_h, self.decay_b)))
-        return len(self.targets) * settings * self.starts
+        """Rows of the result: one a start, setting and target."""
+        return len(self.targets) * self.num_settings * self.starts
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -94,6 +84,46 @@ class SweepConfig:
     def digest(self) -> str:
         """Return a hash that two configurations share exactly if they describe the same rows."""
         return _hash(self.content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Plan):
+    """A sweep of one unconstrained feature model over a grid of decays.
+
+    `loss` is a name as `chosen_loss` takes it, what that returns, or an instance of `Loss`, which a folder
+    can hold if its class is at the top of a file or module.
+
+    Raises:
+        ValueError: as `Plan`, and for an unknown space or an empty list of decays. What concerns the problem
+            is checked by `unconstrained.model`.
+    """
+
+    counts: tuple[int, ...]
+    dim: int
+    decay_w: tuple[float, ...]
+    decay_h: tuple[float, ...]
+    decay_b: tuple[float, ...]
+    bias: bool = True
+    loss: Any = "cross-entropy"
+    space: Space = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("space", self.space, get_args(Space))
+        for name in ("counts", "decay_w", "decay_h", "decay_b"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not values:
+                raise ValueError(f"{name}: need a tuple of at least one number, got {values!r}")
+        super().__post_init__()
+
+    @property
+    def num_settings(self) -> int:
+        return math.prod(map(len, (self.decay_w, self.decay_h, self.decay_b)))
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        grid = itertools.product(self.decay_w, self.decay_h, self.decay_b)
+        each = map(np.array, zip(*grid, strict=True))
+        return dict(zip(("decay_w", "decay_h", "decay_b"), each, strict=True))
 
 
 @dataclass(frozen=True)
@@ -192,11 +222,11 @@ def held_loss(content: Mapping[str, Any]) -> Spec:
     return Spec(name, objects.held(given), content.get("loss_source"))
 
 
-def _content(config: "SweepConfig | CensusConfig") -> dict[str, Any]:
+def _content(config: "Plan | CensusConfig") -> dict[str, Any]:
     content: dict[str, Any] = {}
     for field in fields(config):
         if field.name == "loss":
-            content |= _held(loss_of(config))
+            content |= _held(loss_of(config))  # type: ignore[arg-type]
         else:
             content[field.name] = getattr(config, field.name)
     return content
@@ -211,12 +241,17 @@ def _held(loss: Spec) -> dict[str, Any]:
     return {"loss": name, **always, **({"loss_set": settings} if settings else {})}
 
 
-def _check_flags(config: "SweepConfig | CensusConfig") -> None:
-    if isinstance(config.loss, str):
-        object.__setattr__(config, "loss", chosen_loss(config.loss))
+def _check_flags(config: "Plan | CensusConfig") -> None:
+    if isinstance(name := getattr(config, "loss", None), str):
+        object.__setattr__(config, "loss", chosen_loss(name))
     for name in ("bias", "keep_points"):
         if not isinstance(value := getattr(config, name, False), bool):
             raise ValueError(f"{name}: need True or False, got {value!r}")
+
+
+def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: need one of {allowed}, got {value!r}")
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:
@@ -241,33 +276,32 @@ class Shard(NamedTuple):
     stop: int
 
 
-def num_shards(config: SweepConfig) -> int:
+def num_shards(config: Plan) -> int:
     """Return how many shards there are; each has at most `shard_size` lanes, all of one target."""
     return len(config.targets) * -(-_lanes(config) // config.shard_size)
 
 
-def shard(config: SweepConfig, number: int) -> Shard:
+def shard(config: Plan, number: int) -> Shard:
     """Return one of the shards, counted from 0."""
     turn, place = divmod(number, num_shards(config) // len(config.targets))
     first = place * config.shard_size
     return Shard(number, config.targets[turn], first, min(first + config.shard_size, _lanes(config)))
 
 
-def shards(config: SweepConfig) -> Iterator[Shard]:
+def shards(config: Plan) -> Iterator[Shard]:
     """Yield the shards in order."""
     return (shard(config, number) for number in range(num_shards(config)))
 
 
-def lanes_of(config: SweepConfig, lanes: Any) -> tuple[Any, Any]:
+def lanes_of(config: Plan, lanes: Any) -> tuple[Any, Any]:
     """Return the starts and the settings of lanes of a target."""
     return lanes % config.starts, lanes // config.starts
 
 
-def settings_of(config: SweepConfig, setting: Any) -> dict[str, Any]:
-    """Return the columns of decays of lanes with these settings (an integer array)."""
-    columns = zip(*config.settings, strict=True)
-    return {n: np.array(c)[setting] for n, c in zip(("decay_w", "decay_h", "decay_b"), columns, strict=True)}
+def settings_of(config: Plan, setting: Any) -> dict[str, Any]:
+    """Return the columns of the fields of lanes with these settings (an integer array)."""
+    return {name: values[setting] for name, values in config.columns.items()}
 
 
-def _lanes(config: SweepConfig) -> int:
+def _lanes(config: Plan) -> int:
     return config.num_rows // len(config.targets)

@@ -257,7 +257,8 @@ def _read(config: SweepConfig, shard: Shard, file: Path) -> pa.Table | str:
     if table.num_rows != shard.stop - shard.first:
         return f"{table.num_rows} rows could be read, need {shard.stop - shard.first}"
     start, setting = lanes_of(config, np.arange(shard.first, shard.stop))
-    planned = {"start": start, "target": np.full(len(start), shard.target), **settings_of(config, setting)}
+    targets = np.full(len(start), str(shard.target))
+    planned = {"start": start, "target": targets, **settings_of(config, setting)}
     for name, values in planned.items():
         if name not in table.column_names:
             return f"has no column {name}"

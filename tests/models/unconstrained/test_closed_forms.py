@@ -6,11 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, keys, make, ranks_of, saddles, take, values_of
+from conftest import (
+    BALANCED,
+    CE,
+    IMBALANCED,
+    SMOOTH,
+    SQUARED,
+    dual_bound,
+    find_minimum,
+    keys,
+    make,
+    ranks_of,
+    saddles,
+    take,
+    values_of,
+)
 from test_theory import at_strengths, lowest
 
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.certificate import dual_bound
 from ufm_jax.models.unconstrained.closed_forms import (
     balanced_minimum,
     critical_ladder,
@@ -21,13 +36,10 @@ from ufm_jax.models.unconstrained.closed_forms import (
     squared_minimum,
     symmetric_minimum,
 )
-from ufm_jax.models.unconstrained.critical import find_minimum
-from ufm_jax.models.unconstrained.evidence import examine
 from ufm_jax.models.unconstrained.losses import Focal
-from ufm_jax.models.unconstrained.problem import problem
+from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.theory import global_minimum
-from ufm_jax.models.unconstrained.verdict import Verdict
 from ufm_jax.numerics.status import Status
 
 LONG_TAIL = (9, 4, 1)

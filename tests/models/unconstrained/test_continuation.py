@@ -5,12 +5,12 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make
+from conftest import gradient_norm, make
 
+from ufm_jax.landscape.flat import unravel
 from ufm_jax.models.unconstrained import continuation
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.losses import CrossEntropy
-from ufm_jax.models.unconstrained.objective import gradient_norm, unravel
 from ufm_jax.models.unconstrained.permutations import Shape
 from ufm_jax.models.unconstrained.reduction import reduced
 from ufm_jax.models.unconstrained.theory import global_minimum

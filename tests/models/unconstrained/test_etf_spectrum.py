@@ -10,7 +10,8 @@ from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense_batch, mak
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, etf_minimiser
 from ufm_jax.models.unconstrained.etf_spectrum import etf_spectrum
 from ufm_jax.models.unconstrained.geometry import simplex_etf
-from ufm_jax.models.unconstrained.problem import Params, problem
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.models.unconstrained.reduction import collapse
 
 BIASES = {"decayed": (True, 1e-2), "undecayed": (True, 0.0), "absent": (False, 0.0)}

@@ -7,20 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense_batch, make
+from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense_batch, dual_bound, find_minimum, make
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained import census, starts
-from ufm_jax.models.unconstrained.certificate import _bias_reach, dual_bound
-from ufm_jax.models.unconstrained.critical import find_minimum
-from ufm_jax.models.unconstrained.evidence import examine
+from ufm_jax.models.unconstrained.certificate import _bias_reach
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal, Loss
+from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import logits, objective
-from ufm_jax.models.unconstrained.problem import problem
 from ufm_jax.models.unconstrained.reduction import collapse, full_spectrum, restrict
 from ufm_jax.models.unconstrained.theory import global_minimum, predict
-from ufm_jax.models.unconstrained.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Half(Loss):
 @jax.jit
 def minimum(prob, seed=0):
     """Descend; return the point and its evidence."""
-    params = find_minimum(prob, starts.gaussian(prob, jax.random.key(seed))).params
+    params = find_minimum(prob, starts.gaussian(prob, jax.random.key(seed))).x
     return params, examine(prob, params).evidence
 
 
@@ -92,7 +91,7 @@ def test_the_within_class_spectrum_carries_the_weights():
     prob = make((2, 1, 2), 2, loss=CrossEntropy(class_weights=(0.5, 1.0, 4.0)))
     params, _ = minimum(prob)
     dense = np.linalg.eigvalsh(dense_batch(prob, jax.tree.map(lambda a: a[None], params))[0])
-    np.testing.assert_allclose(full_spectrum(prob, restrict(prob, params)), dense, atol=1e-9)
+    np.testing.assert_allclose(full_spectrum(prob, restrict(collapse(prob), params)), dense, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense, keys, make
+from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense, dual_bound, keys, make
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ufm_jax.landscape.flat import hessian, oracle, unravel
+from ufm_jax.landscape.point import ravel
 from ufm_jax.models.unconstrained import losses, starts
-from ufm_jax.models.unconstrained.certificate import dual_bound
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal, Loss, Squared
-from ufm_jax.models.unconstrained.objective import (
-    expand,
-    hessian,
-    logit_gradient,
-    logits,
-    objective,
-    oracle,
-    ravel,
-    unravel,
-)
+from ufm_jax.models.unconstrained.objective import expand, logit_gradient, logits, objective
 from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.numerics.derivatives import hvp

@@ -4,29 +4,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, CE, IMBALANCED, PROBLEMS, SQUARED, gaussians, keys, make, take, zoo
+from conftest import (
+    BALANCED,
+    CE,
+    IMBALANCED,
+    PROBLEMS,
+    SQUARED,
+    gaussians,
+    gradient_norm,
+    keys,
+    make,
+    take,
+    zoo,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ufm_jax.landscape.flat import hessian
+from ufm_jax.landscape.point import ravel
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.objective import (
-    gradient_norm,
-    hessian,
-    logit_gradient,
-    logits,
-    objective,
-    ravel,
-)
+from ufm_jax.models.unconstrained.objective import logit_gradient, logits, objective
 from ufm_jax.models.unconstrained.reduction import (
     collapse,
-    compress,
-    embed,
     feature_frame,
     full_spectrum,
     lift,
     rank_bound,
+    reduced,
     restrict,
     tail_hessian,
+    turned,
     within_class_deviation,
     within_class_hessians,
 )
@@ -40,7 +47,7 @@ def test_lift_is_an_isometry_that_preserves_f_and_restrict_undoes_it(counts, dim
     prob = make(tuple(counts), dim, bias=bias)
     small = collapse(prob)
     p, v = (starts.gaussian(small, k) for k in keys(seed, 2))
-    for a, b in zip(restrict(prob, lift(prob, p)), p, strict=True):
+    for a, b in zip(restrict(collapse(prob), lift(prob, p)), p, strict=True):
         assert a is b is None or np.allclose(a, b, rtol=1e-14, atol=1e-15)
     inner = jnp.dot(ravel(lift(prob, p)), ravel(lift(prob, v)))
     np.testing.assert_allclose(inner, jnp.dot(ravel(p), ravel(v)), atol=1e-12)
@@ -52,7 +59,10 @@ def test_lift_is_an_isometry_that_preserves_f_and_restrict_undoes_it(counts, dim
 def test_restrict_is_the_adjoint_of_lift():
     prob = make(IMBALANCED, 2)
     p, v = starts.gaussian(prob, jax.random.key(0)), starts.gaussian(collapse(prob), jax.random.key(1))
-    left, right = jnp.dot(ravel(restrict(prob, p)), ravel(v)), jnp.dot(ravel(p), ravel(lift(prob, v)))
+    left, right = (
+        jnp.dot(ravel(restrict(collapse(prob), p)), ravel(v)),
+        jnp.dot(ravel(p), ravel(lift(prob, v))),
+    )
     np.testing.assert_allclose(left, right, rtol=1e-13)
 
 
@@ -63,7 +73,7 @@ def test_full_spectrum_is_that_of_the_dense_hessian_at_minima_and_saddles(name):
     indices = set()
     for i in np.unique(np.round(z.values, 8), return_index=True)[1]:
         expected = np.linalg.eigvalsh(z.hessians[i])
-        found = full_spectrum(z.prob, restrict(z.prob, take(z.points, i)))
+        found = full_spectrum(z.prob, restrict(collapse(z.prob), take(z.points, i)))
         np.testing.assert_allclose(found, expected, atol=1e-10)
         indices.add(int(np.sum(expected < -1e-9)))
     assert min(indices) == 0
@@ -113,13 +123,14 @@ def test_tail_hessian_eigenvalues(seed, decays):
 
 
 @pytest.mark.parametrize("name", ["above-ce-unbiased", "above-smooth-decayed", "above-squared-undecayed"])
-def test_compress_and_embed_keep_critical_points_and_split_the_hessian(name):
+def test_restrict_and_lift_keep_critical_points_and_split_the_hessian(name):
     z = zoo(name)
     for i in np.unique(np.round(z.values, 8), return_index=True)[1]:
-        p = restrict(z.prob, take(z.points, i))
+        p = restrict(collapse(z.prob), take(z.points, i))
         frame = feature_frame(z.prob, p)
-        small, q = compress(collapse(z.prob), frame, p)
-        np.testing.assert_allclose(ravel(embed(z.prob, frame, q)), ravel(p), atol=1e-9)
+        small = reduced(z.prob)
+        q = restrict(small, turned(p, frame))
+        np.testing.assert_allclose(ravel(turned(lift(collapse(z.prob), q), frame.T)), ravel(p), atol=1e-9)
         assert gradient_norm(small, q) <= 1e-9
         tail = np.linalg.eigvalsh(tail_hessian(small, logit_gradient(small, q)))
         whole = np.linalg.eigvalsh(hessian(collapse(z.prob), p))
@@ -131,5 +142,6 @@ def test_compressing_a_random_point_of_low_dimension_is_exact():
     prob = collapse(make(BALANCED, 2))
     p = take(gaussians(prob, keys(5, 1)), 0)
     frame = feature_frame(prob, p)
-    small, q = compress(prob, frame, p)
+    small = replace(prob, dim=rank_bound(prob))
+    q = restrict(small, turned(p, frame))
     np.testing.assert_allclose(objective(small)(q), objective(prob)(p), rtol=1e-13)

@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make
+from conftest import find_minimum, make
 
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained import samples
-from ufm_jax.models.unconstrained.critical import find_minimum
-from ufm_jax.models.unconstrained.evidence import by_duality
-from ufm_jax.models.unconstrained.verdict import Verdict
 from ufm_jax.numerics.status import Status
 
 DEVICES = 4  # virtual, see conftest.py
@@ -41,7 +39,7 @@ def test_the_minimum_over_devices_is_the_minimum(bias):
     evidence = samples.judge(prob, found.params)
     assert evidence.verdict == Verdict.GLOBAL_MINIMUM
     alone = jax.tree.map(jnp.asarray, jax.device_get(start))
-    other = by_duality(prob, jax.jit(find_minimum)(prob, alone).params)
+    other = samples.judge(prob, jax.jit(find_minimum)(prob, alone).params)
     for name in ("loss", "dual_bound", "nc1", "nc2", "nc4"):
         np.testing.assert_allclose(getattr(evidence, name), getattr(other, name), atol=1e-9, err_msg=name)
 

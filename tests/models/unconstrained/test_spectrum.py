@@ -6,22 +6,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, CE, PROBLEMS, SMOOTH, keys, make, ranks_of, saddles, take, values_of, zoo
+from conftest import (
+    BALANCED,
+    CE,
+    PROBLEMS,
+    SMOOTH,
+    curvature_floor,
+    keys,
+    make,
+    minimum_from_etf,
+    ranks_of,
+    saddles,
+    take,
+    values_of,
+    zoo,
+)
 
-from ufm_jax.models.unconstrained import spectrum as module
+from ufm_jax.landscape import spectrum as module
+from ufm_jax.landscape.evidence import examine, spectrum
+from ufm_jax.landscape.flat import unravel
+from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.critical import minimum_from_etf
-from ufm_jax.models.unconstrained.evidence import examine
 from ufm_jax.models.unconstrained.losses import Focal
-from ufm_jax.models.unconstrained.objective import ravel, unravel
 from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, lift, restrict
-from ufm_jax.models.unconstrained.spectrum import spectrum
 from ufm_jax.models.unconstrained.symmetry import orbit_projection
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of
-from ufm_jax.models.unconstrained.verdict import Verdict
 from ufm_jax.numerics.status import Status
 
-spectra = jax.jit(jax.vmap(lambda prob, p: spectrum(prob, p, rank_of(prob, p)), in_axes=(None, 0)))
+spectra = jax.jit(jax.vmap(lambda prob, p: spectrum(prob, prob.evaluate(p)), in_axes=(None, 0)))
 
 
 @jax.jit
@@ -74,7 +87,7 @@ def by_lanczos(name):
     """As `spectra_of`, with no dense eigen-solve of the reduced problem."""
 
     def one(prob, p):
-        return spectrum(prob, p, rank_of(prob, p))
+        return spectrum(prob, prob.evaluate(p), curvature_floor(prob, p))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "DENSE_LIMIT", 0)
@@ -101,7 +114,7 @@ def test_a_search_that_ends_too_soon_claims_no_nullity(monkeypatch):
     p = jax.jit(minimum_from_etf)(prob).params
     for name in ("DENSE_LIMIT", "BASIS_BYTES", "LANCZOS_FLOP"):
         monkeypatch.setattr(module, name, 0)
-    spec = jax.jit(lambda prob, p: spectrum(prob, p, rank_of(prob, p)))(prob, p)
+    spec = jax.jit(lambda prob, p: spectrum(prob, prob.evaluate(p), curvature_floor(prob, p)))(prob, p)
     assert (spec.index, spec.nullity) == (0, module.NOT_COUNTED)
     assert not spec.resolved
 
@@ -121,7 +134,8 @@ def test_features_of_a_class_that_differ_are_not_judged_by_class_means():
     """The blocks are those of class means, which a point of a loss that is not convex need not be near."""
     prob = make(BALANCED, 2, loss=Focal(2.0))
     p = starts.gaussian(prob, jax.random.key(0))
-    apart, alike = (jax.jit(spectrum)(prob, q, rank_of(prob, q)) for q in (p, lift(prob, restrict(prob, p))))
+    together = lift(prob, restrict(collapse(prob), p))
+    apart, alike = (jax.jit(lambda q: spectrum(prob, prob.evaluate(q)))(q) for q in (p, together))
     assert not apart.clear
     assert not apart.resolved
     assert alike.index != module.NOT_COUNTED
@@ -129,7 +143,7 @@ def test_features_of_a_class_that_differ_are_not_judged_by_class_means():
 
 def test_full_and_collapsed_problems_have_one_index_and_nullity():
     z, full = zoo("at-ce-undecayed"), spectra_of("at-ce-undecayed")
-    small = spectra(collapse(z.prob), jax.vmap(lambda p: restrict(z.prob, p))(z.points))
+    small = spectra(collapse(z.prob), jax.vmap(lambda p: restrict(collapse(z.prob), p))(z.points))
     assert np.array_equal(small.index, full.index)
     assert np.array_equal(small.nullity, full.nullity)
 
@@ -140,7 +154,7 @@ def test_full_and_collapsed_problems_have_one_index_and_nullity():
 )
 def test_the_origin_has_index_dimension_times_classes_less_one(K, n, d, loss, bias):
     prob = make((n,) * K, d, loss=loss, bias=bias)
-    spec = jax.jit(spectrum)(prob, prob.zeros(), rank_of(prob, prob.zeros()))
+    spec = jax.jit(lambda p: spectrum(prob, prob.evaluate(p)))(prob.zeros())
     mean, half = (prob.decay_w + prob.decay_h) / 2, (prob.decay_w - prob.decay_h) / 2
     sigma = (1.0 - loss.smoothing) / (K * np.sqrt(n))
     np.testing.assert_allclose(spec.lambda_min, mean - np.sqrt(half**2 + sigma**2), atol=1e-13)

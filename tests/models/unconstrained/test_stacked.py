@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import PROBLEMS, gaussians, keys, make
 
+from ufm_jax.landscape.flat import unravel
+from ufm_jax.landscape.point import ravel
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal
-from ufm_jax.models.unconstrained.objective import objective, ravel, unravel
+from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.stacked import (
     balance,

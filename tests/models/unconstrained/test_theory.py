@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense_batch, keys, make, take
+from conftest import BALANCED, CE, IMBALANCED, SMOOTH, SQUARED, dense_batch, find_minimum, keys, make, take
 
+from ufm_jax.landscape.point import ravel
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, etf_minimiser
-from ufm_jax.models.unconstrained.critical import find_minimum
 from ufm_jax.models.unconstrained.geometry import simplex_gram
 from ufm_jax.models.unconstrained.losses import Focal
-from ufm_jax.models.unconstrained.objective import expand, objective, ravel
-from ufm_jax.models.unconstrained.problem import problem
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.objective import expand, objective
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.starts import gaussian
 from ufm_jax.models.unconstrained.theory import global_minimum, has_closed_form, predict

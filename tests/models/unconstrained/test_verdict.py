@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, CE, SQUARED, gaussians, keys, make, take, zoo
+from conftest import BALANCED, CE, SQUARED, find_minimum, gaussians, keys, make, take, zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
+from ufm_jax.landscape.verdict import GRAD_TOL, Reason, Verdict, judge, judge_by_certificates
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.critical import find_minimum
-from ufm_jax.models.unconstrained.evidence import by_duality, by_escape, examine
-from ufm_jax.models.unconstrained.objective import expand, ravel
-from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED, Spectrum
+from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.theory import global_minimum
-from ufm_jax.models.unconstrained.verdict import GRAD_TOL, Reason, Verdict, judge, judge_by_certificates
 from ufm_jax.numerics.status import Status
 
 judged, judged_quickly = jax.jit(judge), jax.jit(judge_by_certificates)
@@ -68,7 +68,7 @@ def test_the_minimiser_is_certified_on_both_sides_of_the_threshold(kt, decay_b):
     assert np.all(found.status == Status.CONVERGED)
     assert np.all(evidence.verdict == Verdict.GLOBAL_MINIMUM)
     np.testing.assert_allclose(evidence.loss, global_minimum(prob), atol=1e-11)
-    assert np.all(evidence.rank == (2 if kt < 1 else 0))
+    assert np.all(evidence.columns()["rank"] == (2 if kt < 1 else 0))
     assert np.all(evidence.index == 0)
     assert np.all(evidence.nullity == (1 if kt < 1 else 0) + (decay_b == 0))
 
@@ -273,7 +273,8 @@ def test_certificates_alone_never_contradict_the_spectrum(name):
     prob, slow = zoo(name).prob, examined_zoo(name).evidence
     points = jax.tree.map(lambda *a: jnp.concatenate(a), zoo(name).points, gaussians(prob, keys(21, 300)))
     quick, first = (
-        jax.jit(jax.vmap(judged, in_axes=(None, 0)))(prob, points) for judged in (by_escape, by_duality)
+        jax.jit(jax.vmap(lambda p, effort=effort: examine(prob, p, effort).evidence))(points)
+        for effort in ("escape", "certificate")
     )
     decided = quick.verdict != Verdict.UNDECIDED
     np.testing.assert_array_equal(quick.verdict[decided], slow.verdict[decided])
@@ -284,7 +285,7 @@ def test_certificates_alone_never_contradict_the_spectrum(name):
     for field in ("loss", "grad_norm", "dual_bound", "dual_gap", "nc2", "nc3", "nc4", "rank"):
         seen = decided & (slow.verdict != Verdict.NOT_CRITICAL)
         np.testing.assert_allclose(
-            getattr(quick, field)[seen], getattr(slow, field)[seen], atol=1e-9, err_msg=field
+            quick.columns()[field][seen], slow.columns()[field][seen], atol=1e-9, err_msg=field
         )
     if prob.dim >= prob.num_classes:  # a direction leads out of every saddle of lower rank
         saddles = slow.verdict == Verdict.STRICT_SADDLE

@@ -16,11 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.flat import oracle, unravel
+from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.search import search_start
+from ufm_jax.landscape.spectrum import NOT_COUNTED
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained import symmetric
 from ufm_jax.models.unconstrained.completeness import Counted, MorseBott, morse_bott
-from ufm_jax.models.unconstrained.critical import minimum_from
-from ufm_jax.models.unconstrained.evidence import Evidence, examine
-from ufm_jax.models.unconstrained.objective import logit_gradient, oracle, ravel, unravel
+from ufm_jax.models.unconstrained.geometry import CollapseMetrics
+from ufm_jax.models.unconstrained.objective import logit_gradient
 from ufm_jax.models.unconstrained.permutations import (
     Shape,
     fingerprint,
@@ -29,11 +34,9 @@ from ufm_jax.models.unconstrained.permutations import (
     stabiliser_order,
 )
 from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
-from ufm_jax.models.unconstrained.reduction import check_class_means, reduced, trimmed, widened
-from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED
+from ufm_jax.models.unconstrained.reduction import check_class_means, collapse, lift, reduced, trimmed
 from ufm_jax.models.unconstrained.starts import Keys
 from ufm_jax.models.unconstrained.symmetry import orbit_dimension, shift_dimension
-from ufm_jax.models.unconstrained.verdict import Verdict
 from ufm_jax.numerics.checks import check_count
 from ufm_jax.numerics.lanes import each_lane, in_batches
 from ufm_jax.numerics.rootfind import levenberg_marquardt
@@ -49,6 +52,7 @@ LEAST = 4000  # starts before a census may end by itself
 PATIENCE = 10  # how much longer to look for an orbit that a violated test shows to be missing
 EVIDENCE_BATCH = 32
 FAMILY_LOSS_TOL = 1e-8  # degenerate points converge slowly: their loss is good to about 1e-10
+EVIDENCE = (*(name for name in Evidence._fields if name != "measures"), "rank", *CollapseMetrics._fields)
 LONGEST = 3600.0  # seconds a census may be expected to take
 
 
@@ -58,7 +62,7 @@ class Census(NamedTuple):
     points: Float[np.ndarray, "m D"]  # representatives, in `rank_bound` feature coordinates, raveled
     hits: Int[np.ndarray, " m"]
     copies: Int[np.ndarray, " m"]  # `copies_of`
-    evidence: dict[str, np.ndarray]  # of each representative, in the problem asked about
+    evidence: dict[str, np.ndarray]  # of each representative, in the problem asked about, and measures
     num_starts: int = 0
     num_failed: int = 0  # searches that met no critical point
     last_new: int = 0  # starts done when the last new orbit was found
@@ -85,7 +89,7 @@ class OrbitRow(NamedTuple):
 def begin(prob: Problem) -> Census:
     """Return a census that has found nothing yet."""
     num_variables = reduced(prob).num_variables
-    empty = {name: np.zeros(0) for name in Evidence._fields}
+    empty = {name: np.zeros(0) for name in EVIDENCE}
     none = np.zeros(0, np.int64)
     return Census(np.zeros((0, num_variables)), none, none, empty)
 
@@ -221,7 +225,7 @@ def completeness(prob: Problem, state: Census) -> list[MorseBott]:
 
 def representative(prob: Problem, x: Float[np.ndarray, " D"] | Float[Array, " D"]) -> Params:
     """Return a point of a census in the collapsed problem of `prob`'s d."""
-    return widened(prob, unravel(reduced(prob), jnp.asarray(x)))
+    return lift(collapse(prob), unravel(reduced(prob), jnp.asarray(x)))
 
 
 def _sorted_in(
@@ -299,7 +303,7 @@ def _one_of_each_family(
 def _extended(prob: Problem, evidence: dict[str, np.ndarray], new: list[np.ndarray]) -> dict[str, np.ndarray]:
     if not new:
         return evidence
-    measured = in_batches(functools.partial(_examine, prob), EVIDENCE_BATCH, np.array(new))._asdict()
+    measured = in_batches(functools.partial(_examine, prob), EVIDENCE_BATCH, np.array(new)).columns()
     return {name: np.concatenate([evidence[name], measured[name]]) for name in evidence}
 
 
@@ -322,8 +326,8 @@ def _solve(small: Problem, begun: Float[Array, "B D"]) -> tuple[Float[Array, "B 
 
 @jax.jit
 def _descend(small: Problem, keys: Keys) -> tuple[Float[Array, "B D"], Int[Array, " B"]]:
-    found = each_lane(lambda key: minimum_from(small, key))(keys)
-    return jax.vmap(ravel)(found.params), found.status
+    found = each_lane(lambda key: search_start(small, key))(keys)
+    return jax.vmap(ravel)(found.x), found.status
 
 
 @jax.jit

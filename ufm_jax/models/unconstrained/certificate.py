@@ -8,39 +8,32 @@ and is tested against true minima at random points.)
 """
 
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from ufm_jax.landscape.landscape import Effort, Known
+from ufm_jax.landscape.point import Curvature, Point, curvature_along
+from ufm_jax.landscape.spectrum import zero_tolerance
+from ufm_jax.models.unconstrained.geometry import collapse_metrics
 from ufm_jax.models.unconstrained.losses import Loss
-from ufm_jax.models.unconstrained.objective import Columns, columns, expand, logit_gradient, ravel
-from ufm_jax.models.unconstrained.problem import Params, Problem, checked_point
-from ufm_jax.models.unconstrained.reduction import feature_frame
+from ufm_jax.models.unconstrained.objective import Columns, columns
+from ufm_jax.models.unconstrained.problem import Params, Problem
+from ufm_jax.models.unconstrained.reduction import check_class_means, feature_frame
+from ufm_jax.models.unconstrained.symmetry import balanced_rank
+from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 
 
-class Curvature(NamedTuple):
-    """A unit direction v and its measured curvature vᵀ H v."""
-
-    value: Float[Array, ""]
-    direction: Params
-
-
-def dual_bound(
-    prob: Problem, p: Params, at_own_bias: tuple[Float[Array, "K C"], Float[Array, ""]] | None = None
-) -> Float[Array, ""]:
+def dual_bound(prob: Problem, point: Point, norm: Float[Array, ""] | None = None) -> Float[Array, ""]:
     """Return a lower bound on the global minimum of f over all points, valid at any p; NaN without convexity.
 
     The bias is first re-optimised for the logits W H, so that Θ1 = −c λ_b b; for λ_b = 0 what rounding
-    leaves of Θ1 is charged with a bound on the minimiser's bias. Who has G at p's own bias and ‖G‖₂ may give
-    them: the norm then needs no eigen-solve, as ‖G′‖₂ ≤ ‖G‖₂ + ‖G′ − G‖_F.
-
-    Raises:
-        ValueError: naming W, H or b, if its shape or dtype is not the problem's.
+    leaves of Θ1 is charged with a bound on the minimiser's bias. Who has `norm` = ‖G‖₂ at p's own bias may
+    give it: then there is no eigen-solve, as ‖G′‖₂ ≤ ‖G‖₂ + ‖G′ − G‖_F.
     """
-    p = checked_point(prob, p)
+    p = point.x
     if not prob.loss.convex:
         return jnp.full((), jnp.nan, p.W.dtype)
     cols = columns(prob, p.W.dtype)
@@ -49,7 +42,7 @@ def dual_bound(
     slope = prob.loss.slope(Z, cols.T)
     G = slope * (cols.weights * cols.scales)
     s = prob.strength
-    norm = spectral_norm(G) if at_own_bias is None else at_own_bias[1] + jnp.linalg.norm(G - at_own_bias[0])
+    norm = spectral_norm(G) if norm is None else norm + jnp.linalg.norm(G - point.shared)
     c = jnp.minimum(1.0, s / jnp.maximum(norm, jnp.finfo(s.dtype).tiny))
     bound = jnp.dot(cols.weights, prob.loss.dual(Z, cols.T, slope, c))
     trivial = jnp.dot(cols.weights, prob.loss.dual(Z, cols.T, slope, jnp.zeros_like(c)))  # Θ = 0
@@ -63,17 +56,42 @@ def dual_bound(
     return jnp.maximum(bound, trivial)
 
 
-def curvature_floor(prob: Problem, p: Params, norm: Float[Array, ""] | None = None) -> Float[Array, ""]:
-    """Return a lower bound on every eigenvalue of ∇²f at p: −(‖G‖₂ − s)₊ for a convex loss, else −inf.
+def known(prob: Problem, point: Point, effort: Effort) -> Known:
+    """Return what is known of a point without the Hessian's spectrum.
+
+    Raises:
+        ValueError: naming the loss, if it is not convex and `prob` is on class means.
+    """
+    if prob.collapsed:
+        check_class_means(prob)
+    p, norm = point.x, spectral_norm(point.shared)
+    floor = curvature_floor(prob, norm)
+    if effort == "spectrum":
+        bound, rank, tolerance = dual_bound(prob, point), rank_of(prob, p), jnp.zeros_like(point.value)
+    else:
+        bound, (rank, radius) = dual_bound(prob, point, norm), balanced_rank(prob, p)
+        size = jnp.maximum(prob.decay_w, prob.decay_h)
+        if effort == "escape":
+            # ‖H‖ ≤ λ + ‖W‖² + ‖H̃‖² + 1, doubled for the slope's part: ‖∇²ℓ‖ ≤ 1/2 of softmax, 1 of squares.
+            size = prob.decay_w + prob.decay_h + prob.decay_b + 2 * (1 + jnp.sum(p.W**2) + jnp.sum(p.H**2))
+        tolerance = zero_tolerance(size, point.grad_norm, radius)
+    escape = None if effort == "certificate" else null_direction(prob, point)
+    return Known(bound, floor, tolerance, measures(prob, p, rank), escape)
+
+
+def measures(prob: Problem, p: Params, rank: Int[Array, ""]) -> dict[str, Array]:
+    """Return the rank of W H̃ and the collapse metrics, by name."""
+    return {"rank": rank, **collapse_metrics(prob, p)._asdict()}
+
+
+def curvature_floor(prob: Problem, norm: Float[Array, ""]) -> Float[Array, ""]:
+    """Return a lower bound on every eigenvalue of ∇²f: −(‖G‖₂ − s)₊ for a convex loss, else −inf.
 
     vᵀHv ≥ 2⟨G, ẆḢ⟩ + λ_W‖Ẇ‖² + λ_H‖Ḣ‖² ≥ −2(‖G‖₂ − s)₊‖Ẇ‖‖Ḣ‖ ≥ −(‖G‖₂ − s)₊‖v‖², as the loss's part is ≥ 0
-    (derived for this project; at critical points, Zhu et al. 2021, app. A, in the form ‖G‖₂ ≤ s). Who has
-    `norm` = ‖G‖₂ may give it.
+    (derived for this project; at critical points, Zhu et al. 2021, app. A, in the form ‖G‖₂ ≤ s). `norm` is
+    ‖G‖₂, G = `objective.logit_gradient` at the point.
     """
-    if not prob.loss.convex:
-        return jnp.full((), -jnp.inf, p.W.dtype)
-    norm = spectral_norm(logit_gradient(prob, p)) if norm is None else norm
-    return -jnp.maximum(norm - prob.strength, 0.0)
+    return -jnp.maximum(norm - prob.strength, 0.0) if prob.loss.convex else jnp.full_like(norm, -jnp.inf)
 
 
 def spectral_norm(G: Float[Array, "K C"]) -> Float[Array, ""]:
@@ -124,7 +142,10 @@ def _reach_by_convexity(counts: tuple[int, ...], loss: Loss, shift_invariant: bo
 
     best = np.inf, np.inf
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-        one = Problem(*(jnp.zeros(()),) * 3, counts, 1, True, loss, True)
+        zero = jnp.zeros(())
+        one = Problem(
+            decay_w=zero, decay_h=zero, decay_b=zero, counts=counts, dim=1, loss=loss, collapsed=True
+        )
         beta = np.asarray(_best_bias(one, columns(one, one.decay_w.dtype), one.zeros()))
         V = np.eye(K) - (1.0 / K if shift_invariant else 0.0)
         V = np.concatenate([V, -V])
@@ -188,7 +209,7 @@ def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:
     return jax.lax.while_loop(go_on, step, first)[0]
 
 
-def null_direction(prob: Problem, p: Params) -> Curvature:
+def null_direction(prob: Problem, point: Point) -> Curvature:
     """Return the paper's direction out of a rank-deficient critical point, in its sharpest unit form.
 
     With W a = 0 and (u, v) the top singular pair of G, along (x u aᵀ, −y a vᵀ, 0) the curvature is
@@ -196,7 +217,7 @@ def null_direction(prob: Problem, p: Params) -> Curvature:
     eigenvalue of `reduction.tail_hessian`. The value returned is measured with the exact Hessian product, so
     it holds at every point, whatever W a is.
     """
-    G = logit_gradient(prob, p)
+    p, G = point.x, point.shared
     squares, U = jnp.linalg.eigh(G @ G.T)
     sigma = jnp.sqrt(jnp.maximum(squares[-1], 0.0))
     u = U[:, -1]
@@ -210,11 +231,4 @@ def null_direction(prob: Problem, p: Params) -> Curvature:
     direction = Params(
         x * jnp.outer(u, a), -y * jnp.outer(a, v), None if p.b is None else jnp.zeros_like(p.b)
     )
-    return curvature_along(prob, p, direction)
-
-
-def curvature_along(prob: Problem, p: Params, direction: Params) -> Curvature:
-    """Scale the direction to unit length and measure its curvature vᵀ H v exactly."""
-    length = jnp.linalg.norm(ravel(direction))
-    unit = jax.tree.map(lambda a: a / jnp.maximum(length, jnp.finfo(a.dtype).tiny), direction)
-    return Curvature(jnp.dot(ravel(unit), ravel(expand(prob, p).hv(unit))), unit)
+    return curvature_along(point, direction)

@@ -27,17 +27,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.flat import hessian, oracle, unravel
+from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.search import SOLVE_GTOL
+from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.census import shape_of
 from ufm_jax.models.unconstrained.closed_forms import theta
-from ufm_jax.models.unconstrained.critical import SOLVE_GTOL
-from ufm_jax.models.unconstrained.evidence import Evidence, examine
 from ufm_jax.models.unconstrained.losses import CrossEntropy
-from ufm_jax.models.unconstrained.objective import hessian, oracle, ravel, unravel
 from ufm_jax.models.unconstrained.permutations import Shape, matching, stabiliser_order
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
-from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED
 from ufm_jax.models.unconstrained.symmetry import RANK_ATOL, orbit_dimension
 from ufm_jax.numerics.descent import Solution
 from ufm_jax.numerics.lanes import each_lane, in_batches
@@ -235,7 +236,7 @@ def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Ev
     """Judge every branch at every grid value and list changes of rank and index."""
     where = np.argwhere(~np.isnan(points[:, :, 0]))
     lanes = kt[where[:, 1]], points[where[:, 0], where[:, 1]]
-    evidence = in_batches(partial(_examine, prob), census.EVIDENCE_BATCH, *lanes)._asdict()
+    evidence = in_batches(partial(_examine, prob), census.EVIDENCE_BATCH, *lanes).columns()
     shape = points.shape[:2]
     loss = np.full(shape, np.nan)
     counts = {k: np.full(shape, -1) for k in ("rank", "index", "excess", "copies")}

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm_jax.models.unconstrained.objective import members
-from ufm_jax.models.unconstrained.problem import Params, Problem, checked_point
+from ufm_jax.models.unconstrained.problem import Params, Problem
 
 # Eigenvalues of Σ_B below this share of the largest are rounding of exact zeros (Σ_B has rank ≤ K − 1).
 PINV_RTOL = 1e-10
@@ -55,7 +55,7 @@ def collapse_metrics(prob: Problem, p: Params) -> CollapseMetrics:
     Raises:
         ValueError: naming W, H or b, if its shape or dtype is not the problem's.
     """
-    p = checked_point(prob, p)
+    p = prob.check(p)
     features, share = p.H * jnp.asarray(prob.scales, p.H.dtype), jnp.asarray(prob.weights, p.H.dtype)
     per_class = np.array(prob.counts, float) / prob.num_samples
     member = members(prob, p.H.dtype)

@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.models.unconstrained.objective import expand, ravel
+from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.spectrum import DENSE_LIMIT
+from ufm_jax.landscape.verdict import GRAD_TOL
+from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.permutations import MATCH_TOL
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, lift, restrict
-from ufm_jax.models.unconstrained.spectrum import DENSE_LIMIT
 from ufm_jax.models.unconstrained.symmetry import RANK_ATOL, shift_dimension
-from ufm_jax.models.unconstrained.verdict import GRAD_TOL
 
 
 class Pair(NamedTuple):
@@ -61,7 +62,7 @@ def invariant_spectrum(prob: Problem, p: Params) -> InvariantSpectrum:
         ValueError: if entries of M or b differ by more than `MATCH_TOL` where they should not, the rebuilt
             point has ‖∇f‖ > `GRAD_TOL`, or there are so many kinds of classes that the space is too large.
     """
-    small, q = collapse(prob), restrict(prob, p)
+    small, q = collapse(prob), restrict(collapse(prob), p)
     M, b, deviation = _averaged(small, q)
     blocks = _Blocks.of(prob.kinds)
     point = _rebuilt(small, blocks, M, b)

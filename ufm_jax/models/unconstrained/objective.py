@@ -9,13 +9,11 @@ collapsed one ω_k = n_k/N and σ_k = 1/√n_k (`reduction`), so one code serves
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ufm_jax.models.unconstrained.problem import Params, Problem, checked_point
-from ufm_jax.numerics.derivatives import Expansion, Oracle, dense_matrix
+from ufm_jax.landscape.point import Point
+from ufm_jax.models.unconstrained.problem import Params, Problem
 
 
 class Columns(NamedTuple):
@@ -24,14 +22,6 @@ class Columns(NamedTuple):
     T: Float[Array, "K C"]  # targets
     weights: Float[Array, " C"]  # ω
     scales: Float[Array, " C"]  # σ
-
-
-class ParamsExpansion(NamedTuple):
-    """Second-order information at one point."""
-
-    value: Float[Array, ""]
-    grad: Params
-    hv: Callable[[Params], Params]  # exact; the softmax is computed once for all products
 
 
 def columns(prob: Problem, dtype: jnp.dtype) -> Columns:
@@ -68,7 +58,7 @@ def objective(prob: Problem) -> Callable[[Params], Float[Array, ""]]:
     """
 
     def f(p: Params) -> Float[Array, ""]:
-        p = checked_point(prob, p)
+        p = prob.check(p)
         cols = columns(prob, p.W.dtype)
         return jnp.dot(cols.weights, prob.loss.value(logits(prob, p), cols.T)) + decay(prob, p)
 
@@ -81,9 +71,10 @@ def logit_gradient(prob: Problem, p: Params) -> Float[Array, "K C"]:
     return prob.loss.slope(logits(prob, p), cols.T) * (cols.weights * cols.scales)
 
 
-def expand(prob: Problem, p: Params) -> ParamsExpansion:
+def expand(prob: Problem, p: Params) -> Point:
     """Return f, its gradient and its exact Hessian-vector product at p, in closed form.
 
+    What it shares is G = `logit_gradient`.
     With Ż = σ(ẆH + WḢ) + ḃ, Ġ = ω ∇²ℓ Ż:  Hv = (λ_W Ẇ + σĠHᵀ + GḢᵀ, λ_H Ḣ + Wᵀσ Ġ + ẆᵀG, λ_b ḃ + Ġ1).
     """
     cols = columns(prob, p.W.dtype)
@@ -108,42 +99,4 @@ def expand(prob: Problem, p: Params) -> ParamsExpansion:
             None if v.b is None else jnp.sum(dslope, axis=1) + prob.decay_b * v.b,
         )
 
-    return ParamsExpansion(value, grad, hv)
-
-
-def ravel(p: Params) -> Float[Array, " D"]:
-    """Return W, H, b as one vector, rows first."""
-    return ravel_pytree(p)[0]
-
-
-def unravel(prob: Problem, x: Float[Array, " D"]) -> Params:
-    """Undo `ravel`."""
-    K, d, C = prob.num_classes, prob.dim, prob.num_columns
-    W, H, b = jnp.split(x, (K * d, K * d + d * C))
-    return Params(W.reshape(K, d), H.reshape(d, C), b if prob.bias else None)
-
-
-def oracle(prob: Problem) -> Oracle:
-    """Build the flat-vector oracle that `numerics` searches with, from the closed forms of `expand`."""
-
-    def on_vector(x: Float[Array, " D"]) -> Expansion:
-        e = expand(prob, unravel(prob, x))
-        return Expansion(e.value, ravel(e.grad), lambda v: ravel(e.hv(unravel(prob, v))))
-
-    return on_vector
-
-
-def gradient_norm(prob: Problem, p: Params) -> Float[Array, ""]:
-    """Return ‖∇f‖₂ over all variables."""
-    return jnp.sqrt(sum(jnp.sum(a**2) for a in jax.tree.leaves(expand(prob, p).grad)))
-
-
-def hessian(prob: Problem, p: Params) -> Float[Array, "D D"]:
-    """Return the dense Hessian in the order of `ravel`.
-
-    Raises:
-        ValueError: naming W, H or b, if its shape or dtype is not the problem's.
-    """
-    p = checked_point(prob, p)
-    x = ravel(p)
-    return dense_matrix(oracle(prob)(x).hv, x)
+    return Point(p, value, grad, hv, shared=G)

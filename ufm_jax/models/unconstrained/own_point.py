@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm_jax.models.unconstrained.evidence import examine
+from ufm_jax.landscape.checks import check_finite
+from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.spectrum import NOT_COUNTED
+from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
 from ufm_jax.models.unconstrained.losses import Loss
-from ufm_jax.models.unconstrained.problem import Params, check_finite, problem
-from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED
-from ufm_jax.models.unconstrained.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
+from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.numerics.checks import check_positive
 from ufm_jax.precision import require_x64
 
@@ -76,7 +78,7 @@ def certify(
     check_finite(point)
     check_positive(grad_tol=grad_tol, gap_tol=gap_tol)
     evidence = jax.jit(lambda p: examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol).evidence)(point)
-    values = {name: np.asarray(value).item() for name, value in evidence._asdict().items()}
+    values = {name: np.asarray(value).item() for name, value in evidence.columns().items()}
     values |= {"verdict": Verdict(values["verdict"]).name, "reason": Reason(values["reason"]).name}
     values |= {name: None for name in ("index", "nullity") if values[name] == NOT_COUNTED}
     return {name: _plain(value) for name, value in values.items()}

@@ -6,15 +6,14 @@ Dictionary used everywhere: `K` classes, `d` feature dimension, `n_k` samples of
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, check_loss, is_shift_invariant
+from ufm_jax.landscape.landscape import Landscape, static
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, is_shift_invariant
 
 
 class Params(NamedTuple):
@@ -25,10 +24,8 @@ class Params(NamedTuple):
     b: Float[Array, " K"] | None  # bias
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Problem:
-    """One unconstrained feature model; build it with `problem(...)`, which checks its arguments.
+class Problem(Landscape):
+    """Sizes and decays of one unconstrained feature model; `model.problem` makes it a landscape.
 
     Decays are traced leaves, so a sweep over them compiles once; everything else is static.
     """
@@ -36,14 +33,14 @@ class Problem:
     decay_w: Float[Array, "..."]
     decay_h: Float[Array, "..."]
     decay_b: Float[Array, "..."]
-    counts: tuple[int, ...] = field(metadata={"static": True})  # n_1..n_K
-    dim: int = field(metadata={"static": True})  # d
-    bias: bool = field(metadata={"static": True}, default=True)
-    loss: Loss = field(metadata={"static": True}, default=CrossEntropy())
-    collapsed: bool = field(metadata={"static": True}, default=False)  # see model.reduction
+    counts: tuple[int, ...] = static()  # n_1..n_K
+    dim: int = static()  # d
+    bias: bool = static(default=True)
+    loss: Loss = static(default=CrossEntropy())
+    collapsed: bool = static(default=False)  # see model.reduction
     # Feature coordinates beyond `dim`, in which W and H are zero: no array has them, but f's index, nullity
     # and orbits do (`reduction.trimmed`).
-    unused: int = field(metadata={"static": True}, default=0)
+    unused: int = static(default=0)
 
     @property
     def num_classes(self) -> int:
@@ -107,6 +104,26 @@ class Problem:
         """Factor from a column of H to a feature, (C,): 1/√n_k in the collapsed problem, else 1."""
         return np.array(self.counts, float) ** -0.5 if self.collapsed else np.ones(self.num_samples)
 
+    @property
+    def numbers_held(self) -> int:
+        """How many numbers an evaluation holds at once, about."""
+        return max(self.num_variables, self.num_classes * self.num_columns)
+
+    def check(self, x: Any, *, many: bool = False) -> Params:
+        """Return a point of one problem as JAX arrays: `Params` whose shapes and dtypes are the problem's.
+
+        Raises:
+            ValueError: naming W, H or b and what is wrong with it, or a decay that is not a single number.
+        """
+        check_single(self)
+        if not (isinstance(x, tuple) and len(x) == 3):
+            raise ValueError(f"params: need Params(W, H, b), got {type(x).__name__}")
+        point = Params(*x)
+        if (point.b is None) == self.bias:
+            said = "no b, and needs one; b = zeros is a start" if point.b is None else "a b, and takes none"
+            raise ValueError(f"b: the problem has bias={self.bias}, the point has {said}")
+        return super().check(point, many=many)
+
     def zeros(self) -> Params:
         """Return the origin, in the dtype of the decays."""
         K, d, dtype = self.num_classes, self.dim, self.decay_w.dtype
@@ -122,56 +139,6 @@ def _kinds(counts: tuple[int, ...], loss: Loss) -> np.ndarray:
     return kinds
 
 
-def problem(
-    *,
-    num_classes: int | None = None,
-    per_class: int | None = None,
-    counts: Sequence[Any] | None = None,
-    dim: int,
-    decay_w: Any,
-    decay_h: Any,
-    decay_b: Any = 0.0,
-    bias: bool = True,
-    loss: Loss | None = None,
-) -> Problem:
-    """Check the arguments and return the full (not collapsed) problem.
-
-    Sizes are either `num_classes` and `per_class`, or `counts`. Decays are numbers, or arrays of one shape
-    for `jax.vmap` over problems; λ_b = 0 with `bias=True` is the trained, undecayed bias.
-
-    Raises:
-        ValueError: naming the argument and its value: K < 2, a count or d below 1 or beyond `MOST`, a decay
-            that is not 0 < λ_W, λ_H or 0 ≤ λ_b or is not within `DECAYS`, a loss that contradicts itself
-            (`losses.check_loss`).
-    """
-    decays = {"decay_w": decay_w, "decay_h": decay_h, "decay_b": decay_b}
-    traced = {name: _checked_decay(name, value) for name, value in decays.items()}
-    if not isinstance(bias, bool):
-        raise ValueError(f"bias: need True or False, got {bias!r}")
-    if len({np.shape(a) for a in traced.values()} - {()}) > 1:
-        shapes = ", ".join(str(np.shape(a)) for a in traced.values())
-        raise ValueError(f"decay_w, decay_h, decay_b: need numbers or arrays of one shape, got {shapes}")
-    if bias is False and np.any(np.asarray(decay_b) != 0):
-        raise ValueError(f"decay_b: need 0 where there is no bias, got {decay_b}")
-    sizes = checked_counts(num_classes, per_class, counts)
-    loss = CrossEntropy() if loss is None else loss
-    if not isinstance(loss, Loss):
-        raise ValueError(f"loss: need an instance of Loss, got {loss!r}")
-    check_loss(loss, len(sizes))
-    dim = _checked_size("dim", dim, least=1)
-    if dim * 2 * len(sizes) > MOST:
-        raise ValueError(f"dim: need at most {MOST // (2 * len(sizes))} for {len(sizes)} classes, got {dim}")
-    return Problem(
-        decay_w=traced["decay_w"],
-        decay_h=traced["decay_h"],
-        decay_b=traced["decay_b"],
-        counts=sizes,
-        dim=dim,
-        bias=bias,
-        loss=loss,
-    )
-
-
 def check_single(prob: Problem) -> None:
     """Check that a problem is one and no grid of them.
 
@@ -185,66 +152,12 @@ def check_single(prob: Problem) -> None:
             )
 
 
-def checked_point(prob: Problem, params: Any, *, many: bool = False) -> Params:
-    """Return a point of one problem as JAX arrays: `Params` whose shapes and dtypes are the problem's.
-
-    With `many` they are any number of points, along the first axis of W, H and b. Traced arrays will do, as
-    their shapes and dtypes are known.
-
-    Raises:
-        ValueError: naming W, H or b and what is wrong with it, or a decay that is not a single number.
-    """
-    check_single(prob)
-    if not (isinstance(params, tuple) and len(params) == 3):
-        raise ValueError(f"params: need Params(W, H, b), got {type(params).__name__}")
-    point = Params(*params)
-    if (point.b is None) == prob.bias:
-        said = "no b, and needs one; b = zeros is a start" if point.b is None else "a b, and takes none"
-        raise ValueError(f"b: the problem has bias={prob.bias}, the point has {said}")
-    like = jax.eval_shape(prob.zeros)
-    first = np.shape(point.W)[:1] if many else ()
-    return Params(*(_checked_array(n, a, e, first) for n, a, e in zip("WHb", point, like, strict=True)))
-
-
-def _checked_array(name: str, array: Any, like: Any, first: tuple[int, ...]) -> Any:
-    """Return one array of a point, or of as many as `first` says, each of which is to look as `like`."""
-    if like is None:
-        return None
-    if not hasattr(array, "dtype"):
-        array = np.asarray(array)
-    if array.shape != (*first, *like.shape):
-        if first and array.shape == like.shape:
-            hint = "; one start needs a leading axis of length 1"
-        elif not first and array.shape[1:] == like.shape and array.shape != (1, *like.shape):
-            hint = "; for several points at once use ufm.descend, or vmap"
-        else:
-            hint = "; is it transposed?" if array.shape[::-1] == like.shape else ""
-        raise ValueError(f"{name}: need shape {(*first, *like.shape)}, got {array.shape}{hint}")
-    if array.dtype != like.dtype:
-        raise ValueError(
-            f"{name}: need dtype {like.dtype} as the decays have, got {array.dtype}; convert it by "
-            f"{name}.astype({str(like.dtype)!r})"
-        )
-    return jnp.asarray(array)
-
-
-def check_finite(params: Params) -> None:
-    """Check the values of a concrete point.
-
-    Raises:
-        ValueError: naming W, H or b, if it has entries that are not finite.
-    """
-    for name, array in zip("WHb", params, strict=True):
-        if array is not None and not bool(jnp.all(jnp.isfinite(array))):
-            raise ValueError(f"{name}: has {int(jnp.sum(~jnp.isfinite(array)))} non-finite entries")
-
-
 # Within these bounds products and ratios of two decays, and their roots, neither overflow nor underflow.
 DECAYS = (1e-100, 1e100)
 MOST = 2**31 - 1  # samples in all; d times 2K: eigenvalues are counted in 32 bits
 
 
-def _checked_decay(name: str, value: Any) -> Float[Array, "..."]:
+def checked_decay(name: str, value: Any) -> Float[Array, "..."]:
     try:
         numbers = np.asarray(value, dtype=float)
     except (TypeError, ValueError, OverflowError):
@@ -261,7 +174,7 @@ def _checked_decay(name: str, value: Any) -> Float[Array, "..."]:
     return jnp.asarray(numbers, dtype=jnp.zeros(()).dtype)
 
 
-def _checked_size(name: str, value: Any, least: int) -> int:
+def checked_size(name: str, value: Any, least: int) -> int:
     if not isinstance(value, int | float | np.number) or not np.isfinite(float(value)) or int(value) != value:
         raise ValueError(f"{name}: need an integer, got {value!r}")
     if not least <= value <= MOST:
@@ -283,7 +196,7 @@ def checked_counts(
                 f"counts: give counts, or num_classes and per_class; got num_classes={num_classes}, "
                 f"per_class={per_class}"
             )
-        counts = [_checked_size("per_class", per_class, least=1)] * _checked_size(
+        counts = [checked_size("per_class", per_class, least=1)] * checked_size(
             "num_classes", num_classes, least=2
         )
     elif per_class is not None:
@@ -294,7 +207,7 @@ def checked_counts(
         raise ValueError(f"counts: need a sequence of integers, got {counts!r}")
     if len(counts) < 2:
         raise ValueError(f"counts: need at least 2 classes, got {tuple(counts)}")
-    sizes = tuple(_checked_size("counts", count, least=1) for count in counts)
+    sizes = tuple(checked_size("counts", count, least=1) for count in counts)
     if sum(sizes) > MOST:
         raise ValueError(f"counts: need at most {MOST} samples in all, got {sum(sizes)}")
     return sizes

@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.models.unconstrained.objective import columns, hessian, logit_gradient, logits, members
-from ufm_jax.models.unconstrained.problem import Params, Problem, checked_point
+from ufm_jax.landscape.flat import hessian
+from ufm_jax.landscape.spectrum import DENSE_LIMIT
+from ufm_jax.models.unconstrained.objective import columns, logit_gradient, logits, members
+from ufm_jax.models.unconstrained.problem import Params, Problem
 
 
 def collapse(prob: Problem) -> Problem:
@@ -28,37 +30,56 @@ def collapse(prob: Problem) -> Problem:
     return replace(prob, collapsed=True)
 
 
-def restrict(prob: Problem, p: Params) -> Params:
-    """Map points of the full problem to the collapsed one: H̃_k = √n_k (mean of class k).
+def restrict(small: Problem, p: Params) -> Params:
+    """Return points of a larger problem as points of this: H̃_k = √n_k (mean of class k), first coordinates.
+
+    Exact where the features of a class are one, and the coordinates that are left out zero.
 
     Raises:
-        ValueError: naming W, H or b, if its shape or dtype is not the problem's.
+        ValueError: naming H, if it has neither N columns nor K.
     """
-    p = checked_point(prob, p)
-    if prob.collapsed:
-        return p
-    scale = jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype)
-    return p._replace(H=(p.H @ members(prob, p.H.dtype)) * scale)
+    H = p.H[..., : small.dim, :]
+    if small.collapsed and _columns(small, p) == small.num_samples != small.num_classes:
+        scale = jnp.asarray(np.array(small.counts, float) ** -0.5, p.H.dtype)
+        H = (H @ members(replace(small, collapsed=False), p.H.dtype)) * scale
+    return p._replace(W=p.W[..., : small.dim], H=H)
 
 
-def lift(prob: Problem, p: Params) -> Params:
-    """Map a point (or a direction) of the collapsed problem to the full `prob`: h_i = H̃_k / √n_k.
+def lift(large: Problem, p: Params) -> Params:
+    """Return points (or directions) of a smaller problem as points of this: h_i = H̃_k / √n_k, zeros beyond.
 
-    An isometry; `restrict(lift(p)) = p`.
+    An isometry; `restrict(small, lift(large, p)) = p`.
 
     Raises:
-        ValueError: naming W, H or b, if its shape or dtype is not the collapsed problem's.
+        ValueError: naming H, if it has neither N columns nor K.
     """
-    p = checked_point(collapse(prob), p)
-    if prob.collapsed:
+    none = ((0, 0),) * (p.W.ndim - 1)
+    more = (0, large.dim - p.W.shape[-1])
+    p = p._replace(W=jnp.pad(p.W, (*none, more)), H=jnp.pad(p.H, (*none[1:], more, (0, 0))))
+    if large.collapsed or _columns(large, p) == large.num_samples:
         return p
-    scale = jnp.asarray(np.array(prob.counts, float) ** -0.5, p.H.dtype)
-    return p._replace(H=(p.H * scale)[:, prob.labels])
+    scale = jnp.asarray(np.array(large.counts, float) ** -0.5, p.H.dtype)
+    return p._replace(H=(p.H * scale)[..., large.labels])
+
+
+def _columns(prob: Problem, p: Params) -> int:
+    """Return how many columns H has: N, or K on class means."""
+    found = p.H.shape[-1]
+    if found not in (prob.num_samples, prob.num_classes):
+        raise ValueError(
+            f"H: need {prob.num_samples} columns, or {prob.num_classes} on class means, got {found}"
+        )
+    return found
+
+
+def turned(p: Params, frame: Float[Array, "d d"]) -> Params:
+    """Return a point in the coordinates of an orthonormal frame of feature space."""
+    return p._replace(W=p.W @ frame, H=frame.T @ p.H)
 
 
 def within_class_deviation(prob: Problem, p: Params) -> Float[Array, ""]:
     """Return ‖H − lift(restrict(H))‖_F: 0 exactly at a critical point."""
-    return jnp.linalg.norm(p.H - lift(prob, restrict(prob, p)).H)
+    return jnp.linalg.norm(p.H - lift(prob, restrict(collapse(prob), p)).H)
 
 
 def within_class_hessian(
@@ -129,33 +150,32 @@ def trimmed(prob: Problem) -> Problem:
     return replace(collapse(prob), dim=dim, unused=prob.dim - dim + prob.unused)
 
 
-def narrowed(prob: Problem, p: Params) -> Params:
-    """Return the first `rank_bound` feature coordinates of collapsed points, which undoes `widened`."""
-    r = rank_bound(prob)
-    return p._replace(W=p.W[..., :r], H=p.H[..., :r, :])
+def space(prob: Problem, purpose: str | int) -> Problem:
+    """Return the problem in which f is searched, judged or kept in place of `prob` (`Landscape.space`).
 
+    Minima of the full problem are searched in it, everything else on class means in `rank_bound` coordinates;
+    saddles of one index in all of them, as the index grows with their number.
 
-def widened(prob: Problem, p: Params) -> Params:
-    """Map a point or a direction of fewer feature coordinates to the collapsed `prob`, the others zero."""
-    more = (0, prob.dim - p.W.shape[1])
-    return p._replace(W=jnp.pad(p.W, ((0, 0), more)), H=jnp.pad(p.H, (more, (0, 0))))
-
-
-def compress(prob: Problem, frame: Float[Array, "d d"], p: Params) -> tuple[Problem, Params]:
-    """Return the problem and the point in the first r = `rank_bound` coordinates of an orthonormal frame.
-
-    Exact where the point has rank ≤ r and the frame lists its feature directions first
-    (`feature_frame`): critical points of the r-dimensional problem are exactly the rank ≤ r critical
-    points of every larger d.
+    Raises:
+        ValueError: naming the loss, if class means need not hold every critical point (`check_class_means`);
+            naming the dimension, if that is too large to follow eigenvectors in.
     """
-    r = rank_bound(prob)
-    return replace(prob, dim=r, unused=0), p._replace(W=p.W @ frame[:, :r], H=frame[:, :r].T @ p.H)
-
-
-def embed(prob: Problem, frame: Float[Array, "d d"], p: Params) -> Params:
-    """Undo `compress`, for points and directions; an isometry."""
-    r = p.W.shape[1]
-    return p._replace(W=p.W @ frame[:, :r].T, H=frame[:, :r] @ p.H)
+    if purpose in ("minima", "certificate"):
+        return reduced(prob) if prob.collapsed else prob
+    if purpose in ("escape", "spectrum"):
+        return prob
+    check_class_means(prob)
+    if purpose == "saddles":
+        return reduced(prob)
+    if purpose == "rows":
+        return trimmed(prob)
+    whole = replace(collapse(prob), dim=prob.dim + prob.unused, unused=0)
+    if purpose != "points" and whole.num_variables > DENSE_LIMIT:
+        raise ValueError(
+            f"dim: eigenvectors are followed in at most {DENSE_LIMIT} variables, d = {whole.dim} has "
+            f"{whole.num_variables}"
+        )
+    return whole
 
 
 def tail_hessian(prob: Problem, G: Float[Array, "K K"]) -> Float[Array, "twoK twoK"]:
@@ -176,9 +196,9 @@ def full_spectrum(prob: Problem, p: Params) -> np.ndarray:
     Raises:
         ValueError: naming W, H or b, if its shape or dtype is not the collapsed problem's.
     """
-    p = checked_point(collapse(prob), p)
-    d = prob.dim
-    small, q = compress(collapse(prob), feature_frame(prob, p), p)
+    p = replace(collapse(prob), unused=0).check(p)
+    d, small = prob.dim, reduced(prob)
+    q = restrict(small, turned(p, feature_frame(prob, p)))
     between = np.linalg.eigvalsh(hessian(small, q))
     tail = np.linalg.eigvalsh(tail_hessian(small, logit_gradient(small, q)))
     within = np.linalg.eigvalsh(within_class_hessians(small, q))

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.search import SOLVE_GTOL, CriticalPoint
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.critical import SOLVE_GTOL, CriticalPoint
-from ufm_jax.models.unconstrained.evidence import by_duality
 from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.numerics.descent import trust_region_newton
@@ -51,4 +51,7 @@ def find_minimum(prob: Problem, start: Params) -> CriticalPoint:
     return CriticalPoint(found.x, found.grad_norm, found.status, found.num_steps)
 
 
-judge = jax.jit(by_duality)
+@jax.jit
+def judge(prob: Problem, p: Params) -> Evidence:
+    """Judge a point by its certificates."""
+    return examine(prob, p, "certificate").evidence

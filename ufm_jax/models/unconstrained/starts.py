@@ -5,18 +5,18 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 from jaxtyping import Key as KeyArray
 
+from ufm_jax.landscape.landscape import START_SCALES, Key, Target
 from ufm_jax.models.unconstrained.geometry import simplex_etf
 from ufm_jax.models.unconstrained.problem import Params, Problem
-from ufm_jax.models.unconstrained.reduction import lift, rank_bound, widened
+from ufm_jax.models.unconstrained.reduction import lift, rank_bound, space
 
 # Feature dimensions up to which a balanced start is drawn in all of them, of which it uses the first
 # `rank_bound`: so a seed gives the rows that it has always given, and beyond, d costs nothing.
 DRAWN = 256
 
-Key = PRNGKeyArray
 Keys = KeyArray[Array, " S"]
 
 
@@ -30,6 +30,28 @@ def gaussian(prob: Problem, key: Key, scale: Float[Array, ""] | float = 1.0) -> 
 
     b = None if zeros.b is None else draw(b_key, zeros.b)
     return Params(draw(w_key, zeros.W), draw(h_key, zeros.H), b)
+
+
+def gaussian_of_some_scale(prob: Problem, key: Key) -> Params:
+    """Return independent N(0, σ²) entries, log σ uniform over `START_SCALES`."""
+    scale_key, point_key = jax.random.split(key)
+    return gaussian(prob, point_key, log_uniform_scale(scale_key, *START_SCALES))
+
+
+def draw(prob: Problem, key: Key, number: Int[Array, ""] | int, target: Target) -> Params:
+    """Return the start of this number toward a target.
+
+    Toward minima Gaussian, on class means in the coordinates that are searched (`reduction.space`); toward
+    saddles `balanced`, of ranks 0..`rank_bound` in turn.
+    """
+    if target == "minima":
+        return lift(prob, gaussian_of_some_scale(space(prob, "minima"), key))
+    return balanced(prob, key, start_rank(prob, number))
+
+
+def start_rank(prob: Problem, number: Int[Array, ""] | int) -> Int[Array, ""]:
+    """Return the rank of the start of this number toward saddles."""
+    return jnp.asarray(number % (rank_bound(prob) + 1), jnp.int32)
 
 
 def log_uniform_scale(key: Key, low: float, high: float) -> Float[Array, ""]:
@@ -55,7 +77,7 @@ def balanced(prob: Problem, key: Key, rank: Int[Array, ""] | int, noise: float =
     B = A + noise * jax.random.normal(h_key, (K, drawn))[:, :r] * used
     tilt = (prob.decay_h / prob.decay_w) ** 0.25
     b = noise * jax.random.normal(b_key, (K,)) if prob.bias else None
-    return lift(prob, widened(prob, Params(A * tilt, B.T / tilt, b)))
+    return lift(prob, Params(A * tilt, B.T / tilt, b))
 
 
 def mean_etf(prob: Problem) -> Params:

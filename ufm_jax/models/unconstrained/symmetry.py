@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.models.unconstrained.problem import Params, Problem
-from ufm_jax.models.unconstrained.reduction import restrict
+from ufm_jax.models.unconstrained.reduction import collapse, restrict
 
 # A singular value of W H̃ (in logits) below this is zero: solved points have 0 or more than 1e-6, except
 # within 1e-6 of a threshold such as Kθ = 1.
@@ -16,7 +17,7 @@ RANK_ATOL = 1e-8
 
 def rank(prob: Problem, p: Params) -> Int[Array, ""]:
     """Return the number of singular values of W H̃ above `RANK_ATOL` logits."""
-    singular = jnp.linalg.svd(p.W @ restrict(prob, p).H, compute_uv=False)
+    singular = jnp.linalg.svd(p.W @ restrict(collapse(prob), p).H, compute_uv=False)
     return jnp.sum(singular > RANK_ATOL).astype(jnp.int32)
 
 
@@ -47,6 +48,41 @@ def orbit_dimension(prob: Problem, rank: Int[Array, ""] | int) -> Int[Array, ""]
     """
     r = jnp.asarray(rank, jnp.int32)
     return ((prob.dim + prob.unused) * r - r * (r + 1) // 2 + shift_dimension(prob)).astype(jnp.int32)
+
+
+def orbit(prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array, ""]) -> Orbit:
+    """Return the orbit of a critical point of this rank; `frame` as for `orbit_projection`."""
+    return Orbit(
+        orbit_dimension(prob, rank),
+        orbit_projection(prob, p, frame, rank),
+        orbit_radius(prob, p, frame, rank),
+    )
+
+
+def tangents(prob: Problem, p: Params) -> Params:
+    """Return (W A, −A H) for A = e_i e_jᵀ − e_j e_iᵀ, i < j, and the shift of b where it is a symmetry."""
+    i, j = np.triu_indices(prob.dim, 1)
+    turns = np.zeros((len(i) + 1, prob.dim, prob.dim))
+    turns[np.arange(len(i)), i, j], turns[np.arange(len(i)), j, i] = 1.0, -1.0
+    A = jnp.asarray(turns, p.W.dtype)
+    b = None
+    if p.b is not None:
+        b = jnp.zeros((len(turns), len(p.b)), p.b.dtype).at[-1].set(shift_dimension(prob).astype(p.b.dtype))
+    return Params(p.W @ A, -A @ p.H, b)
+
+
+def invariants(prob: Problem, p: Params) -> Float[Array, " m"]:
+    """Return numbers that rotations and permutations of classes leave alone, in units of logits.
+
+    Sorted entries of M = W H̃, on its diagonal and off it, those of b (centred where its shift is a symmetry),
+    and the singular values of M over K. Each changes by at most the largest change of an entry.
+    """
+    M = p.W @ restrict(collapse(prob), p).H
+    K = prob.num_classes
+    parts = [jnp.sort(jnp.diag(M)), jnp.sort(M[~np.eye(K, dtype=bool)])]
+    if p.b is not None:
+        parts.append(jnp.sort(p.b - shift_dimension(prob).astype(p.b.dtype) * jnp.mean(p.b)))
+    return jnp.concatenate([*parts, jnp.linalg.svd(M, compute_uv=False) / K])
 
 
 def orbit_radius(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ufm_jax.models.unconstrained.spectrum import NOT_COUNTED, Spectrum, noise, noise_at_closed_gap
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum, noise, noise_at_closed_gap
 
 GRAD_TOL = 1e-9  # ‖∇f‖₂ above this: not a critical point
 GAP_TOL = 1e-9  # f − dual bound below this, with no negative curvature: globally minimal

@@ -1,0 +1,332 @@
+"""A landscape: a smooth function on a pytree of arrays, and what is known of it.
+
+All that the explorer does (searches, verdicts modulo symmetry, distinct orbits, sweeps, pictures) needs a
+`Landscape` and no more. A new one is a subclass with `value` and `zeros`:
+
+    class Factorisation(Landscape):
+        M: Array                # a leaf: traced, so that a grid over it compiles once
+        rank: int = static()    # sizes and choices: part of what is compiled
+
+        def zeros(self): ...
+        def value(self, x): ...
+
+Everything else has a default which says that nothing more is known.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ufm_jax.landscape.checks import checked
+from ufm_jax.landscape.orbit import Orbit, orbit_of
+from ufm_jax.landscape.point import Curvature, Point, ravel
+from ufm_jax.landscape.spectrum import Block, whole_block
+from ufm_jax.numerics.derivatives import dense_hessian, floating
+from ufm_jax.numerics.lockstep import Norm, Stacked
+
+Key = PRNGKeyArray
+Real = TypeVar("Real", bound="Landscape")
+Target = str | int  # "minima", "saddles" of any index, or the index of saddles
+Effort = Literal["certificate", "escape", "spectrum"]
+
+START_SCALES = (0.01, 3.0)  # range of the standard deviation of random starts
+BATCH = 64  # points evaluated at once where nobody knows better
+
+
+def static(**given: Any) -> Any:
+    """Mark a field of a landscape as a size or choice: it hashes and is compiled in; `default` as usual."""
+    return dataclasses.field(metadata={"static": True}, **given)
+
+
+class Known(NamedTuple):
+    """What a landscape tells of a point without the Hessian's spectrum."""
+
+    bound: Float[Array, ""]  # on the global minimum, from below; NaN or -inf: none
+    floor: Float[Array, ""]  # on every eigenvalue of the Hessian, from below
+    tolerance: Float[Array, ""]  # size of a curvature that counts as zero
+    measures: dict[str, Array]
+    escape: Curvature | None = None  # a direction that may lead down
+
+
+class Batched(NamedTuple):
+    """f at many points at once, the batch last, in coordinates that suit a first-order search."""
+
+    at: Stacked
+    data: Any  # its second argument: constants of the lanes
+    norm: Norm  # bounds the gradient's norm from above, in coordinates of the landscape
+    norms: Callable[[Float[Array, "D B"]], Float[Array, " B"]]  # gradient -> that norm itself
+    into: Callable[[Float[Array, "D B"]], Float[Array, "D B"]]  # coordinates of the landscape -> these
+    back: Callable[[Float[Array, "D B"]], Float[Array, "D B"]]
+    width: int  # how many points to evaluate at once
+
+
+def _settle(self: Any, leaves: list[str], sizes: list[str]) -> None:
+    """Make leaves arrays of floating-point numbers, and check that static fields hash."""
+    for name in leaves:
+        object.__setattr__(self, name, _as_leaf(type(self).__name__, name, getattr(self, name)))
+    for name in sizes:
+        try:
+            hash(getattr(self, name))
+        except TypeError as error:
+            raise ValueError(
+                f"{name}: a static field of {type(self).__name__} must hash (tuples do, lists and arrays do "
+                f"not): {error}; an array is a leaf, which needs no static()"
+            ) from None
+
+
+def _as_leaf(owner: str, name: str, value: Any) -> Any:
+    def array(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+            return leaf
+        numbers = np.asarray(leaf)
+        if numbers.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{name}: a leaf of {owner} must be numbers, got {leaf!r}; mark a size or choice as static()"
+            )
+        return jnp.asarray(numbers, None if isinstance(leaf, np.ndarray) else jnp.result_type(float))
+
+    return jax.tree.map(array, value)
+
+
+def _unflatten(cls: type[Real], leaves: tuple[str, ...], sizes: tuple[str, ...], aux: Any, held: Any) -> Real:
+    """Put a landscape together again, of whatever JAX puts in the place of leaves: nothing is checked."""
+    self = object.__new__(cls)
+    for name, value in zip((*leaves, *sizes), (*held, *aux), strict=True):
+        object.__setattr__(self, name, value)
+    return self
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, dataclasses.field))
+class Landscape:
+    """A smooth function on a pytree of arrays, and what is known of it; see the module's docstring.
+
+    A subclass is made a frozen dataclass with keyword arguments, and a pytree: its fields are leaves (arrays,
+    or pytrees of arrays, of floating-point numbers), except those marked `static()`. Methods take one point x
+    and are traced; nothing in them may depend on the numbers in x by Python's `if`.
+    """
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        names = {
+            kind: [f.name for f in dataclasses.fields(cls) if bool(f.metadata.get("static")) is kind]  # type: ignore[arg-type]
+            for kind in (True, False)
+        }
+        made = cls.__init__
+
+        @functools.wraps(made)
+        def init(self: Any, *args: Any, **fields: Any) -> None:
+            made(self, *args, **fields)
+            if type(self) is cls:
+                _settle(self, names[False], names[True])
+
+        cls.__init__ = init  # type: ignore[method-assign]
+        jax.tree_util.register_pytree_with_keys(
+            cls,
+            lambda self: (
+                [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names[False]],
+                tuple(getattr(self, name) for name in names[True]),
+            ),
+            functools.partial(_unflatten, cls, tuple(names[False]), tuple(names[True])),
+            lambda self: (
+                [getattr(self, name) for name in names[False]],
+                tuple(getattr(self, name) for name in names[True]),
+            ),
+        )
+
+    # What users must give.
+
+    def value(self, x: Any) -> Float[Array, ""]:
+        """Return f at x."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method value(self, x)")
+
+    def zeros(self) -> Any:
+        """Return a point of zeros: the shapes and dtype of x."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method zeros(self)")
+
+    # What they may give.
+
+    def start(self, key: Key) -> Any:
+        """Return a random start: independent normal numbers, of a scale log-uniform over `START_SCALES`."""
+        scale_key, point_key = jax.random.split(key)
+        low, high = np.log(START_SCALES)
+        leaves, form = jax.tree.flatten(self.zeros())
+        dtype = leaves[0].dtype
+        scale = jnp.exp(jax.random.uniform(scale_key, (), dtype, low, high))
+        keys = jax.random.split(point_key, len(leaves))
+        drawn = [scale * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(form, drawn)
+
+    def tangents(self, x: Any) -> Any:
+        """Return directions at x along which the symmetry of f moves it: as x, each leaf with a leading axis.
+
+        They need not be independent, nor of one length; f must not change along any of them.
+        """
+        return jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), self.zeros())
+
+    def invariants(self, x: Any) -> Float[Array, " m"]:
+        """Return a vector that the symmetry, discrete symmetry too, leaves alone: equal, if on one orbit.
+
+        By default f and its Hessian's spectrum, which different orbits hardly ever share.
+        """
+        return jnp.concatenate([self.value(x)[None], jnp.linalg.eigvalsh(dense_hessian(self.value)(x))])
+
+    def lower_bound(self, x: Any) -> Float[Array, ""]:
+        """Return a lower bound on the global minimum; it may depend on x, and must hold whatever x is."""
+        return jnp.full((), -jnp.inf, jax.tree.leaves(self.zeros())[0].dtype)
+
+    def measures(self, x: Any) -> dict[str, Array]:
+        """Return more numbers to record of a point, each a scalar, by name."""
+        return {}
+
+    # What a landscape of this package overrides, for speed or knowledge.
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and pages."""
+        return type(self).__name__
+
+    def check(self, x: Any, *, many: bool = False) -> Any:
+        """Return a point as JAX arrays: its structure, shapes and dtypes are those of `zeros`.
+
+        With `many` they are any number of points, along the first axis of every leaf. Traced arrays will do,
+        as their shapes and dtypes are known.
+
+        Raises:
+            ValueError: naming the leaf and what is wrong with it.
+        """
+        return checked(x, jax.eval_shape(self.zeros), many=many)
+
+    def evaluate(self, x: Any) -> Point:
+        """Return f, its gradient and its Hessian product at x."""
+        (value, grad), push = jax.linearize(jax.value_and_grad(self.value), x)
+        return Point(x, value, grad, lambda v: push(v)[1])
+
+    def orbit(self, point: Point) -> Orbit:
+        """Return the orbit's tangent space."""
+        return orbit_of(point.x, self.tangents(point.x))
+
+    def blocks(self, point: Point) -> tuple[Orbit, list[Block]]:
+        """Return the orbit, and blocks whose eigenvalues together are the Hessian's modulo the orbit."""
+        orbit = self.orbit(point)
+        return orbit, [whole_block(point, orbit)]
+
+    def known(self, point: Point, effort: Effort) -> Known:
+        """Return what is known of a point, at no more cost than `effort` allows."""
+        nothing = jnp.full_like(point.value, -jnp.inf)
+        return Known(self.lower_bound(point.x), nothing, jnp.zeros_like(point.value), self.measures(point.x))
+
+    def efforts(self, target: Target) -> tuple[Effort, ...]:
+        """Return what is worth trying on ends of searches, cheapest first, before a spectrum is taken."""
+        return ()
+
+    def space(self, purpose: Target | Effort | Literal["rows", "points"]) -> "Landscape":
+        """Return the landscape in which a search or a judgement is made instead, at less cost.
+
+        Its points are `restrict`ed ones of this landscape, and `lift` brings them back. "rows" is for all of
+        a sweep's work on one start, "points" for what a sweep keeps of where it ended.
+        """
+        return self
+
+    def restrict(self, x: Any) -> Any:
+        """Return a point of a larger landscape as one of this."""
+        return x
+
+    def lift(self, x: Any) -> Any:
+        """Return a point (or a direction) of a smaller landscape as one of this: an isometry."""
+        return x
+
+    def draw(self, key: Key, number: Int[Array, ""], target: Target) -> Any:
+        """Return the start of this number toward a target; by default `start`, whatever the number."""
+        return self.start(key)
+
+    def batched(self, lanes: dict[str, Array]) -> Batched:
+        """Return f at many points, where each field in `lanes` has one entry a point, on its first axis."""
+        form = self.zeros()
+        back = ravel_pytree(form)[1]
+
+        def one(x: Float[Array, " D"], fields: dict[str, Array]) -> tuple[Array, Array]:
+            value, grad = jax.value_and_grad(at_lane(self, fields).value)(back(x))
+            return value, ravel(grad)
+
+        same = lambda x: x
+        return Batched(
+            at=jax.vmap(one, in_axes=(1, -1), out_axes=(0, 1)),
+            data={name: jnp.moveaxis(values, 0, -1) for name, values in lanes.items()},
+            norm=lambda grad, square, data: jnp.sqrt(square),
+            norms=lambda grad: jnp.linalg.norm(grad, axis=0),
+            into=same,
+            back=same,
+            width=self.batch_size,
+        )
+
+    @property
+    def num_variables(self) -> int:
+        """D, how many numbers a point has."""
+        return sum(a.size for a in jax.tree.leaves(jax.eval_shape(self.zeros)))
+
+    @property
+    def numbers_held(self) -> int:
+        """How many numbers an evaluation holds at once, about."""
+        return self.num_variables
+
+    @property
+    def batch_size(self) -> int:
+        """How many points to evaluate at once in a first-order search."""
+        return BATCH
+
+    @property
+    def largest_block(self) -> int:
+        """How many variables the largest of the Hessian's blocks has."""
+        return self.num_variables
+
+    def known_minimum(self) -> Float[Array, ""]:
+        """Return the global minimum where a formula gives it, else NaN."""
+        return jnp.full((), jnp.nan, jax.tree.leaves(self.zeros())[0].dtype)
+
+    @staticmethod
+    def of(f: Callable[[Any], Float[Array, ""]], like: Any) -> "Landscape":
+        """Return the landscape of a function without a class; its points look as `like`, which is a start.
+
+        Raises:
+            ValueError: naming `f`, if it cannot be called; naming the leaf of `like` that is no
+                floating-point array, or not of the others' dtype.
+        """
+        if not callable(f):
+            raise ValueError(f"f: need a function of one point, got {type(f).__name__}")
+        leaves, form = jax.tree.flatten(floating(like, "like"))
+        return _Function(f=f, form=form, shapes=tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves))
+
+
+class _Function(Landscape):
+    """A function's landscape: nothing is known but its values."""
+
+    f: Callable[[Any], Float[Array, ""]] = static()
+    form: Any = static()
+    shapes: tuple[jax.ShapeDtypeStruct, ...] = static()
+
+    @property
+    def name(self) -> str:
+        return getattr(self.f, "__name__", "function")
+
+    def zeros(self) -> Any:
+        return jax.tree.unflatten(self.form, [jnp.zeros(a.shape, a.dtype) for a in self.shapes])
+
+    def value(self, x: Any) -> Float[Array, ""]:
+        return self.f(x)
+
+
+def at_lane(landscape: Real, fields: dict[str, Any]) -> Real:
+    """Return the landscape with other leaves in some of its fields, which nobody checks."""
+    other = object.__new__(type(landscape))
+    for field in dataclasses.fields(landscape):  # type: ignore[arg-type]
+        value = fields.get(field.name, getattr(landscape, field.name))
+        object.__setattr__(other, field.name, value)
+    return other

@@ -1,0 +1,43 @@
+"""One evaluated point of a landscape, and curvature along a direction there."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+
+class Point(NamedTuple):
+    """A landscape at one point: computed once, and handed on to whoever asks for any of it."""
+
+    x: Any
+    value: Float[Array, ""]
+    grad: Any  # as x
+    hv: Callable[[Any], Any]  # v -> H v, exact; v as x
+    shared: Any = None  # what else a landscape's own methods have use for
+
+    @property
+    def grad_norm(self) -> Float[Array, ""]:
+        """‖∇f‖₂ over all variables."""
+        return jnp.sqrt(sum(jnp.sum(a**2) for a in jax.tree.leaves(self.grad)))
+
+
+class Curvature(NamedTuple):
+    """A unit direction v and its measured curvature vᵀ H v."""
+
+    value: Float[Array, ""]
+    direction: Any
+
+
+def ravel(x: Any) -> Float[Array, " D"]:
+    """Return a point or direction as one vector, rows first, leaf after leaf."""
+    return ravel_pytree(x)[0]
+
+
+def curvature_along(point: Point, direction: Any) -> Curvature:
+    """Scale the direction to unit length and measure its curvature vᵀ H v exactly."""
+    length = jnp.linalg.norm(ravel(direction))
+    unit = jax.tree.map(lambda a: a / jnp.maximum(length, jnp.finfo(a.dtype).tiny), direction)
+    return Curvature(jnp.dot(ravel(unit), ravel(point.hv(unit))), unit)

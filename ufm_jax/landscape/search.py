@@ -1,0 +1,167 @@
+"""From a start to a critical point, by methods that are values."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ufm_jax.landscape.flat import oracle, unravel
+from ufm_jax.landscape.landscape import Key, Landscape, Target
+from ufm_jax.landscape.point import ravel
+from ufm_jax.numerics import lockstep
+from ufm_jax.numerics.descent import Solution, trust_region_newton
+from ufm_jax.numerics.rootfind import eigenvector_following, levenberg_marquardt
+from ufm_jax.numerics.status import Status
+from ufm_jax.precision import require_x64
+
+SOLVE_GTOL = 1e-10  # what a search must reach; it then takes one more Newton step
+LOCKSTEP_GTOL = 1e-12  # first-order searches have no last Newton step: they go on to this
+
+
+class CriticalPoint(NamedTuple):
+    """Where a search ended, in the landscape it was asked about."""
+
+    x: Any
+    grad_norm: Float[Array, ""]  # measured again here, whatever space the search ran in
+    status: Int[Array, ""]
+    num_steps: Int[Array, ""]
+
+    @property
+    def params(self) -> Any:
+        """The same as `x`."""
+        return self.x
+
+
+class Newton(NamedTuple):
+    """Descent by trust-region Newton: `numerics.descent.trust_region_newton`."""
+
+    max_steps: int = 500
+    gtol: float = SOLVE_GTOL
+    radius: float = 1.0
+
+    def run(self, landscape: Landscape, x: Any) -> Solution:
+        """Search from a point of a landscape; the solution is a flat vector."""
+        return trust_region_newton(
+            oracle(landscape), ravel(x), gtol=self.gtol, max_steps=self.max_steps, radius=self.radius
+        )
+
+
+class LevenbergMarquardt(NamedTuple):
+    """A critical point of any index near by: `numerics.rootfind.levenberg_marquardt`."""
+
+    max_steps: int = 300
+    gtol: float = SOLVE_GTOL
+
+    def run(self, landscape: Landscape, x: Any) -> Solution:
+        """Search from a point of a landscape; the solution is a flat vector."""
+        return levenberg_marquardt(oracle(landscape), ravel(x), gtol=self.gtol, max_steps=self.max_steps)
+
+
+class EigenvectorFollowing(NamedTuple):
+    """A saddle of one index, counted modulo the symmetry: `numerics.rootfind.eigenvector_following`."""
+
+    index: int  # type: ignore[assignment]
+    max_steps: int = 1000
+    gtol: float = SOLVE_GTOL
+
+    def run(self, landscape: Landscape, x: Any) -> Solution:
+        """Search from a point of a landscape; the solution is a flat vector."""
+
+        def tangents(x: Float[Array, " D"]) -> Float[Array, "m D"]:
+            moved = landscape.tangents(unravel(landscape, x))
+            return jnp.concatenate([a.reshape(a.shape[0], -1) for a in jax.tree.leaves(moved)], axis=1)
+
+        return eigenvector_following(
+            oracle(landscape),
+            ravel(x),
+            self.index,
+            tangents=tangents,
+            gtol=self.gtol,
+            max_steps=self.max_steps,
+        )
+
+
+Method = Newton | LevenbergMarquardt | EigenvectorFollowing
+
+
+def method_of(target: Target) -> Method:
+    """Return the method that a sweep toward a target uses, start by start."""
+    if isinstance(target, int):
+        return EigenvectorFollowing(target)
+    return Newton() if target == "minima" else LevenbergMarquardt()
+
+
+def search_from(landscape: Landscape, space: Landscape, start: Any, method: Method) -> CriticalPoint:
+    """Search in `space` from a point of it; the end is lifted to `landscape` and measured there."""
+    found = method.run(space, start)
+    x = landscape.lift(unravel(space, found.x))
+    norm = landscape.evaluate(x).grad_norm
+    lost = (found.status == Status.CONVERGED) & ~(norm <= 10 * method.gtol)
+    status = jnp.where(lost, Status.STALLED, found.status).astype(jnp.int32)
+    return CriticalPoint(x, norm, status, found.num_steps)
+
+
+def search_start(
+    landscape: Landscape, key: Key, number: Int[Array, ""] | int = 0, target: Target = "minima"
+) -> CriticalPoint:
+    """Draw the start of this number toward a target and search from it, where that costs least."""
+    space = landscape.space(target)
+    start = space.restrict(landscape.draw(key, jnp.asarray(number), target))
+    return search_from(landscape, space, start, method_of(target))
+
+
+def search(landscape: Landscape, start: Any, method: Method | None = None) -> CriticalPoint:
+    """Search from one start, or from many along the first axis of every leaf; compiled once a shape.
+
+    By default a descent (`Newton`). `LevenbergMarquardt` may run in a smaller space that holds every critical
+    point (`Landscape.space`): the unconstrained feature model's are class means.
+
+    Raises:
+        ValueError: naming the leaf of `start` whose shape or dtype is not the landscape's; if 64-bit floating
+            point is off.
+    """
+    require_x64(landscape)
+    like = jax.tree.leaves(jax.eval_shape(landscape.zeros))
+    given = jax.tree.leaves(start)
+    many = len(given) == len(like) and all(
+        getattr(a, "ndim", -1) == b.ndim + 1 for a, b in zip(given, like, strict=True)
+    )
+    return _search(landscape, landscape.check(start, many=many), method or Newton(), many)
+
+
+@partial(jax.jit, static_argnames=("method", "many"))
+def _search(landscape: Landscape, start: Any, method: Method, many: bool) -> CriticalPoint:
+    space = landscape if isinstance(method, Newton) else landscape.space("saddles")
+    one = lambda x: search_from(landscape, space, space.restrict(x), method)
+    return jax.lax.map(one, start) if many else one(start)
+
+
+def descend_together(
+    landscape: Landscape,
+    space: Landscape,
+    fields: dict[str, Array],
+    starts: Any,
+    count: Int[Array, ""] | int,
+) -> CriticalPoint:
+    """Descend in `space` from the first `count` of S starts there at once; CONVERGED is ‖∇f‖₂ ≤ 1e-10.
+
+    Starts, the entries of `fields` (see `Landscape.batched`) and results have S entries along their first
+    axis. First order (`numerics.lockstep`): many times faster than `Newton` where there are many starts, and
+    nearly as exact.
+    """
+    f = space.batched(fields)
+    found = lockstep.bfgs(
+        f.at,
+        f.into(jax.vmap(ravel)(starts).T),
+        f.data,
+        count,
+        width=f.width,
+        gtol=LOCKSTEP_GTOL,
+        norm=f.norm,
+    )
+    norms = f.norms(f.at(found.x, f.data)[1])
+    x = jax.vmap(lambda x: landscape.lift(unravel(space, x)))(f.back(found.x).T)
+    status = jnp.where(norms <= SOLVE_GTOL, Status.CONVERGED, found.status).astype(jnp.int32)
+    return CriticalPoint(x, norms, status, found.num_steps)

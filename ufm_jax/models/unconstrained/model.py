@@ -1,0 +1,152 @@
+"""The unconstrained feature model as a landscape: what the explorer may know of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ufm_jax.landscape.landscape import Batched, Effort, Key, Known, Target, at_lane
+from ufm_jax.landscape.orbit import Orbit
+from ufm_jax.landscape.point import Point
+from ufm_jax.landscape.spectrum import Block
+from ufm_jax.models.unconstrained import (
+    blocks,
+    certificate,
+    objective,
+    reduction,
+    stacked,
+    starts,
+    symmetry,
+    theory,
+)
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, check_loss
+from ufm_jax.models.unconstrained.problem import (
+    MOST,
+    Params,
+    Problem,
+    checked_counts,
+    checked_decay,
+    checked_size,
+)
+
+
+class UnconstrainedFeatureModel(Problem):
+    """f(W, H, b), full or on class means, in all feature coordinates or those that points can use."""
+
+    @property
+    def name(self) -> str:
+        return "unconstrained feature model"
+
+    def value(self, x: Params) -> Float[Array, ""]:
+        return objective.objective(self)(x)
+
+    def evaluate(self, x: Params) -> Point:
+        return objective.expand(self, x)
+
+    def start(self, key: Key) -> Params:
+        return starts.gaussian_of_some_scale(self, key)
+
+    def draw(self, key: Key, number: Int[Array, ""], target: Target) -> Params:
+        return starts.draw(self, key, number, target)
+
+    def tangents(self, x: Params) -> Params:
+        return symmetry.tangents(self, x)
+
+    def invariants(self, x: Params) -> Float[Array, " m"]:
+        return symmetry.invariants(self, x)
+
+    def lower_bound(self, x: Params) -> Float[Array, ""]:
+        return certificate.dual_bound(self, self.evaluate(x))
+
+    def measures(self, x: Params) -> dict[str, Array]:
+        return certificate.measures(self, x, symmetry.rank(self, x))
+
+    def orbit(self, point: Point) -> Orbit:
+        return symmetry.orbit(
+            self, point.x, reduction.feature_frame(self, point.x), symmetry.rank(self, point.x)
+        )
+
+    def blocks(self, point: Point) -> tuple[Orbit, list[Block]]:
+        return blocks.blocks(self, point)
+
+    def known(self, point: Point, effort: Effort) -> Known:
+        return certificate.known(self, point, effort)
+
+    def efforts(self, target: Target) -> tuple[Effort, ...]:
+        if not self.loss.convex:
+            return ()
+        return ("certificate", "escape") if target == "minima" else ("escape",)
+
+    def space(self, purpose: Target | Effort) -> Problem:
+        return reduction.space(self, purpose)
+
+    def restrict(self, x: Params) -> Params:
+        return reduction.restrict(self, x)
+
+    def lift(self, x: Params) -> Params:
+        return reduction.lift(self, x)
+
+    def batched(self, lanes: dict[str, Array]) -> Batched:
+        return stacked.batched(at_lane(self, lanes))
+
+    @property
+    def batch_size(self) -> int:
+        return stacked.batch_size(self)
+
+    @property
+    def largest_block(self) -> int:
+        return reduction.reduced(self).num_variables
+
+    def known_minimum(self) -> Float[Array, ""]:
+        return theory.global_minimum(self)
+
+
+def problem(
+    *,
+    num_classes: int | None = None,
+    per_class: int | None = None,
+    counts: Sequence[Any] | None = None,
+    dim: int,
+    decay_w: Any,
+    decay_h: Any,
+    decay_b: Any = 0.0,
+    bias: bool = True,
+    loss: Loss | None = None,
+) -> UnconstrainedFeatureModel:
+    """Check the arguments and return the landscape of the full (not collapsed) problem.
+
+    Sizes are either `num_classes` and `per_class`, or `counts`. Decays are numbers, or arrays of one shape
+    for `jax.vmap` over problems; λ_b = 0 with `bias=True` is the trained, undecayed bias.
+
+    Raises:
+        ValueError: naming the argument and its value: K < 2, a count or d below 1 or beyond `MOST`, a decay
+            that is not 0 < λ_W, λ_H or 0 ≤ λ_b or is not within `DECAYS`, a loss that contradicts itself
+            (`losses.check_loss`).
+    """
+    decays = {"decay_w": decay_w, "decay_h": decay_h, "decay_b": decay_b}
+    traced = {name: checked_decay(name, value) for name, value in decays.items()}
+    if not isinstance(bias, bool):
+        raise ValueError(f"bias: need True or False, got {bias!r}")
+    if len({np.shape(a) for a in traced.values()} - {()}) > 1:
+        shapes = ", ".join(str(np.shape(a)) for a in traced.values())
+        raise ValueError(f"decay_w, decay_h, decay_b: need numbers or arrays of one shape, got {shapes}")
+    if bias is False and np.any(np.asarray(decay_b) != 0):
+        raise ValueError(f"decay_b: need 0 where there is no bias, got {decay_b}")
+    sizes = checked_counts(num_classes, per_class, counts)
+    loss = CrossEntropy() if loss is None else loss
+    if not isinstance(loss, Loss):
+        raise ValueError(f"loss: need an instance of Loss, got {loss!r}")
+    check_loss(loss, len(sizes))
+    dim = checked_size("dim", dim, least=1)
+    if dim * 2 * len(sizes) > MOST:
+        raise ValueError(f"dim: need at most {MOST // (2 * len(sizes))} for {len(sizes)} classes, got {dim}")
+    return UnconstrainedFeatureModel(
+        decay_w=traced["decay_w"],
+        decay_h=traced["decay_h"],
+        decay_b=traced["decay_b"],
+        counts=sizes,
+        dim=dim,
+        bias=bias,
+        loss=loss,
+    )
