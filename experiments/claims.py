@@ -30,13 +30,14 @@ from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.landscape import Key
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.verdict import Verdict
+from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, lift
 from ufm_jax.models.unconstrained.starts import gaussian, log_uniform_scale
 from ufm_jax.models.unconstrained.theory import global_minimum, has_closed_form
 from ufm_jax.runs.engine import sweep, work_of
-from ufm_jax.runs.plan import SweepConfig
+from ufm_jax.runs.plan import SweepConfig, loss_of, short_name
 
 LOSS_TOL = 1e-10  # of a minimum against its closed form
 METRIC_TOL = 1e-6  # NC1, NC2, NC3 at a minimum
@@ -104,9 +105,9 @@ SADDLES = (
 )
 # d below, at and above K − 1, balanced or not, every loss and every bias mode.
 OTHERS = (
-    _sweep((5,) * 4, 3, (5e-3,), (1e-3,), (0.0,), smoothing=0.1),
+    _sweep((5,) * 4, 3, (5e-3,), (1e-3,), (0.0,), loss=CrossEntropy(smoothing=0.1)),
     _sweep((8, 4, 2, 1), 2, (5e-3,), (1e-3,), (0.0,)),
-    _sweep((8, 4, 2, 1), 6, (5e-3,), (1e-3,), (0.0,), bias=False, smoothing=0.1),
+    _sweep((8, 4, 2, 1), 6, (5e-3,), (1e-3,), (0.0,), bias=False, loss=CrossEntropy(smoothing=0.1)),
     _sweep((5,) * 4, 6, (5e-3,), (1e-3,), (1e-2,), loss="squared"),
     _sweep((8, 4, 2, 1), 5, (5e-3,), (1e-3,), (0.0,), loss="squared"),
     _sweep((5,) * 4, 2, (5e-3,), (1e-3,), (1e-2,)),
@@ -293,7 +294,8 @@ def single(config: SweepConfig) -> Problem:
 
 def _name(config: SweepConfig) -> str:
     K, n = len(config.counts), sorted(set(config.counts), reverse=True)
-    loss = config.loss + (f" smoothed by {config.smoothing}" if config.smoothing else "")
+    loss, smoothing = short_name(loss_of(config)), dict(loss_of(config).settings).get("smoothing")
+    loss += f" smoothed by {smoothing}" if smoothing else ""
     bias = "no bias" if not config.bias else f"λ_b = {', '.join(f'{b:g}' for b in config.decay_b)}"
     return f"K={K} n={','.join(map(str, n))} d={config.dim}, {loss}, {bias}"
 

@@ -11,7 +11,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(0, "GLOBAL_MINIMUM 0.0629330061"), (1, "LOCAL_MINIMUM', 0.157"), (2, "CONVERGED"), (3, "decay_h")],
+    [(0, "GLOBAL_MINIMUM 0.0629330061"), (1, "GLOBAL_MINIMUM', 0.157"), (2, "CONVERGED"), (3, "decay_h")],
     ids=["minimum", "own loss", "own function", "network"],
 )
 def test_example_runs(number, expected, capsys, tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ _HOMES = {
     "landscape.verdict": ("Verdict", "Reason"),
     "models.unconstrained.problem": ("Params", "Problem"),
     "models.unconstrained.model": ("problem",),
-    "models.unconstrained.losses": ("CrossEntropy", "Loss", "Squared"),
+    "models.unconstrained.losses": ("CrossEntropy", "Focal", "Loss", "Squared"),
     "models.unconstrained.objective": ("objective",),
     "models.unconstrained.reduction": ("collapse", "lift", "restrict", "full_spectrum"),
     "models.unconstrained.geometry": ("simplex_etf", "collapse_metrics"),

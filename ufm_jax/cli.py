@@ -11,6 +11,10 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from ufm_jax.interrupt import INTERRUPTED, say_how_to_go_on
+from ufm_jax.objects import Spec, make, parsed
+
+LossName = Annotated[str, tyro.conf.arg(metavar="NAME|MODULE:CLASS|FILE.py:CLASS")]
+LossSettings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class ProblemFlags:
     """Samples of each class, for unequal classes."""
     no_bias: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Leave the bias out."""
-    loss: str = "cross-entropy"
-    """Loss of one sample: cross-entropy, squared or focal."""
-    smoothing: float = 0.0
-    """Label smoothing α of the cross-entropy."""
-    gamma: float = 2.0
-    """Exponent γ of the focal loss."""
+    loss: LossName = "cross-entropy"
+    """Loss of one sample: cross-entropy, squared, focal, or a class of your own."""
+    loss_set: LossSettings = ()
+    """Parameters of the loss, as smoothing=0.1 class_weights=1,1,2 offsets=0,0,0.7."""
+    smoothing: float | None = None
+    """Short for --loss-set smoothing=α."""
+    gamma: float | None = None
+    """Short for --loss-set gamma=γ, of the focal loss."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,13 @@ class Certify:
     decay_h: float
     decay_b: float = 0.0
     """Ignored where the file has no b."""
-    loss: str = "cross-entropy"
-    smoothing: float = 0.0
-    gamma: float = 2.0
-    """Exponent γ of the focal loss."""
+    loss: LossName = "cross-entropy"
+    loss_set: LossSettings = ()
+    """Parameters of the loss."""
+    smoothing: float | None = None
+    """Short for --loss-set smoothing=α."""
+    gamma: float | None = None
+    """Short for --loss-set gamma=γ, of the focal loss."""
     grad_tol: float = 1e-9
     """Gradient norm above which a point is NOT_CRITICAL."""
     gap_tol: float = 1e-9
@@ -215,7 +224,7 @@ def _sweep(flags: Sweep) -> None:
 
     config = SweepConfig(
         **_sizes(flags),
-        **_loss(flags),
+        loss=_loss(flags),
         decay_w=flags.decay_w,
         decay_h=flags.decay_h,
         decay_b=flags.decay_b,
@@ -259,7 +268,7 @@ def _census(flags: Census) -> None:
     from ufm_jax.runs.plan import CensusConfig
 
     config = CensusConfig(
-        **_sizes(flags), **_loss(flags), **_single_decays(flags), seed=flags.seed, starts=flags.starts
+        **_sizes(flags), loss=_loss(flags), **_single_decays(flags), seed=flags.seed, starts=flags.starts
     )
     found, summary = orbits.run(config, flags.out, census_progress(), force=flags.force, repair=flags.repair)
     print(census_report(found, summary))
@@ -274,8 +283,16 @@ def _sizes(flags: ProblemFlags) -> dict[str, Any]:
     return {"counts": _counts(flags), "dim": flags.dim, "bias": not flags.no_bias}
 
 
-def _loss(flags: ProblemFlags | Certify) -> dict[str, Any]:
-    return {"loss": flags.loss, "smoothing": flags.smoothing, "gamma": flags.gamma}
+def _loss(flags: ProblemFlags | Certify) -> Spec:
+    from ufm_jax.runs.plan import chosen_loss
+
+    settings = parsed("loss-set", flags.loss_set)
+    for name in ("smoothing", "gamma"):
+        if (given := getattr(flags, name)) is not None:
+            if name in settings:
+                raise ValueError(f"{name}: give --{name} or --loss-set {name}=..., not both")
+            settings[name] = given
+    return chosen_loss(flags.loss, settings)
 
 
 def _single_decays(flags: ProblemFlags) -> dict[str, Any]:
@@ -297,7 +314,7 @@ def _certify(flags: Certify) -> None:
         decay_w=flags.decay_w,
         decay_h=flags.decay_h,
         decay_b=flags.decay_b,
-        **_loss(flags),
+        loss=make("loss", _loss(flags)),
         grad_tol=flags.grad_tol,
         gap_tol=flags.gap_tol,
     )
@@ -305,12 +322,10 @@ def _certify(flags: Certify) -> None:
 
 
 def _predict(flags: Predict) -> None:
-    from ufm_jax.models.unconstrained.losses import loss_of
     from ufm_jax.models.unconstrained.model import problem
     from ufm_jax.models.unconstrained.theory import predict
 
-    loss = loss_of(flags.loss, flags.smoothing, flags.gamma)
-    prob = problem(**_sizes(flags), **_single_decays(flags), loss=loss)
+    prob = problem(**_sizes(flags), **_single_decays(flags), loss=make("loss", _loss(flags)))
     _print(predict(prob), flags.json)
 
 

@@ -2,15 +2,18 @@
 
 import json
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pyarrow as pa
 import pytest
+from conftest import SMOOTH
 
 from ufm_jax import cli
 from ufm_jax.landscape.verdict import Reason
 from ufm_jax.models.unconstrained.census import OrbitRow
+from ufm_jax.models.unconstrained.losses import CrossEntropy
+from ufm_jax.objects import Spec
 from ufm_jax.report import page, sweep_page
 from ufm_jax.report.page import write
 from ufm_jax.report.rerun import command
@@ -60,7 +63,7 @@ def report(tmp_path, monkeypatch):
     def make(table, config=CONFIG, **manifest):
         monkeypatch.setattr(sweep_page, "load", lambda out: table)
         held = {
-            "config": asdict(config),
+            "config": config.content,
             "digest": config.digest(),
             "device": "cpu",
             "versions": {"jax": "0"},
@@ -150,7 +153,7 @@ def test_a_run_with_missing_rows_says_so(report):
 
 def test_no_value_becomes_markup(report):
     text = report(rows(7, status=EVIL, reason=EVIL, verdict="UNDECIDED"), device=EVIL)
-    text += report(rows(7), replace(CONFIG, loss=EVIL))
+    text += report(rows(7), replace(CONFIG, loss=Spec(f"{EVIL}:Class")))
     assert "<script" not in text
     assert "&lt;script&gt;alert(&#x27;&amp;&quot;&#x27;)&lt;/script&gt;" in text
 
@@ -173,8 +176,9 @@ def test_settings_keep_apart_what_was_found_at_each():
     [
         CONFIG,
         SweepConfig((3, 1, 2), 4, (1e-3, 0.1), (1e-30,), (0.0,), bias=False, loss="squared", target="both"),
-        SweepConfig((1, 1), 1, (0.1,), (0.3,), (0.0,), smoothing=0.1, seed=3, space="full", keep_points=True),
+        SweepConfig((1, 1), 1, (0.1,), (0.3,), (0.0,), loss=SMOOTH, seed=3, space="full", keep_points=True),
         CensusConfig((5, 5, 5), 2, 5e-3, 1e-3, 1e-2, starts=40, seed=2),
+        CensusConfig((5, 5), 2, 5e-3, 1e-3, 1e-2, loss=CrossEntropy(0.1, (1.0, 2.0), (0.0, -0.5))),
     ],
 )
 def test_the_command_shown_makes_this_very_run(config, tmp_path, monkeypatch):
@@ -189,7 +193,7 @@ def test_the_command_shown_makes_this_very_run(config, tmp_path, monkeypatch):
     folder = tmp_path / "a folder; with 'signs'"
     with pytest.raises(SystemExit):
         cli.main(shlex.split(command(config, folder))[1:])
-    assert made == [config]
+    assert [one.content for one in made] == [config.content]
 
 
 @pytest.mark.parametrize("content", [None, "{}", "[]", "{", '{"config": {"target": "minima"}}'])
@@ -223,7 +227,7 @@ def test_the_command_reports_a_sweep_cut_short_and_whole(tmp_path, capsys):
 def census(tmp_path, monkeypatch):
     """Write the page of a census that has found these orbits, and return its text."""
     config = CensusConfig((5, 5, 5), 2, 5e-3, 1e-3, 1e-2)
-    held = {"config": asdict(config), "digest": config.digest()}
+    held = {"config": config.content, "digest": config.digest()}
     (tmp_path / "manifest.json").write_text(json.dumps(held))
 
     def make(*orbits, **summary):

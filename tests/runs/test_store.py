@@ -9,7 +9,7 @@ import shutil
 import threading
 import tomllib
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -230,7 +230,7 @@ def edited(manifest):
 def of_another_run(manifest):
     content = json.loads(manifest.read_text())
     other = replace(CONFIG, seed=1)
-    manifest.write_text(json.dumps(content | {"config": asdict(other), "digest": other.digest()}))
+    manifest.write_text(json.dumps(content | {"config": other.content, "digest": other.digest()}))
 
 
 SPOIL = [

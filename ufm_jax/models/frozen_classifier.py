@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm_jax.landscape.landscape import Landscape, static
-from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, is_shift_invariant
 
 
 class Features(NamedTuple):
@@ -64,9 +64,13 @@ class FrozenClassifier(Landscape):
             logits, decay = logits + x.b[:, None], decay + self.decay_b * jnp.sum(x.b**2)
         return jnp.mean(self.loss.value(logits, self.targets)) + decay / 2
 
+    @property
+    def _shift_invariant(self) -> bool:
+        return is_shift_invariant(self.loss, len(self.W))
+
     def tangents(self, x: Features) -> Features:
         """Return the shift of b, times 0 where its decay sees it; nothing where the loss does."""
-        if x.b is None or not self.loss.shift_invariant:
+        if x.b is None or not self._shift_invariant:
             return Landscape.tangents(self, x)
         undecayed = (self.decay_b == 0).astype(x.b.dtype)
         return Features(jnp.zeros_like(x.H)[None], jnp.full_like(x.b, undecayed)[None])
@@ -74,7 +78,7 @@ class FrozenClassifier(Landscape):
     def invariants(self, x: Features) -> Float[Array, " m"]:
         """Return mean and second moments of each class's logits: its samples may be permuted."""
         logits = self.W @ x.H if x.b is None else self.W @ x.H + x.b[:, None]
-        if self.loss.shift_invariant:
+        if self._shift_invariant:
             logits = logits - jnp.mean(logits, axis=0)
         groups = jnp.split(logits, np.cumsum(self.counts)[:-1], axis=1)
         return jnp.concatenate(
@@ -82,19 +86,20 @@ class FrozenClassifier(Landscape):
         )
 
     def lower_bound(self, x: Features) -> Float[Array, ""]:
-        """Return a bound by strong convexity, for losses known to be convex (`certified`).
+        """Return a bound by strong convexity, for losses known to be convex (`convex`).
 
         f − (λ_H/2)‖H‖² − (λ_b/2)‖b‖² is convex, so f* ≥ f − ‖∇_H f‖²/(2λ_H) − ‖∇_b f‖²/(2λ_b) at any point.
         Where λ_b = 0 the last term is to be ⟨∇_b f, b − b*⟩ at most: see `_bias_bound`.
         """
-        if not self.loss.certified:
+        if not self.loss.convex:
             return super().lower_bound(x)
         value, grad = jax.value_and_grad(self.value)(x)
         bound = value - jnp.sum(grad.H**2) / (2 * self.decay_h)
         if x.b is None or grad.b is None:
             return bound
         decayed = jnp.sum(grad.b**2) / (2 * jnp.where(self.decay_b > 0, self.decay_b, 1.0))
-        undecayed = jnp.dot(grad.b, x.b) + jnp.sum(jnp.abs(grad.b)) * self._bias_bound()
+        size = jnp.sum(jnp.abs(grad.b))
+        undecayed = jnp.dot(grad.b, x.b) + jnp.where(size > 0, size * self._bias_bound(), 0.0)
         return bound - jnp.where(self.decay_b > 0, decayed, undecayed)
 
     def _bias_bound(self) -> Float[Array, ""]:
@@ -106,11 +111,14 @@ class FrozenClassifier(Landscape):
         """
         with jax.ensure_compile_time_eval():  # known before anything is traced: `reach` takes a number
             T = self.targets
-            least = self.loss.dual(jnp.zeros_like(T), T, jnp.zeros((), T.dtype))
-            excess = jnp.mean(self.loss.value(jnp.zeros_like(T), T) - least)
+            zero = jnp.zeros_like(T)
+            least = self.loss.dual(zero, T, self.loss.slope(zero, T), jnp.zeros((), T.dtype))
+            excess = jnp.mean(self.loss.value(zero, T) - least)
             share = len(self.labels) / jnp.asarray(self.counts, T.dtype)[self.labels]
             reach = self.loss.reach(float(jnp.max(least + share * excess)))
-        rows = self.W[:, None] - self.W[None] if self.loss.shift_invariant else self.W
+        if reach is None:
+            return jnp.full((), jnp.inf, self.W.dtype)
+        rows = self.W[:, None] - self.W[None] if self._shift_invariant else self.W
         length = jnp.max(jnp.linalg.norm(rows, axis=-1))
         return reach + length * jnp.sqrt(2 * excess / self.decay_h)
 

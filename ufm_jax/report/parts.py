@@ -2,21 +2,29 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ufm_jax.objects import Spec, assignments
 from ufm_jax.report import figures
 from ufm_jax.report.markup import code, contents, facts, figure, page, paragraph, section
-from ufm_jax.runs.plan import CensusConfig, SweepConfig
+from ufm_jax.runs.plan import CensusConfig, SweepConfig, loss_of, short_name
 
 
 def frame(kind: str, config: SweepConfig | CensusConfig, lead: list[str], sections: dict[str, str]) -> str:
     counts = sorted(set(config.counts))
     size = f"n = {counts[0]}" if len(counts) == 1 else f"n_k = {counts[0]} to {counts[-1]}"
-    title = f"{kind}: {config.loss}, K = {len(config.counts)}, {size}, d = {config.dim}"
+    title = f"{kind}: {_called(loss_of(config))}, K = {len(config.counts)}, {size}, d = {config.dim}"
     body = [section(name, content) for name, content in sections.items()]
     return page(title, [*lead, contents(sections), *body])
+
+
+def _called(loss: Spec) -> str:
+    """Return a loss's name and parameters, of a file without the folder."""
+    where, colon, name = short_name(loss).rpartition(":")
+    return " ".join([f"{Path(where).name}{colon}{name}", *assignments(loss.settings)])
 
 
 def index_figure(points: figures.Points, what: str, note: str = "") -> str:

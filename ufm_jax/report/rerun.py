@@ -4,7 +4,8 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from ufm_jax.runs.plan import CensusConfig, SweepConfig
+from ufm_jax.objects import assignments
+from ufm_jax.runs.plan import CensusConfig, SweepConfig, loss_of, short_name
 
 ALWAYS = ("starts", "seed", "target")  # flags that a command shows though they have their default values
 
@@ -20,7 +21,9 @@ def command(config: SweepConfig | CensusConfig, out: Path) -> str:
         value = getattr(config, field.name)
         if field.name == "counts" or (value == field.default and field.name not in ALWAYS):
             continue
-        if field.name == "bias":
+        if field.name == "loss":
+            words += _loss_flags(config)
+        elif field.name == "bias":
             words.append("--no-bias")
         elif value is True:
             words.append(_flag(field.name))
@@ -28,6 +31,13 @@ def command(config: SweepConfig | CensusConfig, out: Path) -> str:
             values = value if isinstance(value, tuple) else (value,)
             words += [_flag(field.name), *map(str, values)]
     return shlex.join([*words, "--out", str(out)])
+
+
+def _loss_flags(config: SweepConfig | CensusConfig) -> list[str]:
+    loss = loss_of(config)
+    name, settings = short_name(loss), assignments(loss.settings)
+    chosen = [] if name == "cross-entropy" else ["--loss", name]
+    return [*chosen, *(["--loss-set", *settings] if settings else [])]
 
 
 def _flag(name: str) -> str:

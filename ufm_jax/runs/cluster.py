@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from ufm_jax.interrupt import check_interrupted, orderly
 from ufm_jax.runs import store
 from ufm_jax.runs.engine import Progress, check, run_shards
 from ufm_jax.runs.folder import claimed, provenance, write_json
-from ufm_jax.runs.plan import Shard, SweepConfig
+from ufm_jax.runs.plan import Shard, SweepConfig, loss_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -213,7 +214,7 @@ def _give_out(
 
     workers, next_shard = 0, next(todo, None)
     running: dict[Future, Shard] = {}
-    digest = config.digest()
+    digest, portable = config.digest(), replace(config, loss=loss_of(config))
     failed: dict[Shard, str] = {}
     seen: Counter = Counter()
     done = 0
@@ -222,7 +223,7 @@ def _give_out(
             check_interrupted()
             workers = _workers(client, workers)
             while next_shard and len(running) < max(1, workers):
-                future = client.submit(work, config, digest, out, next_shard, pure=False, retries=RETRIES)
+                future = client.submit(work, portable, digest, out, next_shard, pure=False, retries=RETRIES)
                 running[future], next_shard = next_shard, next(todo, None)
             try:
                 ended = wait(list(running), timeout=LOOK_EVERY, return_when="FIRST_COMPLETED").done

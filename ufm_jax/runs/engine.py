@@ -19,13 +19,12 @@ from ufm_jax.landscape.search import CriticalPoint
 from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Reason, Verdict
-from ufm_jax.models.unconstrained.losses import loss_of
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 from ufm_jax.runs import pipeline
-from ufm_jax.runs.plan import Plan, Shard, SweepConfig, Target, lanes_of, settings_of, shards
+from ufm_jax.runs.plan import Plan, Shard, SweepConfig, Target, built_loss, lanes_of, settings_of, shards
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
@@ -48,7 +47,7 @@ def work_of(config: SweepConfig) -> Work:
     """
     settings: dict[str, Any] = config.columns
     first: dict[str, Any] = {name: values[0] for name, values in settings.items()}
-    loss = loss_of(config.loss, config.smoothing, config.gamma)
+    loss = built_loss(config)
     prob = problem(counts=config.counts, dim=config.dim, bias=config.bias, loss=loss, **first)
     problem(counts=config.counts, dim=config.dim, **settings, bias=config.bias)  # checks all decays
     if config.space == "full":

@@ -13,7 +13,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 import ufm_jax
 from ufm_jax.runs.durable import LOCK, is_ours, locked, remove_stale, write_file
-from ufm_jax.runs.plan import CensusConfig, SweepConfig, digest_of
+from ufm_jax.runs.plan import CensusConfig, SweepConfig, digest_of, held_loss
 
 UNREADABLE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises at bytes that are not its own
 METADATA = b"ufm"  # the key of a Parquet file's schema that says which run and shard it is
@@ -74,7 +74,7 @@ def open_folder(
         made_by = _maker(out)
     if not _manifest_is(config, out):
         out.mkdir(parents=True, exist_ok=True)
-        content = {"config": asdict(config), "digest": config.digest(), **(made_by or provenance())}
+        content = {"config": config.content, "digest": config.digest(), **(made_by or provenance())}
         write_json(out / MANIFEST, content)
     remove_stale(out, out / POINTS)
 
@@ -102,8 +102,9 @@ def holds_run(config: Config, out: Path, *, repair: bool = False) -> bool:
     if repair and digests == {config.digest()}:
         return True
     if there:
-        manifest(out)  # says itself what is wrong with it
-        raise ValueError(f"out: {out} holds a different run; choose another folder")
+        held = manifest(out)["config"]  # says itself what is wrong with it
+        other = ", ".join(sorted(n for n in {*held, *config.content} if _other(held, config.content, n)))
+        raise ValueError(f"out: {out} holds a different run (other {other}); choose another folder")
     if digests == {config.digest()}:
         raise ValueError(f"out: {out} holds this run without its {MANIFEST}; {AGAIN}")
     if _foreign(out):
@@ -143,7 +144,7 @@ def configuration(out: Path) -> Config:
     known = {field.name for field in fields(kind)}
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in held.items() if k in known}
     try:
-        return kind(**given)
+        return kind(**given | {"loss": held_loss(held)})
     except TypeError as error:
         raise ValueError(f"out: cannot read the configuration in {out / MANIFEST}: {error}") from error
 
@@ -194,6 +195,10 @@ def said_by(schema: pa.Schema) -> dict[str, Any]:
 
 def _help(out: Path) -> str:
     return AGAIN if any(_digests(out)) else f"delete {MANIFEST}, or choose another folder"
+
+
+def _other(held: dict[str, Any], content: dict[str, Any], name: str) -> bool:
+    return json.dumps(held.get(name)) != json.dumps(content.get(name))
 
 
 def _manifest_is(config: Config, out: Path) -> bool:

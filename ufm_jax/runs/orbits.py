@@ -21,14 +21,13 @@ import pyarrow as pa
 from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.census import Census, OrbitRow
 from ufm_jax.models.unconstrained.completeness import unseen_mass
-from ufm_jax.models.unconstrained.losses import loss_of
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means, lift, reduced
 from ufm_jax.precision import require_x64
 from ufm_jax.runs.durable import write_file
 from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder, write_json
-from ufm_jax.runs.plan import CensusConfig
+from ufm_jax.runs.plan import CensusConfig, built_loss
 
 Progress = Callable[[Census], None]
 Results = tuple[list[OrbitRow], dict[str, Any]]
@@ -80,7 +79,7 @@ def problem_of(config: CensusConfig) -> Problem:
         decay_h=config.decay_h,
         decay_b=config.decay_b,
         bias=config.bias,
-        loss=loss_of(config.loss, config.smoothing, config.gamma),
+        loss=built_loss(config),
     )
 
 

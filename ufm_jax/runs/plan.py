@@ -4,16 +4,26 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+
+from ufm_jax import objects
+from ufm_jax.objects import Spec
 
 NAMED_TARGETS = ("minima", "saddles", "both")
 Target = str | int  # one of `NAMED_TARGETS`, or the index of saddles
 Space = Literal["auto", "full", "collapsed"]
 Spectra = Literal["all", "needed"]
+
+LOSSES = {  # short names
+    name: f"ufm_jax.models.unconstrained.losses:{kind}"
+    for name, kind in (("cross-entropy", "CrossEntropy"), ("squared", "Squared"), ("focal", "Focal"))
+}
+NEUTRAL = {"smoothing": 0.0, "gamma": 2.0}  # what manifests have said of every built-in loss
 
 LARGEST = 2**63 - 1  # of int64: rows are numbered by it, and a key is made of such a seed
 
@@ -66,14 +76,22 @@ class Plan:
         """Rows of the result: one a start, setting and target."""
         return len(self.targets) * self.num_settings * self.starts
 
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What a manifest holds of it."""
+        return _content(self)
+
     def digest(self) -> str:
         """Return a hash that two configurations share exactly if they describe the same rows."""
-        return _hash(asdict(self))
+        return _hash(self.content)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(Plan):
     """A sweep of one unconstrained feature model over a grid of decays.
+
+    `loss` is a name as `chosen_loss` takes it, what that returns, or an instance of `Loss`, which a folder
+    can hold if its class is at the top of a file or module.
 
     Raises:
         ValueError: as `Plan`, and for an unknown space or an empty list of decays. What concerns the problem
@@ -86,9 +104,7 @@ class SweepConfig(Plan):
     decay_h: tuple[float, ...]
     decay_b: tuple[float, ...]
     bias: bool = True
-    loss: str = "cross-entropy"
-    smoothing: float = 0.0
-    gamma: float = 2.0
+    loss: Any = "cross-entropy"
     space: Space = "auto"
 
     def __post_init__(self) -> None:
@@ -114,6 +130,8 @@ class SweepConfig(Plan):
 class CensusConfig:
     """A census of critical orbits of one problem; `starts` bounds it, or it ends when it has settled.
 
+    `loss` as of a `SweepConfig`.
+
     Raises:
         ValueError: naming the argument and its value: starts < 1, a seed that is no int64.
     """
@@ -124,9 +142,7 @@ class CensusConfig:
     decay_h: float
     decay_b: float
     bias: bool = True
-    loss: str = "cross-entropy"
-    smoothing: float = 0.0
-    gamma: float = 2.0
+    loss: Any = "cross-entropy"
     seed: int = 0
     starts: int | None = None
 
@@ -138,9 +154,14 @@ class CensusConfig:
             raise ValueError(f"counts: need a tuple of numbers, got {self.counts!r}")
         _check_flags(self)
 
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What a manifest holds of it."""
+        return _content(self)
+
     def digest(self) -> str:
         """Return a hash of what makes its orbits: all but `starts`, so that a census can be taken further."""
-        return _hash(asdict(self) | {"starts": None})
+        return _hash(self.content | {"starts": None})
 
 
 def digest_of(config: dict[str, Any]) -> tuple[str, str]:
@@ -148,13 +169,84 @@ def digest_of(config: dict[str, Any]) -> tuple[str, str]:
     return _hash(config), _hash(config | {"starts": None})
 
 
+def chosen_loss(name: str, settings: Mapping[str, Any] | None = None) -> Spec:
+    """Return the specification of a loss: cross-entropy, squared, focal, module:Class or file.py:Class.
+
+    Raises:
+        ValueError: naming the loss, as `objects.spec`; nothing is imported yet.
+    """
+    if ":" not in name and name not in LOSSES:
+        raise ValueError(f"loss: need {', '.join(LOSSES)}, module:Class or file.py:Class, got {name!r}")
+    path, given = LOSSES.get(name, name), dict(settings or {})
+    if path in LOSSES.values():
+        given = {n: _real(v) for n, v in given.items() if v is not None and v != NEUTRAL.get(n)}
+    return objects.spec("loss", path, given)
+
+
+def _real(value: Any) -> Any:
+    """Return integers as real numbers, so that 1 and 1.0 are one run."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_real, value))
+    return float(value) if type(value) is int else value
+
+
+def built_loss(config: "SweepConfig | CensusConfig") -> Any:
+    """Return the loss itself.
+
+    Raises:
+        ValueError: naming the loss, as `objects.make`.
+    """
+    return objects.make("loss", config.loss) if isinstance(config.loss, Spec) else config.loss
+
+
+def loss_of(config: "SweepConfig | CensusConfig") -> Spec:
+    """Return the specification of the loss, which is not imported.
+
+    Raises:
+        ValueError: naming the loss, if a folder cannot hold it: as `objects.spec_of`.
+    """
+    return config.loss if isinstance(config.loss, Spec) else objects.spec_of("loss", config.loss)
+
+
+def short_name(loss: Spec) -> str:
+    """Return the name by which a command line finds the loss."""
+    return next((name for name, path in LOSSES.items() if path == loss.name), loss.name)
+
+
+def held_loss(content: Mapping[str, Any]) -> Spec:
+    """Return the specification that a manifest holds."""
+    name = str(content.get("loss", "cross-entropy"))
+    given = dict(content.get("loss_set", {}))
+    if name in LOSSES:
+        return chosen_loss(name, {n: content[n] for n in NEUTRAL if n in content} | given)
+    return Spec(name, objects.held(given), content.get("loss_source"))
+
+
+def _content(config: "Plan | CensusConfig") -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for field in fields(config):
+        if field.name == "loss":
+            content |= _held(loss_of(config))  # type: ignore[arg-type]
+        else:
+            content[field.name] = getattr(config, field.name)
+    return content
+
+
+def _held(loss: Spec) -> dict[str, Any]:
+    """Return what a manifest holds of a loss: of a built-in one, what it has always held, if that says it."""
+    name, settings = short_name(loss), dict(loss.settings)
+    if name not in LOSSES:
+        return {"loss": name, "loss_set": settings, "loss_source": loss.source}
+    always = {n: settings.pop(n, neutral) for n, neutral in NEUTRAL.items()}
+    return {"loss": name, **always, **({"loss_set": settings} if settings else {})}
+
+
 def _check_flags(config: "Plan | CensusConfig") -> None:
+    if isinstance(name := getattr(config, "loss", None), str):
+        object.__setattr__(config, "loss", chosen_loss(name))
     for name in ("bias", "keep_points"):
         if not isinstance(value := getattr(config, name, False), bool):
             raise ValueError(f"{name}: need True or False, got {value!r}")
-    for name in ("smoothing", "gamma"):
-        if isinstance(value := getattr(config, name, 0.0), bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name}: need a number, got {value!r}")
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -170,6 +262,8 @@ def _check_integer(name: str, value: Any, least: int) -> None:
 
 
 def _hash(content: dict[str, Any]) -> str:
+    if "loss_set" in content:  # 1 on a command line is 1.0 in Python
+        content = content | {"loss_set": {name: _real(v) for name, v in content["loss_set"].items()}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,8 +23,8 @@ COUNTS = [(2, 2, 2, 2), (3, 1, 3, 1), (5, 4, 3, 2), (2, 2, 2, 1)]
 
 def permuted(shape, order):
     """The same point with class i called order[i]."""
-    M, b, counts = np.empty_like(shape.M), np.empty_like(shape.b), np.empty_like(shape.counts)
-    M[np.ix_(order, order)], b[order], counts[order] = shape.M, shape.b, shape.counts
+    M, b, counts = np.empty_like(shape.M), np.empty_like(shape.b), np.empty_like(shape.kinds)
+    M[np.ix_(order, order)], b[order], counts[order] = shape.M, shape.b, shape.kinds
     return Shape(M, b, counts)
 
 
@@ -43,7 +43,7 @@ def brute_force_stabiliser(shape):
     return sum(
         np.allclose(shape.M[np.ix_(p, p)], shape.M)
         and np.allclose(shape.b[list(p)], shape.b)
-        and np.array_equal(shape.counts[list(p)], shape.counts)
+        and np.array_equal(shape.kinds[list(p)], shape.kinds)
         for p in itertools.permutations(range(K))
     )
 
@@ -57,7 +57,7 @@ def test_a_permuted_point_matches_and_has_the_same_fingerprint(counts, seed):
     found = np.array(matching(shape, other))
     np.testing.assert_allclose(other.M[np.ix_(found, found)], shape.M)
     np.testing.assert_allclose(other.b[found], shape.b)
-    assert np.array_equal(other.counts[found], shape.counts)
+    assert np.array_equal(other.kinds[found], shape.kinds)
 
 
 @pytest.mark.parametrize("counts", COUNTS)
@@ -68,7 +68,7 @@ def test_a_changed_point_does_not_match(counts, seed):
     changed[0, 1] += 1e-2
     assert matching(shape, shape._replace(M=changed)) is None
     assert matching(shape, shape._replace(b=shape.b + 1e-2)) is None
-    assert matching(shape, shape._replace(counts=shape.counts + 1)) is None
+    assert matching(shape, shape._replace(kinds=shape.kinds + 1)) is None
 
 
 @pytest.mark.parametrize("counts", COUNTS)
@@ -77,7 +77,7 @@ def test_stabilisers_by_brute_force(counts, seed):
     shape, generators = symmetric_shape(seed, counts)
     assert stabiliser_order(shape) == brute_force_stabiliser(shape)
     for g in generators:  # the subgroup that made the point preserves counts and fixes it
-        assert np.array_equal(shape.counts[g], shape.counts)
+        assert np.array_equal(shape.kinds[g], shape.kinds)
         np.testing.assert_allclose(shape.M[np.ix_(g, g)], shape.M)
 
 
@@ -95,7 +95,7 @@ def test_two_points_of_equal_entries_need_not_match():
 @pytest.mark.parametrize("K", range(2, 9))
 def test_the_simplex_has_all_permutations(K):
     shape = Shape(np.eye(K) - 1.0 / K, np.zeros(K), np.full(K, 3))
-    assert stabiliser_order(shape) == group_order(shape.counts) == math.factorial(K)
+    assert stabiliser_order(shape) == group_order(shape.kinds) == math.factorial(K)
 
 
 @pytest.mark.parametrize(

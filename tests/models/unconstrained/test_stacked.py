@@ -10,7 +10,7 @@ from conftest import PROBLEMS, gaussians, keys, make
 
 from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.point import ravel
-from ufm_jax.models.unconstrained.losses import Focal
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.stacked import (
@@ -23,7 +23,12 @@ from ufm_jax.models.unconstrained.stacked import (
     unbalance,
 )
 
-CASES = PROBLEMS | {"focal": make((2, 1, 3), 4, loss=Focal(2.0)), "long": make((200, 100, 50), 4)}
+WEIGHTED = CrossEntropy(0.1, class_weights=(0.5, 1.0, 3.0), offsets=(0.0, -1.0, 0.7))
+CASES = PROBLEMS | {
+    "focal": make((2, 1, 3), 4, loss=Focal(2.0)),
+    "weighted": make((2, 1, 3), 4, loss=WEIGHTED),
+    "long": make((200, 100, 50), 4),
+}
 
 
 @pytest.mark.parametrize("reduce", [lambda prob: prob, collapse], ids=["full", "class means"])

@@ -52,7 +52,7 @@ def blocks(prob: Problem, point: Point) -> tuple[Orbit, list[Block]]:
         found.append(_tail(prob, small, q, frame, r))
     if max(prob.counts) > 1:
         found.append(_within(prob, small, q, frame))
-    if not prob.loss.certified:  # features of a class may differ at critical points: no block has that
+    if not prob.loss.convex:  # features of a class may differ at critical points: no block has that
         apart = within_class_deviation(prob, p) > APART_RTOL * (1.0 + jnp.linalg.norm(p.H))
         found = [b._replace(sound=b.sound & ~apart) for b in found]
     return orbit(prob, p, frame, r), found
@@ -81,7 +81,7 @@ def _within(prob: Problem, small: Problem, q: Params, frame: Float[Array, "d d"]
     """
     counts, dtype = jnp.asarray(prob.counts, jnp.int32), q.W.dtype
     extra = prob.num_samples - prob.num_classes
-    if prob.dim > small.dim and prob.loss.certified:
+    if prob.dim > small.dim and prob.loss.convex:
         # A feature coordinate that W does not use gives λ_H itself, the lowest there can be.
         k, vector = jnp.argmax(counts), frame[:, -1]
         values, residual = prob.decay_h[None], jnp.zeros((), dtype)

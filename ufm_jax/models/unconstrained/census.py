@@ -102,8 +102,7 @@ def check_size(prob: Problem, starts: int | None = None) -> None:
     """
     check_single(prob)
     small = reduced(prob)
-    counts = np.array(prob.counts)
-    labelled = math.factorial(prob.num_classes) // group_order(counts)
+    labelled = math.factorial(prob.num_classes) // group_order(prob.kinds)
     orbits = 4.0 * 2.6 ** max(small.dim - 2, 0) * labelled
     needed = 300.0 * orbits if starts is None else float(starts)
     seconds = needed * (2e-4 + 2.5e-9 * small.num_variables**3)
@@ -199,7 +198,7 @@ def copies_of(
 
     0 for a degenerate point, which stands for a continuum of orbits.
     """
-    small, whole = reduced(prob), group_order(np.array(prob.counts))
+    small, whole = reduced(prob), group_order(prob.kinds)
     family = _degenerate(prob, evidence)
     orders = [
         1 if skip else stabiliser_order(shape_of(small, x)) for x, skip in zip(points, family, strict=True)
@@ -342,4 +341,4 @@ def shape_of(small: Problem, x: Float[np.ndarray, " D"]) -> Shape:
     K, r = small.num_classes, small.dim
     W, H = x[: K * r].reshape(K, r), x[K * r : 2 * K * r].reshape(r, K)
     b = x[2 * K * r :] if small.bias else np.zeros(K)
-    return Shape(W @ H, b - b.mean() if int(shift_dimension(small)) else b, np.array(small.counts))
+    return Shape(W @ H, b - b.mean() if int(shift_dimension(small)) else b, small.kinds)

@@ -7,6 +7,8 @@ app. A, give the condition ‖G‖₂ ≤ s at critical points; the bound at any
 and is tested against true minima at random points.)
 """
 
+from functools import lru_cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from ufm_jax.landscape.landscape import Effort, Known
 from ufm_jax.landscape.point import Curvature, Point, curvature_along
 from ufm_jax.landscape.spectrum import zero_tolerance
 from ufm_jax.models.unconstrained.geometry import collapse_metrics
+from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.objective import Columns, columns
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means, feature_frame
@@ -24,14 +27,14 @@ from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 
 
 def dual_bound(prob: Problem, point: Point, norm: Float[Array, ""] | None = None) -> Float[Array, ""]:
-    """Return a lower bound on the global minimum of f over all points, valid at any p; NaN without a dual.
+    """Return a lower bound on the global minimum of f over all points, valid at any p; NaN without convexity.
 
     The bias is first re-optimised for the logits W H, so that Θ1 = −c λ_b b; for λ_b = 0 what rounding
     leaves of Θ1 is charged with a bound on the minimiser's bias. Who has `norm` = ‖G‖₂ at p's own bias may
     give it: then there is no eigen-solve, as ‖G′‖₂ ≤ ‖G‖₂ + ‖G′ − G‖_F.
     """
     p = point.x
-    if not prob.loss.certified:
+    if not prob.loss.convex:
         return jnp.full((), jnp.nan, p.W.dtype)
     cols = columns(prob, p.W.dtype)
     centred = p if p.b is None else p._replace(b=_best_bias(prob, cols, p))
@@ -41,8 +44,8 @@ def dual_bound(prob: Problem, point: Point, norm: Float[Array, ""] | None = None
     s = prob.strength
     norm = spectral_norm(G) if norm is None else norm + jnp.linalg.norm(G - point.shared)
     c = jnp.minimum(1.0, s / jnp.maximum(norm, jnp.finfo(s.dtype).tiny))
-    bound = jnp.dot(cols.weights, prob.loss.dual(slope, cols.T, c))
-    trivial = jnp.dot(cols.weights, prob.loss.dual(slope, cols.T, jnp.zeros_like(c)))  # Θ = 0
+    bound = jnp.dot(cols.weights, prob.loss.dual(Z, cols.T, slope, c))
+    trivial = jnp.dot(cols.weights, prob.loss.dual(Z, cols.T, slope, jnp.zeros_like(c)))  # Θ = 0
     if p.b is not None:
         row_sums = c * jnp.sum(slope * cols.weights, axis=1)
         decayed = prob.decay_b > 0
@@ -88,7 +91,7 @@ def curvature_floor(prob: Problem, norm: Float[Array, ""]) -> Float[Array, ""]:
     (derived for this project; at critical points, Zhu et al. 2021, app. A, in the form ‖G‖₂ ≤ s). `norm` is
     ‖G‖₂, G = `objective.logit_gradient` at the point.
     """
-    return -jnp.maximum(norm - prob.strength, 0.0) if prob.loss.certified else jnp.full_like(norm, -jnp.inf)
+    return -jnp.maximum(norm - prob.strength, 0.0) if prob.loss.convex else jnp.full_like(norm, -jnp.inf)
 
 
 def spectral_norm(G: Float[Array, "K C"]) -> Float[Array, ""]:
@@ -98,12 +101,66 @@ def spectral_norm(G: Float[Array, "K C"]) -> Float[Array, ""]:
 
 def _bias_reach(prob: Problem) -> Float[Array, ""]:
     """Bound ‖b‖ at a global minimiser, up to the shift: f there is at most f at the origin."""
-    K = prob.num_classes
+    if type(prob.loss).reach is Loss.reach:
+        apart, per_strength = _reach_by_convexity(prob.counts, prob.loss, prob.shift_invariant)
+        return apart + per_strength / prob.strength
+    K, least = prob.num_classes, min(prob.counts)
+    excess = _excess_at_origin(prob.loss, K)
+    # By convexity the mean logits W m_k + b of a class have ℓ − inf ℓ ≤ (f(0) − inf ℓ) N/n_k, and
+    # s‖W‖ √n_k‖m_k‖ ≤ f(0) − inf ℓ.
+    spread = prob.loss.reach(prob.loss.infimum + excess * prob.num_samples / least)
+    return np.sqrt(K) * (spread + np.sqrt(2.0 / least) * excess / prob.strength)
+
+
+def _excess_at_origin(loss: Loss, num_classes: int) -> float:
+    """Return the largest ℓ(0) of a class above inf ℓ."""
+    T = loss.targets(np.arange(num_classes), num_classes)
     with jax.ensure_compile_time_eval():
-        at_origin = float(jnp.max(prob.loss.value(jnp.zeros((K, K)), jnp.asarray(np.eye(K)))))
-    # By convexity the mean logits W m_k + b of a class have ℓ ≤ f(0) N/n_k, and s‖W‖ √n_k‖m_k‖ ≤ f(0).
-    spread = prob.loss.reach(at_origin * prob.num_samples / min(prob.counts))
-    return np.sqrt(K) * (spread + np.sqrt(2.0 / min(prob.counts)) * at_origin / prob.strength)
+        return float(jnp.max(loss.value(jnp.zeros(T.shape), jnp.asarray(T)))) - loss.infimum
+
+
+@lru_cache(maxsize=64)
+def _reach_by_convexity(counts: tuple[int, ...], loss: Loss, shift_invariant: bool) -> tuple[float, float]:
+    """Return (A, B) such that ‖b‖ ≤ A + B/s at a global minimiser with λ_b = 0, up to the shift.
+
+    φ(b) = Σ_k (n_k/N) ℓ_k(b) has its minimum at β. The tangents of ℓ at β ± h v_j, v_j a unit vector
+    (less its mean, if shifts do not matter), say ⟨∇φ(β ± h v_j), b − β⟩ ≤ R, since the mean loss is at
+    most φ(0) and ‖W m_k‖ ≤ (φ(0) − inf ℓ)/(s√n_k). The two gradients are opposites up to δ, so
+    σ ‖b − β‖ ≤ √K (R + δ ‖b − β‖), with σ the smallest singular value of [∇φ(β + h v_j)]_j. The best of
+    some h (derived for this project).
+    """
+    K, shares = len(counts), np.array(counts) / sum(counts)
+    T = loss.targets(np.arange(K), K)
+    room = np.array(counts) ** -0.5 * _excess_at_origin(loss, K)
+
+    def tangent(b: Float[Array, " K"]) -> tuple[Array, Array, Array]:
+        """Return φ, ∇φ and Σ_k (n_k/N) ‖∇ℓ_k‖ (φ(0) − inf ℓ)/√n_k."""
+        Z, targets = jnp.broadcast_to(b[:, None], T.shape), jnp.asarray(T, b.dtype)
+        slope = loss.slope(Z, targets)
+        norms = jnp.linalg.norm(slope, axis=0)
+        return loss.value(Z, targets) @ shares, slope @ shares, norms @ (shares * room)
+
+    best = np.inf, np.inf
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        zero = jnp.zeros(())
+        one = Problem(
+            decay_w=zero, decay_h=zero, decay_b=zero, counts=counts, dim=1, loss=loss, collapsed=True
+        )
+        beta = np.asarray(_best_bias(one, columns(one, one.decay_w.dtype), one.zeros()))
+        V = np.eye(K) - (1.0 / K if shift_invariant else 0.0)
+        V = np.concatenate([V, -V])
+        at_zero = float(tangent(jnp.zeros(K))[0])
+        tangents = jax.jit(partial(jax.lax.map, tangent))
+        for h in 2.0 ** -np.arange(12):
+            value, slope, norms = map(np.asarray, tangents(jnp.asarray(beta + h * V)))
+            along = np.sum(slope * V, axis=1)
+            sigma = np.linalg.svd(slope[:K], compute_uv=False)[-2 if shift_invariant else -1]
+            delta = float(np.linalg.norm(slope[:K] + slope[K:], axis=1).max())
+            steep = float(sigma) / K**0.5 - delta
+            if steep > 0 and norms.max() < best[1] * steep:
+                apart = max(0.0, float(np.max(at_zero - value + h * along))) / steep
+                best = float(np.linalg.norm(beta)) + apart, float(norms.max()) / steep
+    return best
 
 
 def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:

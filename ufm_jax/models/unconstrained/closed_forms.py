@@ -51,8 +51,10 @@ def theta(prob: Problem) -> Float[Array, "..."]:
 
 
 def has_balanced_form(prob: Problem) -> bool:
-    """True for balanced classes with cross-entropy and d ≥ K − 1, or squared loss and d ≥ K."""
+    """True for balanced classes with plain cross-entropy and d ≥ K − 1, or squared loss and d ≥ K."""
     least = {CrossEntropy: prob.num_classes - 1, Squared: prob.num_classes}.get(type(prob.loss))
+    if isinstance(prob.loss, CrossEntropy) and not prob.loss.plain:
+        return False
     return prob.balanced and least is not None and prob.dim >= least
 
 
@@ -107,7 +109,7 @@ def etf_minimiser(prob: Problem) -> Params:
         ValueError: outside `has_balanced_form`, or for a loss whose minimiser is not an ETF in general.
     """
     best = balanced_minimum(prob)
-    if not prob.loss.shift_invariant:
+    if not prob.shift_invariant:
         raise ValueError(f"loss: the minimiser of {prob.loss.name} is not a simplex ETF in general")
     K, n = prob.num_classes, prob.counts[0]
     frame = jnp.asarray(simplex_etf(K, prob.dim), prob.decay_w.dtype)
@@ -215,7 +217,7 @@ def symmetric_minimum(prob: Problem) -> SymmetricMinimum:
     Raises:
         ValueError: for another loss, unequal counts, or d < K − 1.
     """
-    if not isinstance(prob.loss, Focal):
+    if type(prob.loss) is not Focal:
         raise ValueError(f"loss: need focal, got {prob.loss.name}")
     _need_balanced(prob)
     if prob.dim < prob.num_classes - 1:
@@ -249,7 +251,7 @@ def _last_true(
 
 
 def _need_squared(prob: Problem) -> None:
-    if not isinstance(prob.loss, Squared):
+    if type(prob.loss) is not Squared:
         raise ValueError(f"loss: need squared, got {prob.loss.name}")
 
 

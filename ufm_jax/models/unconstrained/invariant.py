@@ -1,12 +1,12 @@
 """Every distinct eigenvalue of the Hessian at a critical point that permuting equal classes leaves in place.
 
-Where M = W H̃ and b do not change when classes of equal count are permuted, the group G = Π S_a acts on
+Where M = W H̃ and b do not change when classes of one kind are permuted, the group G = Π S_a acts on
 directions: in the gauge W = (W Wᵀ)^{1/2} by (Ẇ, Ḣ, ḃ) -> (P Ẇ Pᵀ, P Ḣ Pᵀ, P ḃ), with which the Hessian
 commutes. So each eigenspace is a sum of irreducible representations of G, and those of R^K ⊗ R^K and R^K are
 (a), (a−1,1), (a−2,2), (a−2,1,1) of one S_a, or products of (a), (a−1,1) of two. Each has a vector fixed by
-Y = Π S_{a−2}, two classes of each count singled out (Young's rule, Sagan 2001, thm. 2.11.2). Hence on the
-points fixed by Y f loses multiplicities, but no eigenvalue: 94 dimensions at most for two values of the
-counts, whatever K and d. (Worked out for this project; tested against dense spectra.)
+Y = Π S_{a−2}, two classes of each kind singled out (Young's rule, Sagan 2001, thm. 2.11.2). Hence on the
+points fixed by Y f loses multiplicities, but no eigenvalue: 94 dimensions at most for two kinds of
+classes, whatever K and d. (Worked out for this project; tested against dense spectra.)
 
 A matrix fixed by Y is some B on the normalised indicators of Y's blocks of classes, and a multiple α_i of the
 identity on the vectors of zero sum in block i; products act on B and α apart. Of the features only the
@@ -60,14 +60,14 @@ def invariant_spectrum(prob: Problem, p: Params) -> InvariantSpectrum:
 
     Raises:
         ValueError: if entries of M or b differ by more than `MATCH_TOL` where they should not, the rebuilt
-            point has ‖∇f‖ > `GRAD_TOL`, or the counts have so many values that the space is too large.
+            point has ‖∇f‖ > `GRAD_TOL`, or there are so many kinds of classes that the space is too large.
     """
     small, q = collapse(prob), restrict(collapse(prob), p)
     M, b, deviation = _averaged(small, q)
-    blocks = _Blocks.of(prob.counts)
+    blocks = _Blocks.of(prob.kinds)
     point = _rebuilt(small, blocks, M, b)
     if len(point.x) > DENSE_LIMIT:
-        raise ValueError(f"counts: {len(set(prob.counts))} different values, need fewer")
+        raise ValueError(f"counts: {len(set(prob.kinds))} different kinds of classes, need fewer")
     grad, H = (np.asarray(a) for a in _derivatives(small, point.space, jnp.asarray(point.x)))
     if not np.linalg.norm(grad) <= GRAD_TOL:
         raise ValueError(f"params: not a critical point, ‖∇f‖ = {np.linalg.norm(grad):.1e}")
@@ -87,15 +87,14 @@ def invariant_spectrum(prob: Problem, p: Params) -> InvariantSpectrum:
 
 
 class _Blocks(NamedTuple):
-    """The orbits of Y on classes: of each count the first class, the second, and the others."""
+    """The orbits of Y on classes: of each kind the first class, the second, and the others."""
 
     of_class: Int[np.ndarray, " K"]
     first: Int[np.ndarray, " B"]  # a class of each block
     size: Float[np.ndarray, " B"]
 
     @classmethod
-    def of(cls, counts: tuple[int, ...]) -> "_Blocks":
-        _, group = np.unique(counts, return_inverse=True)
+    def of(cls, group: Int[np.ndarray, " K"]) -> "_Blocks":
         place = np.array([np.sum(group[:k] == g) for k, g in enumerate(group)])
         _, first, block, size = np.unique(
             3 * group + np.minimum(place, 2), return_index=True, return_inverse=True, return_counts=True
@@ -133,13 +132,13 @@ class _Point(NamedTuple):
 def _averaged(prob: Problem, q: Params) -> tuple[np.ndarray, np.ndarray, float]:
     """Average M = W H̃ and b over permutations of equal classes; return also the largest deviation."""
     M, b = np.asarray(q.W @ q.H), np.zeros(prob.num_classes) if q.b is None else np.asarray(q.b)
-    _, group = np.unique(prob.counts, return_inverse=True)
+    group = prob.kinds
     pairs = 1 + group[:, None] * (group.max() + 1) + group
     mean_M = _mean_over(np.where(np.eye(len(b), dtype=bool), -1 - group, pairs), M)
     mean_b = _mean_over(group, b)
     deviation = float(max(np.abs(M - mean_M).max(), np.abs(b - mean_b).max()))
     if not deviation <= MATCH_TOL * (1.0 + np.abs(M).max()):
-        raise ValueError(f"params: permuting classes of equal count changes W H or b by {deviation:.1e}")
+        raise ValueError(f"params: permuting classes of one kind changes W H or b by {deviation:.1e}")
     return mean_M, mean_b, deviation
 
 
@@ -174,7 +173,7 @@ def _rebuilt(prob: Problem, blocks: _Blocks, M: np.ndarray, b: np.ndarray) -> _P
 
 def _objective(prob: Problem, space: _Space) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
     """Build f̃ on the points fixed by Y: columns of logits of one block are equal up to a permutation."""
-    blocks, dtype = _Blocks.of(prob.counts), prob.decay_w.dtype
+    blocks, dtype = _Blocks.of(prob.kinds), prob.decay_w.dtype
     K, num_blocks, standard = prob.num_classes, len(blocks.size), np.array(space.standard, int)
     T = jnp.asarray(prob.loss.targets(blocks.first, K), dtype)
     shares = jnp.asarray((prob.weights * blocks.size[blocks.of_class])[blocks.first], dtype)

@@ -2,15 +2,16 @@
 
 A loss acts on columns: logits `Z` and targets `T` are `K x N` and the result has one entry per column. All is
 elementwise or along the first axis, so columns may have more axes than one, as in `stacked`.
-A new loss is one subclass with `value`; the other methods have defaults by automatic differentiation.
-`slope` and `curvature` are worth writing by hand where the exponentials can be shared, and a convex loss
-that gives `dual` gets global certificates (`certificate`). A subclass that overrides `value` keeps
-nothing else of its parent that belongs to the old value, and `check_loss` compares all that it has.
+A new loss is one subclass with `value`, and `convex = True` if it is: global optimality can then be shown
+(`certificate`). Derivatives have defaults by automatic differentiation, `dual` by convexity; which classes
+are alike, and whether a shift matters, is found at random columns. `slope` and `curvature` are worth writing
+by hand where the exponentials can be shared. A subclass that overrides `value` keeps nothing else of its
+parent that belongs to the old value, and `check_loss` compares all that it has.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ufm_jax.objects import said
+
 Columns = Float[Array, "K *#N"]  # any number of column axes; targets may be of length 1 along some
-
-DEFAULT_GAMMA = 2.0  # of the focal loss, as its authors recommend
-
 
 # What is said of a loss by what it is computed from: who overrides the first inherits none of the others.
 OF_SLOPE = ("value_and_slope", "curvature")
-OF_VALUE = ("slope", *OF_SLOPE, "dual", "reach", "certified", "shift_invariant")
+OF_TARGETS = ("reach", "class_kinds")
+OF_VALUE = ("slope", *OF_SLOPE, "convex", "infimum", "dual", "reach", "shift_invariant", "class_kinds")
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ class Loss:
     """One sample's loss ℓ(z, t), applied to every column; subclasses are hashable values."""
 
     name: ClassVar[str] = "custom"
-    certified: ClassVar[bool] = False  # convex in z with `dual` given: global optimality can be shown
-    shift_invariant: ClassVar[bool] = False  # ℓ(z + c1, t) = ℓ(z, t)
+    convex: ClassVar[bool] = False  # in z: class means hold every critical point, and there are certificates
+    infimum: ClassVar[float] = 0.0  # a lower bound on ℓ; the default `dual` needs one
+    shift_invariant: ClassVar[bool | None] = None  # ℓ(z + c1, t) = ℓ(z, t); None: found at random columns
 
     def __init_subclass__(cls) -> None:
-        """Give a subclass that overrides `value` (or `slope`) the defaults of what it did not override."""
-        for base, names in (("slope", OF_SLOPE), ("value", OF_VALUE)):
+        """Give a subclass that overrides one of them the defaults of what is said of it, if not given."""
+        for base, names in (("slope", OF_SLOPE), ("targets_of", OF_TARGETS), ("value", OF_VALUE)):
             if base in vars(cls):
                 for name in names:
                     if name not in vars(cls):
@@ -71,65 +73,128 @@ class Loss:
         """Return V -> ∇²_z ℓ · V, column by column; what depends on Z alone is computed here, once."""
         return jax.linearize(lambda z: self.slope(z, T), Z)[1]
 
-    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
-        """Return −ℓ*(c · slope) of each column, ℓ* the convex conjugate in z, for 0 ≤ c ≤ 1.
+    def dual(self, Z: Columns, T: Columns, slope: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
+        """Bound −ℓ*(c · slope) of each column from below, ℓ* the convex conjugate in z, for 0 ≤ c ≤ 1.
 
-        `slope` is `self.slope(Z, T)` at some Z, so c · slope lies in the domain of ℓ*.
+        `slope` is `self.slope(Z, T)`, so that c · slope lies in the domain of ℓ* and −ℓ*(slope) is
+        ℓ(z) − ⟨slope, z⟩. The default is what concavity of −ℓ* makes of that and of −ℓ*(0) = inf ℓ.
         """
-        raise NotImplementedError(f"{self.name} has no convex conjugate: its points cannot be certified")
+        return c * (self.value(Z, T) - jnp.sum(slope * Z, axis=0)) + (1.0 - c) * self.infimum
 
-    def reach(self, cap: float) -> float:
+    def reach(self, cap: float) -> float | None:
         """Bound |z_j − z_k| (|z_j| if not shift invariant) where one sample of each class has ℓ ≤ cap.
 
-        Asked for where a bias has no decay; without a bound, an inexact bias then closes no gap.
+        Asked for where a bias has no decay. By default a weaker bound is made from convexity (`certificate`).
         """
-        return float("inf")
+        return None
+
+    def class_kinds(self, num_classes: int) -> tuple[int, ...]:
+        """Number the classes so that those which the loss treats alike share a number; found by default."""
+        return _found_kinds(self, num_classes)
+
+    def check(self, num_classes: int) -> None:
+        """Raise ValueError, naming a parameter, if the loss is not one for so many classes."""
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Softmax cross-entropy against targets (1 − α) one-hot + α/K, with α = `smoothing` in [0, 1).
+    """Softmax cross-entropy ω_y (log Σ_j exp(z_j + ι_j) − ⟨t, z + ι⟩), t = (1 − α) one-hot + α/K.
+
+    α is `smoothing` in [0, 1). ω = `class_weights` is 1 by default; f divides by N, whatever the weights:
+    class-balanced loss is ω_k = N/(K n_k). ι = `offsets` is 0 by default; ι_k = τ log(n_k/N) is logit
+    adjustment (Menon et al. 2021).
 
     Raises:
-        ValueError: if `smoothing` is outside [0, 1).
+        ValueError: if `smoothing` is outside [0, 1), a weight is not positive or an offset not finite.
     """
 
     smoothing: float = 0.0
+    class_weights: Sequence[int | float] | None = None  # kept as a tuple of floats
+    offsets: Sequence[int | float] | None = None
     name: ClassVar[str] = "cross-entropy"
-    certified: ClassVar[bool] = True
-    shift_invariant: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
+    shift_invariant: ClassVar[bool | None] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.smoothing, int | float) or not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"smoothing: need 0 <= smoothing < 1, got {self.smoothing}")
+        for name, lowest in (("class_weights", 0.0), ("offsets", -np.inf)):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _finite(name, given, above=lowest))
+
+    @property
+    def plain(self) -> bool:
+        """True without weights and offsets, which the closed forms know nothing of."""
+        return self.class_weights is None and self.offsets is None
+
+    def check(self, num_classes: int) -> None:
+        for name in ("class_weights", "offsets"):
+            if (given := getattr(self, name)) is not None and len(given) != num_classes:
+                raise ValueError(f"{name}: need one for each of {num_classes} classes, got {given}")
+
+    def class_kinds(self, num_classes: int) -> tuple[int, ...]:
+        ones = (1.0,) * num_classes
+        pairs = list(zip(self.class_weights or ones, self.offsets or ones, strict=True))
+        return tuple(map(sorted(set(pairs)).index, pairs))
 
     def targets_of(self, one_hot: Any) -> Any:
         return (1.0 - self.smoothing) * one_hot + self.smoothing / len(one_hot)
 
     def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
-        return -jnp.sum(T * jax.nn.log_softmax(Z, axis=0), axis=0)
+        return -self._weighted(T, jnp.sum(T * jax.nn.log_softmax(self._moved(Z), axis=0), axis=0))
 
     def slope(self, Z: Columns, T: Columns) -> Columns:
-        return jax.nn.softmax(Z, axis=0) - T
+        return self._weighted(T, jax.nn.softmax(self._moved(Z), axis=0) - T)
 
     def value_and_slope(self, Z: Columns, T: Columns) -> tuple[Float[Array, "*#N"], Columns]:
+        Z = self._moved(Z)
         top = jnp.max(Z, axis=0)
         E = jnp.exp(Z - top)
         total = jnp.sum(E, axis=0)
-        return jnp.log(total) + top - jnp.sum(T * Z, axis=0), E / total - T
+        value = jnp.log(total) + top - jnp.sum(T * Z, axis=0)
+        return self._weighted(T, value), self._weighted(T, E / total - T)
 
     def curvature(self, Z: Columns, T: Columns) -> Callable[[Columns], Columns]:
-        P = jax.nn.softmax(Z, axis=0)
-        return lambda V: P * (V - jnp.sum(P * V, axis=0))
+        P = jax.nn.softmax(self._moved(Z), axis=0)
+        return lambda V: self._weighted(T, P * (V - jnp.sum(P * V, axis=0)))
 
-    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
-        """Entropy of (1 − c) t + c p: the conjugate of log-sum-exp is the negative entropy."""
-        q = jnp.maximum(T + c * slope, 0.0)  # rounding only: q is a convex combination of t and p
-        return -jnp.sum(jax.scipy.special.xlogy(q, q), axis=0)
+    def dual(self, Z: Columns, T: Columns, slope: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
+        """ω (entropy of q + ⟨q − t, ι⟩), q = (1 − c) t + c p: log-sum-exp's conjugate is negative entropy."""
+        push = c * slope if self.class_weights is None else c * slope / self._weight(T)
+        q = jnp.maximum(T + push, 0.0)  # rounding only: q is a convex combination of t and p
+        entropy = -jnp.sum(jax.scipy.special.xlogy(q, q), axis=0)
+        if self.offsets is not None:
+            entropy += jnp.sum(push * self._moved(jnp.zeros_like(push)), axis=0)
+        return self._weighted(T, entropy)
 
-    def reach(self, cap: float) -> float:
-        """One-hot: ℓ ≥ z_j − z_y. Smoothed: ℓ ≥ (1 − α + α/K)(z_j − z_y) and 1 − α is a lower factor."""
-        return cap / (1.0 - self.smoothing)
+    def reach(self, cap: float) -> float | None:
+        """One-hot: ℓ ≥ ω (z_j − z_y). Smoothed: ℓ ≥ (1 − α + α/K)(z_j − z_y) and 1 − α is a lower factor."""
+        apart = max(self.offsets) - min(self.offsets) if self.offsets else 0.0
+        return cap / (min(self.class_weights or (1.0,)) * (1.0 - self.smoothing)) + apart
+
+    def _moved(self, Z: Columns) -> Columns:
+        """Return z + ι."""
+        if self.offsets is None:
+            return Z
+        return Z + jnp.asarray(self.offsets, Z.dtype).reshape(-1, *[1] * (Z.ndim - 1))
+
+    def _weight(self, T: Columns) -> Float[Array, "*#N"]:
+        """Return ω of each column's class, which has the largest target."""
+        return jnp.asarray(self.class_weights, T.dtype)[jnp.argmax(T, axis=0)]
+
+    def _weighted(self, T: Columns, columns: Array) -> Array:
+        return columns if self.class_weights is None else self._weight(T) * columns
+
+
+def _finite(name: str, given: Any, above: float) -> tuple[float, ...]:
+    """Return numbers as a tuple of floats, each finite and above a bound."""
+    try:
+        numbers = tuple(float(number) for number in given)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: need a tuple of numbers, got {given!r}") from None
+    if not all(above < number < np.inf for number in numbers):
+        raise ValueError(f"{name}: need finite numbers{' > 0' if above == 0 else ''}, got {numbers}")
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -137,7 +202,8 @@ class Squared(Loss):
     """Squared loss ½‖z − y‖² against one-hot targets."""
 
     name: ClassVar[str] = "squared"
-    certified: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
+    shift_invariant: ClassVar[bool | None] = False
 
     def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
         return jnp.sum((Z - T) ** 2, axis=0) / 2
@@ -148,11 +214,14 @@ class Squared(Loss):
     def curvature(self, Z: Columns, T: Columns) -> Callable[[Columns], Columns]:
         return lambda V: V
 
-    def dual(self, slope: Columns, T: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
+    def dual(self, Z: Columns, T: Columns, slope: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
         return -jnp.sum(c * slope * T + (c * slope) ** 2 / 2, axis=0)
 
-    def reach(self, cap: float) -> float:
+    def reach(self, cap: float) -> float | None:
         return (2.0 * cap) ** 0.5 + 1.0
+
+    def class_kinds(self, num_classes: int) -> tuple[int, ...]:
+        return (0,) * num_classes
 
 
 @dataclass(frozen=True)
@@ -166,13 +235,16 @@ class Focal(Loss):
         ValueError: if `gamma` is not a finite number >= 0.
     """
 
-    gamma: float = DEFAULT_GAMMA
+    gamma: float = 2.0  # as its authors recommend
     name: ClassVar[str] = "focal"
-    shift_invariant: ClassVar[bool] = True
+    shift_invariant: ClassVar[bool | None] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.gamma, int | float) or not 0.0 <= self.gamma < np.inf:
             raise ValueError(f"gamma: need a finite gamma >= 0, got {self.gamma}")
+
+    def class_kinds(self, num_classes: int) -> tuple[int, ...]:
+        return (0,) * num_classes
 
     def of_margin(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return φ(u), exact for u of any finite size."""
@@ -224,37 +296,20 @@ def _others(Z: Columns, T: Columns) -> Columns:
     return jax.nn.softmax(_wrong_logits(Z, T), axis=0)
 
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (CrossEntropy, Squared, Focal)}
-
-
-def loss_of(name: str, smoothing: float = 0.0, gamma: float = DEFAULT_GAMMA) -> Loss:
-    """Return the loss called `name`.
-
-    Raises:
-        ValueError: for an unknown name, or for smoothing or a gamma with a loss that has none.
-    """
-    if name not in LOSSES:
-        raise ValueError(f"loss: need one of {sorted(LOSSES)}, got {name!r}")
-    if smoothing and LOSSES[name] is not CrossEntropy:
-        raise ValueError(f"smoothing: {name} has no label smoothing, got {smoothing}")
-    if gamma != DEFAULT_GAMMA and LOSSES[name] is not Focal:
-        raise ValueError(f"gamma: {name} has no gamma, got {gamma}")
-    if LOSSES[name] is CrossEntropy:
-        return CrossEntropy(smoothing)
-    return Focal(gamma) if LOSSES[name] is Focal else LOSSES[name]()
-
+BUILT_IN = (CrossEntropy, Squared, Focal)
 
 # Columns compared beside one of each class; what rounding makes of the largest difference.
 CHECKED, CHECK_RTOL = 12, {"float64": 1e-7, "float32": 1e-2}
 
 
 def check_loss(loss: Loss, num_classes: int) -> None:
-    """Compare value, slope, curvature and dual of a loss at random columns of K logits.
+    """Compare value, slope, curvature, dual and infimum of a loss at random columns of K logits.
 
     Fenchel: −ℓ*(c g) ≤ ℓ(z′) − c⟨g, z′⟩ for every z′, g = ∇ℓ(z), with equality at z′ = z for c = 1.
 
     Raises:
-        ValueError: naming the loss and what contradicts what, or what has the wrong shape.
+        ValueError: naming the loss and what contradicts what, has the wrong shape or raises; as
+            `Loss.check`.
     """
     try:
         hash(loss)
@@ -262,7 +317,8 @@ def check_loss(loss: Loss, num_classes: int) -> None:
         raise ValueError(
             f"loss: {loss.name} must hash, as a frozen dataclass of numbers and tuples does: {error}"
         ) from error
-    if type(loss) not in LOSSES.values():  # the tests say it of these
+    loss.check(num_classes)
+    if type(loss) not in BUILT_IN:  # the tests say it of these
         _compare(loss, num_classes)
 
 
@@ -271,13 +327,69 @@ def _compare(loss: Loss, num_classes: int) -> None:
     with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
         rng = np.random.default_rng(0)
         labels = np.concatenate([np.arange(num_classes), rng.integers(num_classes, size=CHECKED)])
-        Z = jnp.asarray(rng.normal(size=(num_classes, labels.size)) * np.exp(rng.uniform(-2, 2, labels.size)))
-        T = jnp.asarray(loss.targets(labels, num_classes), Z.dtype)
+        Z = _random_logits(rng, num_classes, labels.size)
+        try:
+            T = jnp.asarray(loss.targets(labels, num_classes), Z.dtype)
+            loss.value(Z, T)
+        except Exception as error:  # the user's code may raise anything
+            raise ValueError(f"loss: {loss.name} at {num_classes} classes raised {said(error)}") from error
         for what, difference in _contradictions(loss, Z, T, rng):
             if not difference <= CHECK_RTOL[Z.dtype.name]:
                 raise ValueError(
                     f"loss: {loss.name}: {what} (by {difference:.1e}, relative, at random logits)"
                 )
+
+
+def _random_logits(rng: np.random.Generator, num_classes: int, columns: int) -> Float[Array, "K N"]:
+    """Return columns of random logits, of sizes from small to large."""
+    return jnp.asarray(rng.normal(size=(num_classes, columns)) * np.exp(rng.uniform(-2, 2, columns)))
+
+
+# Rounding of a sum over classes in another order, and no more: classes that differ by little are not alike.
+ALIKE_RTOL = {"float64": 1e-12, "float32": 1e-5}
+
+
+@functools.lru_cache(maxsize=64)
+def is_shift_invariant(loss: Loss, num_classes: int) -> bool:
+    """Say whether ℓ(z + c1, t) = ℓ(z, t): as the loss says, or else at random columns."""
+    if loss.shift_invariant is not None:
+        return loss.shift_invariant
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        rng = np.random.default_rng(1)
+        labels = np.arange(max(num_classes, CHECKED)) % num_classes
+        Z, T = _random_logits(rng, num_classes, labels.size), jnp.asarray(loss.targets(labels, num_classes))
+        moved = [loss.value(Z + c, T.astype(Z.dtype)) for c in (0.0, 1.0, -3.0)]
+        return all(bool(jnp.all(_alike(moved[0], other))) for other in moved[1:])
+
+
+@functools.lru_cache(maxsize=64)
+def _found_kinds(loss: Loss, num_classes: int) -> tuple[int, ...]:
+    """Give two classes one number exactly if exchanging them leaves ℓ alone at random columns."""
+    rng, kinds = np.random.default_rng(1), np.full(num_classes, -1)
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+        Z = _random_logits(rng, num_classes, CHECKED)
+        while (left := np.flatnonzero(kinds < 0)).size:
+            one, each = left[0], np.arange(left.size)
+            swap = np.tile(np.arange(num_classes)[:, None], left.size)  # of `one` with each that is left
+            swap[one], swap[left, each] = left, one
+            labels = rng.integers(num_classes, size=(CHECKED, left.size))
+            labels[0], labels[1] = one, left
+            values = [
+                loss.value(logits, jnp.asarray(targets.reshape(num_classes, *y.shape), Z.dtype))
+                for logits, y in (
+                    (jnp.repeat(Z[:, :, None], left.size, axis=2), labels),
+                    (jnp.moveaxis(Z[swap], 1, 2), swap[labels, each]),
+                )
+                for targets in [np.asarray(loss.targets(y.ravel(), num_classes))]
+            ]
+            alike = np.array(jnp.all(_alike(*values), axis=0))
+            alike[0] = True
+            kinds[left[alike]] = one
+    return tuple(int(kind) for kind in kinds)
+
+
+def _alike(a: Array, b: Array) -> Array:
+    return jnp.abs(a - b) <= ALIKE_RTOL[a.dtype.name] * (1.0 + jnp.abs(a))
 
 
 def _contradictions(
@@ -304,16 +416,19 @@ def _contradictions(
     yield "curvature is not the second derivative of value", _difference(loss.curvature(Z, T)(V), second)
     if loss.shift_invariant:
         yield "it says that it is shift invariant and is not", _difference(loss.value(Z + 1.5, T), value)
-    if loss.certified:
+    if loss.convex:
         every = jax.lax.map(lambda e: push(jnp.broadcast_to(e[:, None], Z.shape)), jnp.eye(len(Z)))
         lowest = -float(np.linalg.eigvalsh(np.moveaxis(np.asarray(every), -1, 0)).min())
         yield "it says that it is convex and is not", lowest
         at_own = value - jnp.sum(slope * Z, axis=0)
-        yield "dual is not that of value", _difference(loss.dual(slope, T, jnp.ones((), Z.dtype)), at_own)
+        yield "dual is not that of value", _difference(loss.dual(Z, T, slope, jnp.ones((), Z.dtype)), at_own)
         # Points downhill, too, where a convex loss is near its infimum.
-        for c, other in itertools.product((0.0, 0.3, 1.0), (Z + V, Z - slope, -20.0 * slope)):
+        others = (Z + V, Z - slope, -20.0 * slope)
+        below = max(float(jnp.max(loss.infimum - loss.value(z, T))) for z in (Z, *others))
+        yield f"value goes below its infimum = {loss.infimum}, to be declared in the class", below
+        for c, other in itertools.product((0.0, 0.3, 1.0), others):
             bounded = loss.value(other, T) - c * jnp.sum(slope * other, axis=0)
-            above = (loss.dual(slope, T, jnp.asarray(c, Z.dtype)) - bounded) / (1.0 + jnp.abs(bounded))
+            above = (loss.dual(Z, T, slope, jnp.asarray(c, Z.dtype)) - bounded) / (1.0 + jnp.abs(bounded))
             yield f"dual at c = {c} is above what it is to bound", float(jnp.max(above))
 
 

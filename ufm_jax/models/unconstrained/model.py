@@ -74,7 +74,7 @@ class UnconstrainedFeatureModel(Problem):
         return certificate.known(self, point, effort)
 
     def efforts(self, target: Target) -> tuple[Effort, ...]:
-        if not self.loss.certified:
+        if not self.loss.convex:
             return ()
         return ("certificate", "escape") if target == "minima" else ("escape",)
 

@@ -12,7 +12,7 @@ from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
-from ufm_jax.models.unconstrained.losses import DEFAULT_GAMMA, loss_of
+from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.numerics.checks import check_positive
@@ -43,9 +43,7 @@ def certify(
     decay_w: float,
     decay_h: float,
     decay_b: float = 0.0,
-    loss: str = "cross-entropy",
-    smoothing: float = 0.0,
-    gamma: float = DEFAULT_GAMMA,
+    loss: Loss | None = None,
     grad_tol: float = GRAD_TOL,
     gap_tol: float = GAP_TOL,
 ) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def certify(
         decay_h=decay_h,
         decay_b=0.0 if b is None else decay_b,
         bias=b is not None,
-        loss=loss_of(loss, smoothing, gamma),
+        loss=loss,
     )
     order = np.argsort(labels, kind="stable")
     point = Params(jnp.asarray(W), jnp.asarray(H[:, order]), None if b is None else jnp.asarray(b))

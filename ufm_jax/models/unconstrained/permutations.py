@@ -1,4 +1,4 @@
-"""Permutations of classes with equal counts: matching, stabilisers, fixed points.
+"""Permutations of classes of one kind (`Problem.kinds`): matching, stabilisers, fixed points.
 
 A critical point is known, up to rotation, by its logits without bias M = W H̃ and its bias b; a permutation P
 of classes acts by P M Pᵀ and P b. All here is NumPy on the host: K is small, and the searches branch.
@@ -16,11 +16,11 @@ MATCH_TOL = 1e-5
 
 
 class Shape(NamedTuple):
-    """A point modulo rotations: M = W H̃, b (centred where its shift is a symmetry), and class counts."""
+    """A point modulo rotations: M = W H̃, b (centred where its shift is a symmetry), and the kinds."""
 
     M: Float[np.ndarray, "K K"]
     b: Float[np.ndarray, " K"]
-    counts: Int[np.ndarray, " K"]
+    kinds: Int[np.ndarray, " K"]
 
     @property
     def tolerance(self) -> float:
@@ -39,9 +39,9 @@ def fingerprint(shape: Shape) -> Float[np.ndarray, " F"]:
 
 
 def matching(one: Shape, other: Shape, prefix: tuple[int, ...] = ()) -> tuple[int, ...] | None:
-    """Return a permutation π with other.M[π_i, π_j] = one.M[i, j], the same of b and counts, or None.
+    """Return a permutation π with other.M[π_i, π_j] = one.M[i, j], the same of b and kinds, or None.
 
-    `prefix` fixes π_0, π_1, ... By backtracking over classes that agree in count, bias and sorted row.
+    `prefix` fixes π_0, π_1, ... By backtracking over classes that agree in kind, bias and sorted row.
     """
     tol, K = one.tolerance, len(one.b)
     if len(prefix) == K:
@@ -60,7 +60,7 @@ def _fits(one: Shape, other: Shape, prefix: tuple[int, ...], tol: float) -> bool
     """Check the last class of the prefix against itself and the classes before it."""
     i, j, before = len(prefix) - 1, prefix[-1], list(prefix)
     return bool(
-        one.counts[i] == other.counts[j]
+        one.kinds[i] == other.kinds[j]
         and abs(one.b[i] - other.b[j]) <= tol
         and np.abs(one.M[i, : i + 1] - other.M[j, before]).max() <= tol
         and np.abs(one.M[: i + 1, i] - other.M[before, j]).max() <= tol
@@ -81,10 +81,10 @@ def stabiliser_order(shape: Shape) -> int:
     return order
 
 
-def group_order(counts: Int[np.ndarray, " K"]) -> int:
-    """Return the number of permutations of classes that preserve the counts."""
+def group_order(kinds: Int[np.ndarray, " K"]) -> int:
+    """Return the number of permutations of classes that preserve their kinds."""
     order = 1
-    for size in np.unique(counts, return_counts=True)[1]:
+    for size in np.unique(kinds, return_counts=True)[1]:
         order *= int(np.prod(np.arange(1, size + 1, dtype=object)))
     return order
 
@@ -105,25 +105,25 @@ def orbitals(generators: list[Int[np.ndarray, " K"]], K: int) -> Int[np.ndarray,
             return labels
 
 
-def random_subgroup(rng: np.random.Generator, counts: Int[np.ndarray, " K"]) -> list[Int[np.ndarray, " K"]]:
-    """Return generators of a random subgroup of the permutations that preserve counts.
+def random_subgroup(rng: np.random.Generator, kinds: Int[np.ndarray, " K"]) -> list[Int[np.ndarray, " K"]]:
+    """Return generators of a random subgroup of the permutations that preserve kinds.
 
-    Classes of equal count are partitioned at random. Each block carries its symmetric group, a cyclic group,
+    Classes of one kind are partitioned at random. Each block carries its symmetric group, a cyclic group,
     or nothing; two blocks of equal size are swapped or moved together at times.
     """
-    K, generators, blocks = len(counts), [], []
-    for count in np.unique(counts):
-        members = rng.permutation(np.flatnonzero(counts == count))
+    K, generators, blocks = len(kinds), [], []
+    for kind in np.unique(kinds):
+        members = rng.permutation(np.flatnonzero(kinds == kind))
         cuts = np.flatnonzero(rng.random(len(members) - 1) < rng.random()) + 1
         blocks += np.split(members, cuts)
     for block in blocks:
-        kind = rng.integers(4)
-        if len(block) > 1 and kind < 3:
+        choice = rng.integers(4)
+        if len(block) > 1 and choice < 3:
             generators.append(_cycle(K, block))
-            if kind < 2:
+            if choice < 2:
                 generators.append(_cycle(K, block[:2]))
     for one, other in pairwise(blocks):
-        if len(one) == len(other) and counts[one[0]] == counts[other[0]] and rng.random() < 0.5:
+        if len(one) == len(other) and kinds[one[0]] == kinds[other[0]] and rng.random() < 0.5:
             swap = np.arange(K)
             swap[one], swap[other] = other, one
             generators.append(swap)

@@ -4,6 +4,7 @@ Dictionary used everywhere: `K` classes, `d` feature dimension, `n_k` samples of
 `C` columns of H: N in the full problem, K in the collapsed one.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm_jax.landscape.landscape import Landscape, static
-from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, is_shift_invariant
 
 
 class Params(NamedTuple):
@@ -64,8 +65,18 @@ class Problem(Landscape):
 
     @property
     def balanced(self) -> bool:
-        """True if every class has the same count."""
-        return len(set(self.counts)) == 1
+        """True if every class has the same count, and the loss treats all alike."""
+        return len(set(self.kinds)) == 1
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """Number of each class, (K,): shared by those of equal count that are alike to the loss."""
+        return _kinds(self.counts, self.loss)
+
+    @property
+    def shift_invariant(self) -> bool:
+        """True if adding one number to all logits of a sample changes no loss."""
+        return is_shift_invariant(self.loss, self.num_classes)
 
     @property
     def strength(self) -> Float[Array, "..."]:
@@ -118,6 +129,14 @@ class Problem(Landscape):
         K, d, dtype = self.num_classes, self.dim, self.decay_w.dtype
         b = jnp.zeros(K, dtype) if self.bias else None
         return Params(jnp.zeros((K, d), dtype), jnp.zeros((d, self.num_columns), dtype), b)
+
+
+@functools.lru_cache(maxsize=64)
+def _kinds(counts: tuple[int, ...], loss: Loss) -> np.ndarray:
+    pairs = np.stack([counts, loss.class_kinds(len(counts))])
+    kinds = np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
+    kinds.flags.writeable = False
+    return kinds
 
 
 def check_single(prob: Problem) -> None:

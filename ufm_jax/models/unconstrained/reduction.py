@@ -109,7 +109,7 @@ def class_columns(prob: Problem, p: Params) -> tuple[Float[Array, "K K"], Float[
 def rank_bound(prob: Problem) -> int:
     """Return a bound on the rank of W H̃ at critical points: d, K, and K − 1 for softmax losses (1ᵀG = 0)."""
     K = prob.num_classes
-    return min(prob.dim, K - 1 if prob.loss.shift_invariant else K)
+    return min(prob.dim, K - 1 if prob.shift_invariant else K)
 
 
 def feature_frame(prob: Problem, p: Params) -> Float[Array, "d d"]:
@@ -128,10 +128,10 @@ def check_class_means(prob: Problem) -> None:
     Raises:
         ValueError: naming the loss.
     """
-    if not prob.loss.certified:
+    if not prob.loss.convex:
         raise ValueError(
             f"loss: class means hold every critical point only for a convex loss, which {prob.loss.name} is "
-            f"not; it can be searched over all features, toward minima"
+            f"not (a class says `convex = True`); it can be searched over all features, toward minima"
         )
 
 

@@ -27,10 +27,10 @@ def draw(prob: Problem, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     choice of them gives the start its rank.
     """
     K, r = prob.num_classes, rank_bound(prob)
-    generators = [] if rng.random() < GENERIC else random_subgroup(rng, np.array(prob.counts))
+    generators = [] if rng.random() < GENERIC else random_subgroup(rng, prob.kinds)
     labels = orbitals(generators, K)
     M = rng.normal(size=K * K)[labels] + abs(rng.normal(scale=DIAGONAL)) * np.eye(K)
-    if prob.loss.shift_invariant:
+    if prob.shift_invariant:
         M = M - M.mean(axis=0)
     b = rng.normal(size=K * K)[np.diag(labels)] * 10.0 ** rng.uniform(-2, 0)
     U, singular, Vt = np.linalg.svd(M)

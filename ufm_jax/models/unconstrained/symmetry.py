@@ -36,7 +36,7 @@ def balanced_rank(prob: Problem, p: Params) -> tuple[Int[Array, ""], Float[Array
 
 def shift_dimension(prob: Problem) -> Int[Array, ""]:
     """Return 1 where b -> b + c1 leaves f unchanged (λ_b = 0, a softmax loss, a bias), else 0."""
-    if not (prob.bias and prob.loss.shift_invariant):
+    if not (prob.bias and prob.shift_invariant):
         return jnp.zeros((), jnp.int32)
     return (prob.decay_b == 0).astype(jnp.int32)
 

@@ -32,7 +32,7 @@ KEYS = (
 
 def has_closed_form(prob: Problem) -> bool:
     """True if f* is known at every decay: `has_balanced_form`, or squared loss without a bias."""
-    return has_balanced_form(prob) or (isinstance(prob.loss, Squared) and not prob.bias)
+    return has_balanced_form(prob) or (type(prob.loss) is Squared and not prob.bias)
 
 
 def global_minimum(prob: Problem) -> Float[Array, "..."]:
@@ -42,7 +42,7 @@ def global_minimum(prob: Problem) -> Float[Array, "..."]:
     """
     if has_balanced_form(prob):
         return balanced_minimum(prob).loss
-    if isinstance(prob.loss, Squared):
+    if type(prob.loss) is Squared:
         return soft_threshold(prob).loss
     return jnp.full_like(prob.decay_w, jnp.nan)
 
@@ -79,7 +79,7 @@ def _minimum(prob: Problem) -> dict[str, Any]:
         rank = int(jnp.sum(soft_threshold(prob).singular_values > 0))
         return {"regime": "soft-thresholded targets" if rank else "origin", "loss": lowest, "rank": rank}
     unknown = {"regime": "no closed form for this loss, dimension and class counts"}
-    if isinstance(prob.loss, Focal) and prob.balanced and prob.dim >= prob.num_classes - 1:
+    if type(prob.loss) is Focal and prob.balanced and prob.dim >= prob.num_classes - 1:
         best = symmetric_minimum(prob)
         return unknown | {"symmetric_loss": float(best.loss), "symmetric_logit_gap": float(best.gap)}
     return unknown
@@ -122,7 +122,7 @@ def _origin(prob: Problem) -> dict[str, Any]:
 
     The curvature along b is positive for a convex loss, so that only W and H count.
     """
-    if not (prob.loss.certified and prob.loss.shift_invariant and prob.balanced):
+    if not (prob.loss.convex and prob.shift_invariant and prob.balanced):
         return {}
     small = reduced(prob)
     G = logit_gradient(small, small.zeros())
@@ -137,6 +137,6 @@ def _thresholds(prob: Problem) -> dict[str, Any]:
     """Where classes merge or die."""
     if prob.loss == CrossEntropy():
         return {"merge_threshold": {str(n): s for n, s in merge_thresholds(prob).items()}}
-    if isinstance(prob.loss, Squared) and not prob.bias:
+    if type(prob.loss) is Squared and not prob.bias:
         return {"dying_count": float(dying_count(prob))}
     return {}
