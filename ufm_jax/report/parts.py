@@ -32,7 +32,7 @@ def index_figure(points: figures.Points, what: str, note: str = "") -> str:
     counted = np.isfinite(points.morse) & np.isfinite(points.loss)
     if not counted.any():
         return paragraph(f"Loss against Morse index: no {what} whose index was counted.")
-    drawn = figures.Points(*(a[counted] for a in points[:-1]), points.colour)
+    drawn = points._replace(**{name: getattr(points, name)[counted] for name in points._fields[:-1]})
     index, loss = drawn.morse, drawn.loss
     levels = len(np.unique(np.round(loss, 9)))
     return figure(
