@@ -21,7 +21,9 @@ from ufm_jax.report.table import setting_rows, verdict_table
 from ufm_jax.runs import orbits, store
 from ufm_jax.runs.plan import CensusConfig, SweepConfig
 
-CONFIG = SweepConfig((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=7, shard_size=4)
+CONFIG = SweepConfig(
+    counts=(2, 2, 2), dim=2, decay_w=(5e-3,), decay_h=(1e-3,), decay_b=(1e-2,), starts=7, shard_size=4
+)
 NAN = float("nan")
 VOID = {"meta", "img", "br", "hr", "link"}
 REASONS = [reason.name for reason in Reason if reason != Reason.NONE]

@@ -67,21 +67,22 @@ def check(config: Plan) -> None:
     if not isinstance(config, SweepConfig):
         raise ValueError(f"config: need a SweepConfig, got {type(config).__name__}")
     require_x64()
-    check_memory(work_of(config).landscape, config.targets)
+    name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
+    check_memory(work_of(config).landscape, config.targets, name)
 
 
-def check_memory(landscape: Landscape, targets: tuple[Target, ...]) -> None:
+def check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = "landscape") -> None:
     """Check that the arrays of one call fit into memory.
 
     Raises:
-        ValueError: naming the landscape.
+        ValueError: naming the argument `name`, of which there is too much.
     """
     free = free_memory()
     for target in targets:
         needed = jax.local_device_count() * pipeline.bytes_of_call(landscape, target)
         if needed > free:
             raise ValueError(
-                f"landscape: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
+                f"{name}: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
                 f"takes about {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
             )
 
@@ -113,17 +114,14 @@ def tables(
 ) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard in `todo` with its table, which holds the points if the plan says so."""
     for shard, ends in judged(work, plan, todo, progress):
-        yield (
-            shard,
-            pa.concat_tables(_with_points(e.rows, e.points if plan.keep_points else None) for e in ends),
-        )
+        yield shard, pa.concat_tables(_with_points(e.rows, e.points) for e in ends)
 
 
 class Ends(NamedTuple):
     """Where the searches of one call ended."""
 
     rows: pa.Table
-    points: Any  # of `Work.points`, along the first axis of every leaf
+    points: Any  # of `Work.points`, along the first axis of every leaf; None unless the plan keeps them
     setting: np.ndarray
 
 
@@ -155,7 +153,7 @@ def in_memory(grid: Grid, starts: Any, progress: Progress | None = None, **plan:
     if isinstance(starts, bool) or not isinstance(starts, int | np.integer):
         own = jax.tree.map(np.asarray, grid.landscape.check(starts, many=True))
         starts = len(jax.tree.leaves(own)[0])
-    held = InMemory(grid=grid, starts=starts, **plan)
+    held = InMemory(grid=grid, starts=starts, keep_points=True, **plan)
     check_landscape(grid.landscape)
     work = Work(grid.landscape.space("rows"), grid.landscape.space("points"), grid.settings, own)
     check_memory(work.landscape, held.targets)
@@ -187,7 +185,8 @@ def judged(
             evidence = pipeline.judge(work.landscape, fields, point.x, shard.target, plan.spectra)
             columns = settings_of(plan, setting)
             rows = table_of(columns, shard.target, start, point, evidence, best[setting])
-            ends.append(Ends(rows, jax.device_get(work.points.lift(point.x)), setting))
+            points = jax.device_get(work.points.lift(point.x)) if plan.keep_points else None
+            ends.append(Ends(rows, points, setting))
             done += len(start)
             counts = rows["verdict"].value_counts().to_pylist()
             seen.update({item["values"]: item["counts"] for item in counts})
