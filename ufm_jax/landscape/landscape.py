@@ -248,7 +248,7 @@ class Landscape:
         return self.start(key)
 
     def batched(self, lanes: dict[str, Array], number: int) -> Batched:
-        """Return f at `number` points, for each of which a field in `lanes` has an entry, on its first axis."""
+        """Return f at `number` points, one entry each of a field in `lanes`, along its first axis."""
         form = self.zeros()
         back = ravel_pytree(form)[1]
 
