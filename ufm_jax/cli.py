@@ -4,28 +4,31 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 
 from ufm_jax.interrupt import INTERRUPTED, say_how_to_go_on
 from ufm_jax.objects import Spec, make, parsed
 
+if TYPE_CHECKING:
+    from ufm_jax.runs.plan import LandscapeConfig, SweepConfig
+
 LossName = Annotated[str, tyro.conf.arg(metavar="NAME|MODULE:CLASS|FILE.py:CLASS")]
-LossSettings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
+Settings = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
 
 
 @dataclass(frozen=True)
 class ProblemFlags:
     """The unconstrained feature model. Sizes: --num-classes with --per-class, or --counts."""
 
-    dim: int
+    dim: int | None = None
     """Feature dimension d."""
-    decay_w: tuple[float, ...]
+    decay_w: tuple[float, ...] = ()
     """Weight decay of W; several values make a grid."""
-    decay_h: tuple[float, ...]
+    decay_h: tuple[float, ...] = ()
     """Weight decay of H; several values make a grid."""
     decay_b: tuple[float, ...] = (0.0,)
     """Weight decay of b; 0 trains an undecayed bias."""
@@ -39,7 +42,7 @@ class ProblemFlags:
     """Leave the bias out."""
     loss: LossName = "cross-entropy"
     """Loss of one sample: cross-entropy, squared, focal, or a class of your own."""
-    loss_set: LossSettings = ()
+    loss_set: Settings = ()
     """Parameters of the loss, as smoothing=0.1 class_weights=1,1,2 offsets=0,0,0.7."""
     smoothing: float | None = None
     """Short for --loss-set smoothing=α."""
@@ -49,13 +52,20 @@ class ProblemFlags:
 
 @dataclass(frozen=True)
 class Sweep(ProblemFlags):
-    """Search from many random starts, judge every point, and print the verdict table."""
+    """Search from many random starts, judge every point, and print the verdict table.
 
+    Of the unconstrained feature model, or with --landscape of any other.
+    """
+
+    landscape: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME|FILE.py:NAME")] = None
+    """A landscape of your own in place of the model's flags: a class, or a function that returns one."""
+    set: Settings = ()
+    """Its parameters; a name given several times makes a grid, as --set decay=0.1 decay=0.2 rank=2."""
     starts: int = 1000
     """Searches for each decay setting and target."""
     seed: int = 0
-    target: Literal["minima", "saddles", "both"] = "minima"
-    """minima: descend from Gaussian starts. saddles: critical points of any index from balanced starts."""
+    target: Annotated[str, tyro.conf.arg(metavar="minima|saddles|both|INDEX")] = "minima"
+    """minima: descend. saddles: critical points of any index. A number: saddles of that index."""
     space: Literal["auto", "full", "collapsed"] = "auto"
     """Where to search: on class means, which is exact (auto, collapsed), or over all N features (full)."""
     spectra: Literal["all", "needed"] = "all"
@@ -103,7 +113,7 @@ class Certify:
     decay_b: float = 0.0
     """Ignored where the file has no b."""
     loss: LossName = "cross-entropy"
-    loss_set: LossSettings = ()
+    loss_set: Settings = ()
     """Parameters of the loss."""
     smoothing: float | None = None
     """Short for --loss-set smoothing=α."""
@@ -220,32 +230,17 @@ def _sweep(flags: Sweep) -> None:
     from ufm_jax.report.table import verdict_table
     from ufm_jax.runs import cluster, store
     from ufm_jax.runs.engine import check
-    from ufm_jax.runs.plan import Shard, SweepConfig
+    from ufm_jax.runs.plan import Shard
 
-    config = SweepConfig(
-        **_sizes(flags),
-        loss=_loss(flags),
-        decay_w=flags.decay_w,
-        decay_h=flags.decay_h,
-        decay_b=flags.decay_b,
-        starts=flags.starts,
-        seed=flags.seed,
-        target=flags.target,
-        space=flags.space,
-        spectra=flags.spectra,
-        keep_points=flags.keep_points,
-        shard_size=flags.shard_size,
-    )
+    config = _plan(flags)
     check(config)  # before anything is said or written
     if flags.cluster is not None:
         cluster.check_where(flags.cluster)
-    where = {"full": "over all features"}.get(config.space, "on class means (exact: features collapse)")
     table: pa.Table | None
     failed: dict[Shard, str] = {}
     there = store.rows_there(config, flags.out, repair=flags.repair)
-    print(
-        f"searching {where}; {config.num_rows} rows into {flags.out}, {there} of them there", file=sys.stderr
-    )
+    rows = f"{config.num_rows} rows into {flags.out}, {there} of them there"
+    print(f"searching {_where(config)}; {rows}", file=sys.stderr)
     with Reporter(config.num_rows, "ufm sweep", already=there) as reporter:
         if flags.cluster is None:
             table = store.run(config, flags.out, reporter, repair=flags.repair)
@@ -259,6 +254,35 @@ def _sweep(flags: Sweep) -> None:
             print(f"ufm: shard {shard.number} was given up: {why}", file=sys.stderr)
         print("ufm: the same command tries these shards again", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _plan(flags: Sweep) -> "SweepConfig | LandscapeConfig":
+    """Return the configuration that the flags say."""
+    from ufm_jax.runs.plan import LandscapeConfig, SweepConfig, chosen_landscape
+
+    names = ("starts", "seed", "spectra", "keep_points", "shard_size")
+    common: dict[str, Any] = {name: getattr(flags, name) for name in names}
+    common["target"] = int(flags.target) if flags.target.isdecimal() else flags.target
+    if flags.landscape is None:
+        if flags.set:
+            raise ValueError("set: these are parameters of --landscape, which is not given")
+        decays = {name: getattr(flags, name) for name in ("decay_w", "decay_h", "decay_b")}
+        return SweepConfig(**_sizes(flags), **decays, loss=_loss(flags), space=flags.space, **common)
+    for field in (*fields(ProblemFlags), *(f for f in fields(Sweep) if f.name == "space")):
+        if getattr(flags, field.name) != field.default:
+            raise ValueError(
+                f"{field.name}: this is a flag of the unconstrained feature model; with --landscape, "
+                f"parameters are given by --set name=value"
+            )
+    return LandscapeConfig(**chosen_landscape(flags.landscape, flags.set), **common)
+
+
+def _where(config: "SweepConfig | LandscapeConfig") -> str:
+    from ufm_jax.runs.plan import LandscapeConfig
+
+    if isinstance(config, LandscapeConfig):
+        return config.landscape.name
+    return "over all features" if config.space == "full" else "on class means (exact: features collapse)"
 
 
 def _census(flags: Census) -> None:
@@ -280,6 +304,10 @@ def _census(flags: Census) -> None:
 
 
 def _sizes(flags: ProblemFlags) -> dict[str, Any]:
+    for name in ("dim", "decay_w", "decay_h"):
+        if not getattr(flags, name) and getattr(flags, name) != 0:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{name}: need {flag}, which says the unconstrained feature model's")
     return {"counts": _counts(flags), "dim": flags.dim, "bias": not flags.no_bias}
 
 

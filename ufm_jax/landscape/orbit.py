@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from ufm_jax.landscape.point import as_rows
+
 # Tangents are dependent where a singular value is below this, relative to the largest or to one: points found
 # are within about 1e-10 of where a symmetry may fix them (a straight line of atoms, a matrix of lower rank).
 TANGENT_TOL = 1e-7
@@ -27,7 +29,7 @@ def orbit_of(x: Any, tangents: Any) -> Orbit:
     They may be dependent, and zero. Costs a singular value decomposition of as many rows.
     """
     vector, back = ravel_pytree(x)
-    rows = jnp.concatenate([a.reshape(a.shape[0], -1) for a in jax.tree.leaves(tangents)], axis=1)
+    rows = as_rows(tangents)
     if not len(rows):
         nothing = lambda v: jax.tree.map(jnp.zeros_like, v)
         return Orbit(jnp.zeros((), jnp.int32), nothing, jnp.full((), jnp.inf, vector.dtype))

@@ -1,5 +1,6 @@
 """One evaluated point of a landscape, and curvature along a direction there."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,6 +35,12 @@ class Curvature(NamedTuple):
 def ravel(x: Any) -> Float[Array, " D"]:
     """Return a point or direction as one vector, rows first, leaf after leaf."""
     return ravel_pytree(x)[0]
+
+
+def as_rows(directions: Any) -> Float[Array, "m D"]:
+    """Return directions, as a point with a leading axis at each leaf, as the rows of a matrix."""
+    leaves = jax.tree.leaves(directions)
+    return jnp.concatenate([a.reshape(a.shape[0], math.prod(a.shape[1:])) for a in leaves], axis=1)
 
 
 def curvature_along(point: Point, direction: Any) -> Curvature:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.flat import oracle, unravel
 from ufm_jax.landscape.landscape import Key, Landscape, Target
-from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.point import as_rows, ravel
 from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
 from ufm_jax.numerics.rootfind import eigenvector_following, levenberg_marquardt
@@ -70,8 +70,7 @@ class EigenvectorFollowing(NamedTuple):
         """Search from a point of a landscape; the solution is a flat vector."""
 
         def tangents(x: Float[Array, " D"]) -> Float[Array, "m D"]:
-            moved = landscape.tangents(unravel(landscape, x))
-            return jnp.concatenate([a.reshape(a.shape[0], -1) for a in jax.tree.leaves(moved)], axis=1)
+            return as_rows(landscape.tangents(unravel(landscape, x)))
 
         return eigenvector_following(
             oracle(landscape),

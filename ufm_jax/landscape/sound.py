@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ufm_jax.landscape.landscape import Key, Landscape
-from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.point import as_rows, ravel
 
 ASKED = 8  # random points
 SLOPE_RTOL = 1e-8  # of ⟨∇f, ξ⟩ in ‖∇f‖ ‖ξ‖: rounding of sums, where a wrong direction gives about 1/√D
@@ -66,8 +66,7 @@ def _slopes(landscape: Landscape, keys: Key) -> Array:
     def one(key: Key) -> Array:
         x = landscape.start(key)
         grad = ravel(jax.grad(landscape.value)(x))
-        moved = jax.tree.leaves(landscape.tangents(x))
-        rows = jnp.concatenate([a.reshape(a.shape[0], -1) for a in moved], axis=1)
+        rows = as_rows(landscape.tangents(x))
         size = jnp.linalg.norm(rows, axis=1) * jnp.linalg.norm(grad)
         return jnp.max(jnp.abs(rows @ grad) / jnp.where(size > 0, size, 1.0))
 

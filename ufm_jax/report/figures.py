@@ -129,24 +129,30 @@ def draw_slice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> Fig
     return figure
 
 
+def symbol(name: str) -> str:
+    """Return how a setting is written at an axis."""
+    return SYMBOLS.get(name, name.replace("_", " "))
+
+
 def varied(settings: list[Setting]) -> list[str]:
-    """Return the decays of which a run has more than one value."""
-    return [name for name in SYMBOLS if len({getattr(s, name) for s in settings}) > 1]
+    """Return the names of which a run has more than one value: decays, say."""
+    names = settings[0].values if settings else ()
+    return [name for name in names if len({s.values[name] for s in settings}) > 1]
 
 
 def draw_map(settings: list[Setting]) -> Figure:
-    """Draw, over the grid of decays, the lowest loss found and the share of rows judged GLOBAL_MINIMUM.
+    """Draw, over the grid of settings, the lowest loss found and the share of rows judged GLOBAL_MINIMUM.
 
-    One column of panels a quantity, one row of them for each value of a third varied decay.
+    One column of panels a quantity, one row of them for each value of a third varied name.
     """
     names = varied(settings)
     x_name, y_name = names[0], names[1] if len(names) > 1 else None
-    facets = sorted({getattr(s, names[2]) for s in settings}) if len(names) > 2 else [None]
+    facets = sorted({s.values[names[2]] for s in settings}) if len(names) > 2 else [None]
     figure = Figure(figsize=(7.6, (3.3 if y_name else 1.9) * len(facets)))
     axes = figure.subplots(len(facets), 2, squeeze=False)
     for row, facet in zip(axes, facets, strict=True):
-        here = [s for s in settings if facet is None or getattr(s, names[2]) == facet]
-        where = "" if facet is None else f", {SYMBOLS[names[2]]} = {facet:g}"
+        here = [s for s in settings if facet is None or s.values[names[2]] == facet]
+        where = "" if facet is None else f", {symbol(names[2])} = {facet:g}"
         share = lambda s: s.verdicts.get("GLOBAL_MINIMUM", 0) / sum(s.verdicts.values())
         _panel(row[0], here, x_name, y_name, lambda s: s.lowest, f"lowest loss found{where}")
         _panel(row[1], here, x_name, y_name, share, f"share of rows GLOBAL_MINIMUM{where}", limits=(0.0, 1.0))
@@ -162,16 +168,16 @@ def _panel(
     title: str,
     limits: tuple[float | None, float | None] = (None, None),
 ) -> None:
-    xs = sorted({getattr(s, x_name) for s in settings})
-    ys: list[Any] = sorted({getattr(s, y_name) for s in settings}) if y_name else [None]
+    xs = sorted({s.values[x_name] for s in settings})
+    ys: list[Any] = sorted({s.values[y_name] for s in settings}) if y_name else [None]
     grid = np.full((len(ys), len(xs)), np.nan)
     for s in settings:
-        grid[ys.index(getattr(s, y_name) if y_name else None), xs.index(getattr(s, x_name))] = value(s)
+        grid[ys.index(s.values[y_name] if y_name else None), xs.index(s.values[x_name])] = value(s)
     image = ax.imshow(
         grid, origin="lower", aspect="auto", cmap="cividis", vmin=limits[0], vmax=limits[1], rasterized=True
     )
     ax.patch.set(hatch="///", edgecolor="grey")  # seen where an unfinished run lacks a setting
-    ax.set(title=title, xlabel=SYMBOLS[x_name], ylabel=SYMBOLS[y_name] if y_name else "")
+    ax.set(title=title, xlabel=symbol(x_name), ylabel=symbol(y_name) if y_name else "")
     _ticks(ax.xaxis, xs)
     _ticks(ax.yaxis, ys if y_name else [])
     ax.figure.colorbar(image, ax=ax)

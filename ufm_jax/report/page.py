@@ -7,7 +7,7 @@ from ufm_jax.report.sweep_page import sweep_page
 from ufm_jax.runs.durable import write_file
 from ufm_jax.runs.folder import configuration, manifest
 from ufm_jax.runs.orbits import results
-from ufm_jax.runs.plan import SweepConfig
+from ufm_jax.runs.plan import CensusConfig
 
 
 def write(out: Path) -> Path:
@@ -18,10 +18,10 @@ def write(out: Path) -> Path:
         OSError: if the page cannot be written.
     """
     config, held = configuration(out), manifest(out)
-    if isinstance(config, SweepConfig):
-        content = sweep_page(config, held, out)
-    else:
+    if isinstance(config, CensusConfig):
         content = census_page(config, held, *results(config, out), out)
+    else:
+        content = sweep_page(config, held, out)
     path = out / "report.html"
     write_file(path, lambda file: file.write(content.encode()))
     return path

@@ -10,21 +10,30 @@ import numpy as np
 from ufm_jax.objects import Spec, assignments
 from ufm_jax.report import figures
 from ufm_jax.report.markup import code, contents, facts, figure, page, paragraph, section
-from ufm_jax.runs.plan import CensusConfig, SweepConfig, loss_of, short_name
+from ufm_jax.runs.plan import CensusConfig, LandscapeConfig, SweepConfig, loss_of, short_name
+
+Config = SweepConfig | LandscapeConfig | CensusConfig
+LONG = 40  # characters of a parameter that a title shows
 
 
-def frame(kind: str, config: SweepConfig | CensusConfig, lead: list[str], sections: dict[str, str]) -> str:
-    counts = sorted(set(config.counts))
-    size = f"n = {counts[0]}" if len(counts) == 1 else f"n_k = {counts[0]} to {counts[-1]}"
-    title = f"{kind}: {_called(loss_of(config))}, K = {len(config.counts)}, {size}, d = {config.dim}"
+def frame(kind: str, config: Config, lead: list[str], sections: dict[str, str]) -> str:
     body = [section(name, content) for name, content in sections.items()]
-    return page(title, [*lead, contents(sections), *body])
+    return page(f"{kind}: {_title(config)}", [*lead, contents(sections), *body])
 
 
-def _called(loss: Spec) -> str:
-    """Return a loss's name and parameters, of a file without the folder."""
-    where, colon, name = short_name(loss).rpartition(":")
-    return " ".join([f"{Path(where).name}{colon}{name}", *assignments(loss.settings)])
+def _title(config: Config) -> str:
+    if isinstance(config, LandscapeConfig):
+        return _called(config.landscape.name, config.landscape)
+    counts, loss = sorted(set(config.counts)), loss_of(config)
+    size = f"n = {counts[0]}" if len(counts) == 1 else f"n_k = {counts[0]} to {counts[-1]}"
+    return f"{_called(short_name(loss), loss)}, K = {len(config.counts)}, {size}, d = {config.dim}"
+
+
+def _called(name: str, spec: Spec) -> str:
+    """Return a name and parameters, of a file without the folder; long ones are left out."""
+    where, colon, inside = name.rpartition(":")
+    short = [text for text in assignments(spec.settings) if len(text) <= LONG]
+    return " ".join([f"{Path(where).name}{colon}{inside}", *short])
 
 
 def index_figure(points: figures.Points, what: str, note: str = "") -> str:

@@ -5,24 +5,27 @@ from dataclasses import fields
 from pathlib import Path
 
 from ufm_jax.objects import assignments
-from ufm_jax.runs.plan import CensusConfig, SweepConfig, loss_of, short_name
+from ufm_jax.runs.plan import CensusConfig, LandscapeConfig, SweepConfig, loss_of, short_name
 
+ELSEWHERE = ("counts", "landscape", "grid")  # flags that are made of more than one field
 ALWAYS = ("starts", "seed", "target")  # flags that a command shows though they have their default values
 
 
-def command(config: SweepConfig | CensusConfig, out: Path) -> str:
+def command(config: SweepConfig | LandscapeConfig | CensusConfig, out: Path) -> str:
     """Return the command line that makes this run in the folder `out`."""
-    words = ["ufm", "sweep" if isinstance(config, SweepConfig) else "census"]
-    if len(set(config.counts)) == 1:
+    words = ["ufm", "census" if isinstance(config, CensusConfig) else "sweep"]
+    if isinstance(config, LandscapeConfig):
+        words += _landscape_flags(config)
+    elif len(set(config.counts)) == 1:
         words += ["--num-classes", str(len(config.counts)), "--per-class", str(config.counts[0])]
     else:
         words += ["--counts", ",".join(map(str, config.counts))]
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name == "counts" or (value == field.default and field.name not in ALWAYS):
+        if field.name in ELSEWHERE or (value == field.default and field.name not in ALWAYS):
             continue
         if field.name == "loss":
-            words += _loss_flags(config)
+            words += _loss_flags(config)  # type: ignore[arg-type]
         elif field.name == "bias":
             words.append("--no-bias")
         elif value is True:
@@ -31,6 +34,12 @@ def command(config: SweepConfig | CensusConfig, out: Path) -> str:
             values = value if isinstance(value, tuple) else (value,)
             words += [_flag(field.name), *map(str, values)]
     return shlex.join([*words, "--out", str(out)])
+
+
+def _landscape_flags(config: LandscapeConfig) -> list[str]:
+    grid = [(name, value) for name, values in config.grid for value in values]
+    settings = assignments([*config.landscape.settings, *grid])
+    return ["--landscape", config.landscape.name, *(["--set", *settings] if settings else [])]
 
 
 def _loss_flags(config: SweepConfig | CensusConfig) -> list[str]:

@@ -13,18 +13,18 @@ from ufm_jax.report import figures
 from ufm_jax.report.markup import facts, figure, folded, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
 from ufm_jax.report.rerun import command
-from ufm_jax.report.table import HEADER, floats, setting_rows, status_counts, verdict_rows
-from ufm_jax.runs.plan import SweepConfig
+from ufm_jax.report.table import HEADER, floats, setting_names, setting_rows, status_counts, verdict_rows
+from ufm_jax.runs.plan import LandscapeConfig, SweepConfig
 from ufm_jax.runs.store import load
 
 WORST = 20  # rows with the largest gaps
 SHOWN = 200  # rows that are NOT_CRITICAL
 LONG = 60  # rows of a table that is folded
-POINTS = ("W", "H", "b")
 ALIKE = ("reason", "decay_b")  # columns that are left out where they say nothing
-ROW = (
-    *("start", "target", "decay_w", "decay_h", "decay_b", "verdict", "reason", "loss", "grad_norm"),
-    *("dual_gap", "lambda_min", "lambda_min_residual", "rank", "index", "nullity", "status", "num_steps"),
+FIRST = ("start", "target")
+THEN = (
+    *("verdict", "reason", "loss", "grad_norm", "dual_gap", "lambda_min", "lambda_min_residual"),
+    *("rank", "index", "nullity", "status", "num_steps"),
 )
 MEANING = {
     "GLOBAL_MINIMUM": "gradient and duality gap within tolerance, no negative curvature",
@@ -43,19 +43,20 @@ REASONS = {
 }
 
 
-def sweep_page(config: SweepConfig, manifest: dict[str, Any], out: Path) -> str:
+def sweep_page(config: SweepConfig | LandscapeConfig, manifest: dict[str, Any], out: Path) -> str:
     """Return the page of a sweep."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that rows are missing: the page says so
         rows = load(out)
-    rows = rows.drop_columns([name for name in POINTS if name in rows.column_names])
+    names = rows.column_names
+    rows = rows.select(names[: names.index("closed_form_loss") + 1])  # points stand behind
     undecided = rows.filter(pc.field("verdict") == "UNDECIDED")
     lost = rows.filter(pc.field("verdict") == "NOT_CRITICAL")
     again = command(config, out)
     sections = {
         "Verdicts": _verdicts(rows),
         "Figures": _figures(rows),
-        "Decay settings": _settings(rows),
+        "Settings": _settings(rows),
         "Largest gaps": _worst(rows),
         f"Undecided starts ({undecided.num_rows})": _undecided(undecided),
         f"Starts that ended at no critical point ({lost.num_rows})": _lost(lost),
@@ -102,8 +103,8 @@ def _figures(rows: pa.Table) -> str:
         parts.append(
             figure(
                 figures.data_uri(figures.draw_map, minima),
-                "Maps over the grid of weight decays: lowest loss found; share of rows GLOBAL_MINIMUM.",
-                f"Over the grid of decays, searches toward {minima[0].target}: the lowest loss found and "
+                "Maps over the grid of settings: lowest loss found; share of rows GLOBAL_MINIMUM.",
+                f"Over the grid of settings, searches toward {minima[0].target}: the lowest loss found and "
                 "the share of rows judged GLOBAL_MINIMUM. Hatched: not done yet.",
             )
         )
@@ -115,9 +116,7 @@ def _settings(rows: pa.Table) -> str:
     verdicts = [name for name in MEANING if any(name in s.verdicts for s in settings)]
     header = (
         "target",
-        "decay_w",
-        "decay_h",
-        "decay_b",
+        *setting_names(rows),
         *verdicts,
         "lowest loss",
         "closed form",
@@ -125,7 +124,8 @@ def _settings(rows: pa.Table) -> str:
     )
     cells = [
         (
-            *s[:4],
+            s.target,
+            *s.values.values(),
             *(s.verdicts.get(v, 0) for v in verdicts),
             precise(s.lowest),
             precise(s.closed_form),
@@ -133,7 +133,7 @@ def _settings(rows: pa.Table) -> str:
         )
         for s in settings
     ]
-    caption = "For each target and decay setting; the largest gap leaves out saddles and NOT_CRITICAL rows"
+    caption = "For each target and setting; the largest gap leaves out saddles and NOT_CRITICAL rows"
     made = table(caption, header, cells)
     return folded(f"All {len(cells)} rows", made) if len(cells) > LONG else made
 
@@ -169,8 +169,13 @@ def _lost(rows: pa.Table) -> str:
 
 
 def _row_table(caption: str, rows: pa.Table) -> str:
-    alike = {name for name in ALIKE if rows[name].unique().to_pylist() in (["NONE"], [0.0])}
-    names = [name for name in ROW if name in rows.column_names and name not in alike]
+    alike = {
+        name
+        for name in ALIKE
+        if name in rows.column_names and rows[name].unique().to_pylist() in (["NONE"], [0.0])
+    }
+    shown = (*FIRST, *setting_names(rows), *THEN)
+    names = [name for name in shown if name in rows.column_names and name not in alike]
     columns = [rows[name].to_pylist() for name in names]
     columns[names.index("loss")] = list(map(precise, columns[names.index("loss")]))
     return table(caption, names, zip(*columns, strict=True))

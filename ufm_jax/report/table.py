@@ -28,12 +28,10 @@ HEADER = ("target", "verdict", "rows", "loss", "index", "max |grad|", "max gap")
 
 
 class Setting(NamedTuple):
-    """What a sweep found for one target and decay setting."""
+    """What a sweep found for one target and setting."""
 
     target: str
-    decay_w: float
-    decay_h: float
-    decay_b: float
+    values: dict[str, float]  # the setting, by name: decays, say
     verdicts: dict[str, int]
     lowest: float  # loss of the lowest row
     closed_form: float  # NaN where theory knows none
@@ -76,24 +74,27 @@ def verdict_table(table: pa.Table) -> str:
     return "\n".join([*lines, f"status: {status_counts(table)}"])
 
 
+def setting_names(table: pa.Table) -> list[str]:
+    """Return the columns that say which setting a row has: they stand behind its target."""
+    names = table.column_names
+    return names[names.index("target") + 1 : names.index("negative_curvature")]
+
+
 def setting_rows(table: pa.Table) -> list[Setting]:
-    """Return what was found for each target and decay setting, in order of the decays."""
-    keys = ["target", "decay_w", "decay_h", "decay_b"]
+    """Return what was found for each target and setting, in order of the values."""
+    keys = ["target", *setting_names(table)]
     measures = [("loss", "min"), ("loss", "count"), ("closed_form_loss", "max"), ("dual_gap", "max")]
     groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
     for group in table.group_by([*keys, "verdict"]).aggregate(measures).to_pylist():
         groups[tuple(group[key] for key in keys)].append(group)
-    return [_setting(key, groups[key]) for key in sorted(groups)]
+    return [_setting(dict(zip(keys, key, strict=True)), groups[key]) for key in sorted(groups)]
 
 
-def _setting(key: tuple, groups: list[dict[str, Any]]) -> Setting:
+def _setting(key: dict[str, Any], groups: list[dict[str, Any]]) -> Setting:
     gaps = [g["dual_gap_max"] for g in groups if g["verdict"] not in ("STRICT_SADDLE", "NOT_CRITICAL")]
-    target, w, h, b = key
     return Setting(
-        target,
-        w,
-        h,
-        b,
+        key.pop("target"),
+        key,
         {g["verdict"]: g["loss_count"] for g in groups},
         _extreme(np.fmin, [g["loss_min"] for g in groups]),
         _extreme(np.fmax, [g["closed_form_loss_max"] for g in groups]),

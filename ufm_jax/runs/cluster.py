@@ -28,7 +28,7 @@ from ufm_jax.interrupt import check_interrupted, orderly
 from ufm_jax.runs import store
 from ufm_jax.runs.engine import Progress, check, run_shards
 from ufm_jax.runs.folder import claimed, provenance, write_json
-from ufm_jax.runs.plan import Shard, SweepConfig, loss_of
+from ufm_jax.runs.plan import Shard, Sweep, SweepConfig, loss_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -43,7 +43,7 @@ one_at_a_time = threading.Lock()
 
 
 def run(
-    config: SweepConfig, out: Path, where: str, progress: Progress | None = None, *, repair: bool = False
+    config: Sweep, out: Path, where: str, progress: Progress | None = None, *, repair: bool = False
 ) -> tuple[pa.Table | None, dict[Shard, str]]:
     """Run a sweep on the cluster `where`; return its table and the shards given up, each with its error.
 
@@ -73,7 +73,7 @@ def run(
     return table, failed
 
 
-def work(config: SweepConfig, digest: str, out: Path, shard: Shard) -> dict[str, int]:
+def work(config: Sweep, digest: str, out: Path, shard: Shard) -> dict[str, int]:
     """Compute and write one shard, in a worker; return its counts of verdicts.
 
     Unpickling this function imports `ufm_jax`, which gives XLA enough threads, before any computation.
@@ -204,7 +204,7 @@ def _check_accepts(script: str) -> None:
 
 
 def _give_out(
-    client: "Client", config: SweepConfig, out: Path, todo: Iterator[Shard], progress: Progress | None
+    client: "Client", config: Sweep, out: Path, todo: Iterator[Shard], progress: Progress | None
 ) -> dict[Shard, str]:
     """Have every shard done; return those given up.
 
@@ -214,7 +214,8 @@ def _give_out(
 
     workers, next_shard = 0, next(todo, None)
     running: dict[Future, Shard] = {}
-    digest, portable = config.digest(), replace(config, loss=loss_of(config))
+    digest = config.digest()
+    portable = replace(config, loss=loss_of(config)) if isinstance(config, SweepConfig) else config
     failed: dict[Shard, str] = {}
     seen: Counter = Counter()
     done = 0
@@ -258,7 +259,7 @@ def _workers(client: "Client", before: int) -> int:
     return count
 
 
-def _not_here(config: SweepConfig, out: Path, failed: dict[Shard, str]) -> dict[Shard, str]:
+def _not_here(config: Sweep, out: Path, failed: dict[Shard, str]) -> dict[Shard, str]:
     """Return shards that were done but whose files this machine does not see, for as long as NFS may take."""
     patient_until = time.monotonic() + NFS_DELAY
     while missing := set(store.unfinished(config, out)) - set(failed):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import pyarrow as pa
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array, Float
 
+from ufm_jax import objects
 from ufm_jax.devices import free_memory
 from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.landscape.grid import Grid, num_settings
@@ -20,11 +21,22 @@ from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.reduction import check_class_means
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 from ufm_jax.runs import pipeline
-from ufm_jax.runs.plan import Plan, Shard, SweepConfig, Target, built_loss, lanes_of, settings_of, shards
+from ufm_jax.runs.plan import (
+    LandscapeConfig,
+    Plan,
+    Shard,
+    SweepConfig,
+    Target,
+    built_loss,
+    lanes_of,
+    settings_of,
+    shards,
+)
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
@@ -38,13 +50,16 @@ class Work(NamedTuple):
     starts: Any = None  # one's own, along the first axis of every leaf
 
 
-def work_of(config: SweepConfig) -> Work:
+def work_of(config: Plan) -> Work:
     """Return what a configuration is about.
 
     Raises:
-        ValueError: naming the argument, for what `unconstrained.model.problem` refuses, and for a loss that
-            class means do not serve.
+        ValueError: naming the argument, for what `unconstrained.model.problem` refuses, for a loss that class
+            means do not serve, and as `grid_of`.
     """
+    if isinstance(config, LandscapeConfig):
+        return work_on(grid_of(config), config)
+    assert isinstance(config, SweepConfig)
     settings: dict[str, Any] = config.columns
     first: dict[str, Any] = {name: values[0] for name, values in settings.items()}
     loss = built_loss(config)
@@ -54,7 +69,49 @@ def work_of(config: SweepConfig) -> Work:
         for target in config.targets:
             prob.space(target)
         return Work(prob, prob, settings)
-    return Work(prob.space("rows"), prob.space("points"), settings)
+    check_class_means(prob)
+    return work_on(Grid(prob, settings), config)
+
+
+def work_on(grid: Grid, plan: Plan, starts: Any = None) -> Work:
+    """Return what is to be done on a landscape at some settings."""
+    whole = grid.landscape
+    rows = whole.space("points" if isinstance(plan.target, int) else "rows")
+    return Work(rows, whole.space("points"), grid.settings, starts)
+
+
+def grid_of(config: LandscapeConfig) -> Grid:
+    """Make the landscapes that a configuration names, which are to differ in their leaves alone.
+
+    Raises:
+        ValueError: naming the landscape, for what `objects.make` refuses, if it is none, or if a setting with
+            several values changes what is compiled.
+    """
+    name, given = config.landscape.name, dict(config.landscape.settings)
+    made = []
+    for more in config.combinations:
+        both = objects.held(given | more)
+        one = objects.make("landscape", replace(config.landscape, settings=both))
+        if isinstance(one, type) or not isinstance(one, Landscape):
+            raise ValueError(
+                f"landscape: {name} must be, or return, a Landscape; got {type(one).__name__} "
+                "(a function without parameters is called, too)"
+            )
+        made.append(one)
+    first, leaves = made[0], type(made[0]).leaf_names()
+    forms: list[Any] = [jax.tree.structure(one) for one in made]
+    if any(form != forms[0] for form in forms):
+        raise ValueError(
+            f"set: {', '.join(n for n, _ in config.grid)}: these values change the sizes or choices of "
+            f"{first.name}, which are compiled in; give each a sweep of its own"
+        )
+    stacked = {n: jax.tree.map(lambda *a: np.stack(a), *(getattr(one, n) for one in made)) for n in leaves}
+    differ = {n: v for n, v in stacked.items() if any(np.any(a != a[:1]) for a in jax.tree.leaves(v))}
+    if len(made) > 1 and not differ:
+        raise ValueError(
+            f"set: {', '.join(n for n, _ in config.grid)}: all values make one and the same landscape"
+        )
+    return Grid(first, differ)
 
 
 def check(config: Plan) -> None:
@@ -64,11 +121,16 @@ def check(config: Plan) -> None:
         ValueError: naming the argument: as `work_of`, for sizes whose arrays do not fit into memory, if
             64-bit floating point is off.
     """
-    if not isinstance(config, SweepConfig):
-        raise ValueError(f"config: need a SweepConfig, got {type(config).__name__}")
+    if not isinstance(config, SweepConfig | LandscapeConfig):
+        raise ValueError(f"config: need a SweepConfig or LandscapeConfig, got {type(config).__name__}")
     require_x64()
-    name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
-    check_memory(work_of(config).landscape, config.targets, name)
+    work = work_of(config)
+    require_x64(work.landscape)
+    check_landscape(work.landscape)
+    name = "landscape"
+    if isinstance(config, SweepConfig):
+        name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
+    check_memory(work.landscape, config.targets, name)
 
 
 def check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = "landscape") -> None:
@@ -87,7 +149,7 @@ def check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = 
             )
 
 
-def sweep(config: SweepConfig, progress: Progress | None = None) -> pa.Table:
+def sweep(config: Plan, progress: Progress | None = None) -> pa.Table:
     """Run a whole sweep in memory and return its table: one row a start, setting and target.
 
     Raises:
@@ -98,7 +160,7 @@ def sweep(config: SweepConfig, progress: Progress | None = None) -> pa.Table:
 
 
 def run_shards(
-    config: SweepConfig, todo: Iterable[Shard], progress: Progress | None = None
+    config: Plan, todo: Iterable[Shard], progress: Progress | None = None
 ) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard in `todo` with its table; one compilation a target, whatever the settings and shards.
 
@@ -155,7 +217,7 @@ def in_memory(grid: Grid, starts: Any, progress: Progress | None = None, **plan:
         starts = len(jax.tree.leaves(own)[0])
     held = InMemory(grid=grid, starts=starts, keep_points=True, **plan)
     check_landscape(grid.landscape)
-    work = Work(grid.landscape.space("rows"), grid.landscape.space("points"), grid.settings, own)
+    work = work_on(grid, held, own)
     check_memory(work.landscape, held.targets)
     calls = [call for _, calls in judged(work, held, shards(held), progress) for call in calls]
     rows = pa.concat_tables(call.rows for call in calls)

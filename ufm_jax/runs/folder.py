@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 
 import ufm_jax
 from ufm_jax.runs.durable import LOCK, is_ours, locked, remove_stale, write_file
-from ufm_jax.runs.plan import CensusConfig, SweepConfig, digest_of, held_loss
+from ufm_jax.runs.plan import CensusConfig, LandscapeConfig, SweepConfig, digest_of, held_landscape, held_loss
 
 UNREADABLE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises at bytes that are not its own
 METADATA = b"ufm"  # the key of a Parquet file's schema that says which run and shard it is
 MANIFEST, POINTS, ORBITS = "manifest.json", "points", "orbits.npz"
 AGAIN = "`ufm sweep` or `ufm census`, as it was given, with --repair writes it again from the files there"
 
-Config = SweepConfig | CensusConfig
+Config = SweepConfig | LandscapeConfig | CensusConfig
 
 
 @contextmanager
@@ -141,10 +141,14 @@ def configuration(out: Path) -> Config:
     """
     held = manifest(out)["config"]
     kind: type[Any] = SweepConfig if "target" in held else CensusConfig
+    if "landscape" in held:
+        kind, more = LandscapeConfig, held_landscape(held)
+    else:
+        more = {"loss": held_loss(held)}
     known = {field.name for field in fields(kind)}
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in held.items() if k in known}
     try:
-        return kind(**given | {"loss": held_loss(held)})
+        return kind(**given | more)
     except TypeError as error:
         raise ValueError(f"out: cannot read the configuration in {out / MANIFEST}: {error}") from error
 

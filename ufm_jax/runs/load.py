@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from ufm_jax.runs import orbits, store
 from ufm_jax.runs.folder import configuration
-from ufm_jax.runs.plan import SweepConfig
+from ufm_jax.runs.plan import CensusConfig
 
 
 def load(out: Path | str) -> pa.Table | orbits.Atlas:
@@ -18,4 +18,4 @@ def load(out: Path | str) -> pa.Table | orbits.Atlas:
     """
     out = Path(out)
     config = configuration(out)
-    return store.load(out) if isinstance(config, SweepConfig) else orbits.atlas(config, out)
+    return orbits.atlas(config, out) if isinstance(config, CensusConfig) else store.load(out)

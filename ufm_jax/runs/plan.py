@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
@@ -87,6 +87,37 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LandscapeConfig(Plan):
+    """A sweep of any landscape, made by its name; `grid` holds settings with several values each.
+
+    Raises:
+        ValueError: as `Plan`. What concerns the landscape is checked when it is made (`engine.grid_of`).
+    """
+
+    landscape: Spec
+    grid: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+    @property
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every combination of the grid's values, the last setting fastest."""
+        names = [name for name, _ in self.grid]
+        return [dict(zip(names, c, strict=True)) for c in itertools.product(*(v for _, v in self.grid))]
+
+    @property
+    def num_settings(self) -> int:
+        return math.prod(len(values) for _, values in self.grid)
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        real = {name for name, values in self.grid if all(isinstance(v, int | float) for v in values)}
+        return {
+            name: np.array([float(c[name]) for c in self.combinations])
+            for name, _ in self.grid
+            if name in real
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig(Plan):
     """A sweep of one unconstrained feature model over a grid of decays.
 
@@ -124,6 +155,9 @@ class SweepConfig(Plan):
         grid = itertools.product(self.decay_w, self.decay_h, self.decay_b)
         each = map(np.array, zip(*grid, strict=True))
         return dict(zip(("decay_w", "decay_h", "decay_b"), each, strict=True))
+
+
+Sweep = SweepConfig | LandscapeConfig  # what a folder can hold
 
 
 @dataclass(frozen=True)
@@ -190,6 +224,29 @@ def _real(value: Any) -> Any:
     return float(value) if type(value) is int else value
 
 
+def held_landscape(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields `landscape` and `grid` that a manifest holds."""
+    settings = objects.held(content.get("landscape_set", {}))
+    grid = tuple((str(name), tuple(values)) for name, values in content.get("grid", ()))
+    return {"landscape": Spec(content["landscape"], settings, content.get("landscape_source")), "grid": grid}
+
+
+def chosen_landscape(name: str, assigned: Iterable[str]) -> dict[str, Any]:
+    """Return the fields `landscape` and `grid` of texts as name=value; a name given twice has two values.
+
+    Raises:
+        ValueError: naming the landscape or the text, as `objects.spec`; nothing is imported yet.
+    """
+    values: dict[str, list[Any]] = {}
+    for text in assigned:
+        for setting, value in objects.parsed("set", [text]).items():
+            values.setdefault(setting, []).append(value)
+    single = {setting: given[0] for setting, given in values.items() if len(given) == 1}
+    grid = {setting: tuple(given) for setting, given in values.items() if len(given) > 1}
+    made = objects.spec("landscape", name, single)
+    return {"landscape": made, "grid": objects.held(grid)}
+
+
 def built_loss(config: "SweepConfig | CensusConfig") -> Any:
     """Return the loss itself.
 
@@ -227,6 +284,10 @@ def _content(config: "Plan | CensusConfig") -> dict[str, Any]:
     for field in fields(config):
         if field.name == "loss":
             content |= _held(loss_of(config))  # type: ignore[arg-type]
+        elif field.name == "landscape":
+            made: Spec = getattr(config, "landscape")  # noqa: B009
+            content["landscape"], content["landscape_source"] = made.name, made.source
+            content["landscape_set"] = dict(made.settings)
         else:
             content[field.name] = getattr(config, field.name)
     return content

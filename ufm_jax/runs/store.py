@@ -35,14 +35,12 @@ from ufm_jax.runs.folder import (
     said_by,
     write_json,
 )
-from ufm_jax.runs.plan import Shard, SweepConfig, lanes_of, num_shards, settings_of, shard, shards
+from ufm_jax.runs.plan import CensusConfig, Shard, Sweep, lanes_of, num_shards, settings_of, shard, shards
 
 log = logging.getLogger(__name__)
 
 
-def run(
-    config: SweepConfig, out: Path, progress: Progress | None = None, *, repair: bool = False
-) -> pa.Table:
+def run(config: Sweep, out: Path, progress: Progress | None = None, *, repair: bool = False) -> pa.Table:
     """Run a sweep into the folder `out` and return its table; finished shards are kept, not done again.
 
     Rows do not depend on how often the run was interrupted: a start's key is made of the seed and its number.
@@ -63,9 +61,7 @@ def run(
     return table
 
 
-def opened(
-    config: SweepConfig, out: Path, made_by: dict[str, Any] | None = None, *, repair: bool = False
-) -> None:
+def opened(config: Sweep, out: Path, made_by: dict[str, Any] | None = None, *, repair: bool = False) -> None:
     """Make what the folder lacks before shards are written; see `folder.open_folder`."""
     open_folder(out, config, made_by, repair=repair)
     (out / POINTS).mkdir(exist_ok=True)
@@ -80,7 +76,7 @@ def load(out: Path | str) -> pa.Table:
         ValueError: naming `out`, if it holds no sweep, no finished shard, or one that cannot be read.
     """
     config = configuration(Path(out))
-    if not isinstance(config, SweepConfig):
+    if isinstance(config, CensusConfig):
         raise ValueError(f"out: {out} holds a census, need a sweep; ufm.load reads both")
     table = read_shards(config, Path(out))
     planned = json.loads(table.schema.metadata[METADATA])["rows_planned"]
@@ -92,7 +88,7 @@ def load(out: Path | str) -> pa.Table:
     return table
 
 
-def read_shards(config: SweepConfig, out: Path) -> pa.Table:
+def read_shards(config: Sweep, out: Path) -> pa.Table:
     """Return all finished rows, as `load` does, without its warning.
 
     Raises:
@@ -115,7 +111,7 @@ def read_shards(config: SweepConfig, out: Path) -> pa.Table:
     return table.replace_schema_metadata({METADATA: json.dumps(says)})
 
 
-def unfinished(config: SweepConfig, out: Path, *, repair: bool = False) -> Iterator[Shard]:
+def unfinished(config: Sweep, out: Path, *, repair: bool = False) -> Iterator[Shard]:
     """Return the shards still to be done, in order, however many there are.
 
     Finished ones are checked: their footers (what is cut short, and what belongs to another run), or every
@@ -134,7 +130,7 @@ def unfinished(config: SweepConfig, out: Path, *, repair: bool = False) -> Itera
     return (one for one in shards(config) if one.number not in held)
 
 
-def finished(config: SweepConfig, out: Path) -> list[Shard]:
+def finished(config: Sweep, out: Path) -> list[Shard]:
     """Return the shards whose files are there, in order, without a look into them.
 
     Raises:
@@ -151,7 +147,7 @@ def finished(config: SweepConfig, out: Path) -> list[Shard]:
     return done
 
 
-def rows_there(config: SweepConfig, out: Path, *, repair: bool = False) -> int:
+def rows_there(config: Sweep, out: Path, *, repair: bool = False) -> int:
     """Return how many rows the finished shards hold, going by their files' names.
 
     Raises:
@@ -162,7 +158,7 @@ def rows_there(config: SweepConfig, out: Path, *, repair: bool = False) -> int:
     )
 
 
-def write_shard(config: SweepConfig, out: Path, shard: Shard, table: pa.Table) -> None:
+def write_shard(config: Sweep, out: Path, shard: Shard, table: pa.Table) -> None:
     """Write the table of a shard; whoever reads the folder sees all of it or nothing.
 
     Raises:
@@ -201,7 +197,7 @@ class _Footer(NamedTuple):
     version: str  # of this package
 
 
-def _faults(config: SweepConfig, out: Path, done: list[Shard], *, thorough: bool) -> dict[Shard, str]:
+def _faults(config: Sweep, out: Path, done: list[Shard], *, thorough: bool) -> dict[Shard, str]:
     """Return the bad shards of `done`, each with what is wrong; pages are read only where `thorough`.
 
     It is said if others were made by another version: its rows are kept.
@@ -219,7 +215,7 @@ def _faults(config: SweepConfig, out: Path, done: list[Shard], *, thorough: bool
     }
 
 
-def _look(config: SweepConfig, shard: Shard, file: Path, *, thorough: bool) -> _Footer | str:
+def _look(config: Sweep, shard: Shard, file: Path, *, thorough: bool) -> _Footer | str:
     """Return the columns of a shard's file and who made it, or what is wrong with it."""
     try:
         with _open(file) as held:
@@ -243,7 +239,7 @@ def _version_of(says: dict[str, Any]) -> str:
     return str(versions.get("ufm-jax")) if isinstance(versions, dict) else "unknown"
 
 
-def _read(config: SweepConfig, shard: Shard, file: Path) -> pa.Table | str:
+def _read(config: Sweep, shard: Shard, file: Path) -> pa.Table | str:
     """Return the rows of a shard, every page read against its checksum, or what is wrong with them.
 
     A checksum covers a page and not the footer, which says where pages are and how many rows: so the rows

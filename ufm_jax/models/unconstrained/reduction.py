@@ -162,7 +162,7 @@ def space(prob: Problem, purpose: str | int) -> Problem:
     """
     if purpose in ("minima", "certificate"):
         return reduced(prob) if prob.collapsed else prob
-    if purpose in ("escape", "spectrum"):
+    if purpose in ("escape", "spectrum") or (purpose in ("rows", "points") and not prob.loss.convex):
         return prob
     check_class_means(prob)
     if purpose == "saddles":
