@@ -92,7 +92,12 @@ def _as_leaf(owner: str, name: str, value: Any) -> Any:
             )
         return jnp.asarray(numbers, None if isinstance(leaf, np.ndarray) else jnp.result_type(float))
 
-    return jax.tree.map(array, value)
+    return jax.tree.map(array, value, is_leaf=_is_numbers)
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether these are numbers in lists or tuples, which stand for an array."""
+    return type(value) in (list, tuple) and all(isinstance(v, int | float) or _is_numbers(v) for v in value)
 
 
 def _unflatten(cls: type[Real], leaves: tuple[str, ...], sizes: tuple[str, ...], aux: Any, held: Any) -> Real:
@@ -291,6 +296,10 @@ class Landscape:
     def largest_block(self) -> int:
         """How many variables the largest of the Hessian's blocks has."""
         return self.num_variables
+
+    def split(self) -> tuple["Landscape", dict[str, np.ndarray]]:
+        """Return the first of several settings that the fields hold, and all of them; by default one."""
+        return self, {}
 
     def known_minimum(self) -> Float[Array, ""]:
         """Return the global minimum where a formula gives it, else NaN."""
