@@ -92,7 +92,12 @@ def _as_leaf(owner: str, name: str, value: Any) -> Any:
             )
         return jnp.asarray(numbers, None if isinstance(leaf, np.ndarray) else jnp.result_type(float))
 
-    return jax.tree.map(array, value)
+    return jax.tree.map(array, value, is_leaf=_is_numbers)
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether these are numbers in lists or tuples, which stand for an array."""
+    return type(value) in (list, tuple) and all(isinstance(v, int | float) or _is_numbers(v) for v in value)
 
 
 def _unflatten(cls: type[Real], leaves: tuple[str, ...], sizes: tuple[str, ...], aux: Any, held: Any) -> Real:
@@ -247,8 +252,8 @@ class Landscape:
         """Return the start of this number toward a target; by default `start`, whatever the number."""
         return self.start(key)
 
-    def batched(self, lanes: dict[str, Array], number: int) -> Batched:
-        """Return f at `number` points, one entry each of a field in `lanes`, along its first axis."""
+    def batched(self, lanes: dict[str, Array]) -> Batched:
+        """Return f at many points, where each field in `lanes` has one entry a point, on its first axis."""
         form = self.zeros()
         back = ravel_pytree(form)[1]
 
@@ -291,6 +296,10 @@ class Landscape:
     def largest_block(self) -> int:
         """How many variables the largest of the Hessian's blocks has."""
         return self.num_variables
+
+    def split(self) -> tuple["Landscape", dict[str, np.ndarray]]:
+        """Return the first of several settings that the fields hold, and all of them; by default one."""
+        return self, {}
 
     def known_minimum(self) -> Float[Array, ""]:
         """Return the global minimum where a formula gives it, else NaN."""

@@ -26,17 +26,17 @@ WRITTEN_OUT = 1500
 
 
 class Scales(NamedTuple):
-    """What differs from lane to lane."""
+    """What may differ from lane to lane; single numbers do not."""
 
-    strength: Float[Array, " B"]  # s
-    decay_b: Float[Array, " B"]  # λ_b
-    tilt: Float[Array, " B"]  # τ
-    bias: Float[Array, " B"]  # β
+    strength: Float[Array, "*B"]  # s
+    decay_b: Float[Array, "*B"]  # λ_b
+    tilt: Float[Array, "*B"]  # τ
+    bias: Float[Array, "*B"]  # β
 
 
-def batched(prob: Problem, number: int) -> Batched:
-    """Return f at `number` points in balanced coordinates; decays are the same for all, or one a point."""
-    lanes = Scales(*(jnp.broadcast_to(a, (number,)) for a in scales(prob)))
+def batched(prob: Problem) -> Batched:
+    """Return f at many points in balanced coordinates, for a problem whose decays have one entry a lane."""
+    lanes = scales(prob)
     return Batched(
         at=stacked(prob),
         data=lanes,
@@ -49,7 +49,7 @@ def batched(prob: Problem, number: int) -> Batched:
 
 
 def scales(prob: Problem) -> Scales:
-    """Return the scales of a problem whose decays are numbers, or have one entry a lane."""
+    """Return the scales of a problem whose decays have one entry a lane."""
     s = prob.strength
     tilt = (prob.decay_h / prob.decay_w) ** 0.25
     return Scales(s, prob.decay_b, tilt, jnp.sqrt(s / (prob.decay_b + s)))
@@ -83,7 +83,14 @@ def norm_bounds(
 def stacked(prob: Problem) -> Stacked:
     """Build (x, scales) -> f (B,), ∇f (D, B), x and ∇f in balanced coordinates."""
     at = partial(_value_and_grad, prob)
-    return at if _written_out(prob) else jax.vmap(at, in_axes=(1, 0), out_axes=(0, 1))
+    if _written_out(prob):
+        return at
+
+    def each(x: Float[Array, "D B"], lanes: Scales) -> tuple[Float[Array, " B"], Float[Array, "D B"]]:
+        own = jax.tree.map(lambda a: 0 if a.ndim else None, lanes)
+        return jax.vmap(at, in_axes=(1, own), out_axes=(0, 1))(x, lanes)
+
+    return each
 
 
 def batch_size(prob: Problem) -> int:
