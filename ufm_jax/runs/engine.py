@@ -89,21 +89,24 @@ def check(config: Sweep) -> None:
     work = work_of(config)
     require_x64(work.landscape)
     check_landscape(work.landscape)
-    check_memory(work.landscape, config.targets)
+    name = "landscape"
+    if isinstance(config, SweepConfig):
+        name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
+    check_memory(work.landscape, config.targets, name)
 
 
-def check_memory(landscape: Landscape, targets: tuple[Target, ...]) -> None:
+def check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = "landscape") -> None:
     """Check that the arrays of one call fit into memory.
 
     Raises:
-        ValueError: naming the landscape.
+        ValueError: naming the argument `name`, of which there is too much.
     """
     free = free_memory()
     for target in targets:
         needed = jax.local_device_count() * pipeline.bytes_of_call(landscape, target)
         if needed > free:
             raise ValueError(
-                f"landscape: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
+                f"{name}: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
                 f"takes about {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
             )
 
@@ -135,17 +138,15 @@ def tables(
 ) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard in `todo` with its table, which holds the points if the plan says so."""
     for shard, ends in judged(work, plan, todo, progress):
-        yield (
-            shard,
-            pa.concat_tables(_with_points(e.rows, e.points if plan.keep_points else None) for e in ends),
-        )
+        lifted = (None if e.points is None else jax.device_get(work.points.lift(e.points)) for e in ends)
+        yield shard, pa.concat_tables(_with_points(e.rows, x) for e, x in zip(ends, lifted, strict=True))
 
 
 class Ends(NamedTuple):
     """Where the searches of one call ended."""
 
     rows: pa.Table
-    points: Any  # of `Work.points`, along the first axis of every leaf
+    points: Any  # of `Work.points`, along the first axis of every leaf; None unless the plan keeps them
     setting: np.ndarray
 
 
@@ -194,7 +195,7 @@ def search_again(grid: Grid, plan: Plan, own: Any, setting: int, which: tuple[in
     (number, target), work = which, work_on(grid, plan, own)
     fields = {name: values[[setting]] for name, values in work.settings.items()}
     point = _ends(work, fields, jax.random.key(plan.seed), np.array([number]), target)
-    return jax.tree.map(lambda a: a[0], jax.device_get(work.points.lift(point.x)))
+    return jax.tree.map(lambda a: a[0], point.x)
 
 
 def _ends(work: Work, fields: pipeline.Fields, key: Key, start: np.ndarray, target: Target) -> CriticalPoint:
@@ -244,7 +245,7 @@ def judged(
             evidence = pipeline.judge(work.landscape, fields, point.x, shard.target, plan.spectra)
             columns = settings_of(plan, setting)
             rows = table_of(columns, shard.target, start, point, evidence, best[setting])
-            ends.append(Ends(rows, jax.device_get(work.points.lift(point.x)), setting))
+            ends.append(Ends(rows, point.x if plan.keep_points else None, setting))
             done += len(start)
             counts = rows["verdict"].value_counts().to_pylist()
             seen.update({item["values"]: item["counts"] for item in counts})
