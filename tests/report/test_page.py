@@ -167,8 +167,8 @@ def test_no_value_becomes_markup(report):
 def test_settings_keep_apart_what_was_found_at_each():
     table = rows(4, decay_w=[0.1, 0.1, 0.2, 0.2], loss=[2.0, 1.0, 4.0, 3.0], dual_gap=[NAN, 1e-3, NAN, NAN])
     first, second = setting_rows(table)
-    assert (first.decay_w, first.lowest, first.max_gap, first.verdicts) == (
-        0.1,
+    assert (first.values, first.lowest, first.max_gap, first.verdicts) == (
+        {"decay_w": 0.1, "decay_h": 1e-3, "decay_b": 1e-2},
         1.0,
         1e-3,
         {"GLOBAL_MINIMUM": 2},

@@ -200,8 +200,9 @@ def test_start_numbers_beyond_32_bits_are_searches_of_their_own():
 def test_a_loss_that_is_not_convex_is_not_judged_on_class_means():
     prob = problem(counts=(2, 2), dim=2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2, loss=Focal(2.0))
     begin = jax.tree.map(lambda a: np.ones((3, *a.shape)), prob.zeros())
+    assert interface.sweep(prob, starts=begin).points.H.shape == (3, 2, 4)  # toward minima, of all features
     for ask in (
-        lambda: interface.sweep(prob, starts=begin),
+        lambda: interface.sweep(prob, starts=begin, target="saddles"),
         lambda: examine(collapse(prob), collapse(prob).zeros()),
         lambda: search_one(prob, prob.zeros(), LevenbergMarquardt()),
     ):

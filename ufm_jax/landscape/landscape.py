@@ -257,8 +257,8 @@ class Landscape:
         """Return the start of this number toward a target; by default `start`, whatever the number."""
         return self.start(key)
 
-    def batched(self, lanes: dict[str, Array], number: int) -> Batched:
-        """Return f at `number` points, one entry each of a field in `lanes`, along its first axis."""
+    def batched(self, lanes: dict[str, Array]) -> Batched:
+        """Return f at many points, where each field in `lanes` has one entry a point, on its first axis."""
         form = self.zeros()
         back = ravel_pytree(form)[1]
 

@@ -150,7 +150,7 @@ def descend_together(
     axis. First order (`numerics.lockstep`): many times faster than `Newton` where there are many starts, and
     nearly as exact.
     """
-    f = space.batched(fields, len(jax.tree.leaves(starts)[0]))
+    f = space.batched(fields)
     found = lockstep.bfgs(
         f.at,
         f.into(jax.vmap(ravel)(starts).T),

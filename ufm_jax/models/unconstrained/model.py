@@ -88,8 +88,8 @@ class UnconstrainedFeatureModel(Problem):
     def lift(self, x: Params) -> Params:
         return reduction.lift(self, x)
 
-    def batched(self, lanes: dict[str, Array], number: int) -> Batched:
-        return stacked.batched(at_lane(self, lanes), number)
+    def batched(self, lanes: dict[str, Array]) -> Batched:
+        return stacked.batched(at_lane(self, lanes))
 
     @property
     def batch_size(self) -> int:

@@ -34,9 +34,9 @@ class Scales(NamedTuple):
     bias: Float[Array, "*B"]  # β
 
 
-def batched(prob: Problem, number: int) -> Batched:
-    """Return f at `number` points in balanced coordinates; decays are the same for all, or one a point."""
-    lanes = Scales(*(jnp.broadcast_to(a, (number,)) for a in scales(prob)))
+def batched(prob: Problem) -> Batched:
+    """Return f at many points in balanced coordinates, for a problem whose decays have one entry a lane."""
+    lanes = scales(prob)
     return Batched(
         at=stacked(prob),
         data=lanes,
@@ -49,7 +49,7 @@ def batched(prob: Problem, number: int) -> Batched:
 
 
 def scales(prob: Problem) -> Scales:
-    """Return the scales of a problem whose decays are numbers, or have one entry a lane."""
+    """Return the scales of a problem whose decays have one entry a lane."""
     s = prob.strength
     tilt = (prob.decay_h / prob.decay_w) ** 0.25
     return Scales(s, prob.decay_b, tilt, jnp.sqrt(s / (prob.decay_b + s)))
