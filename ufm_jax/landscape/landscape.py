@@ -253,6 +253,13 @@ class Landscape:
         """Return a point (or a direction) of a smaller landscape as one of this: an isometry."""
         return x
 
+    def space_at(self, x: Any) -> tuple["Landscape", Any, Callable[[Any], Any]]:
+        """Return a landscape of fewer variables that holds the critical point x and its branch.
+
+        With it come x there, exactly, and the way back, an isometry that does not depend on the leaves.
+        """
+        return self, x, lambda y: y
+
     def draw(self, key: Key, number: Int[Array, ""], target: Target) -> Any:
         """Return the start of this number toward a target; by default `start`, whatever the number."""
         return self.start(key)
