@@ -129,6 +129,21 @@ def draw_slice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> Fig
     return figure
 
 
+def draw_path(name: str, values: np.ndarray, loss: np.ndarray, index: np.ndarray) -> Figure:
+    """Draw loss along a branch of critical points, colour by Morse index, a cross where none was counted."""
+    figure = Figure(figsize=(6.6, 4.0))
+    ax = figure.subplots()
+    ax.plot(values, loss, color="grey", lw=0.8, zorder=0)
+    counted, top = index >= 0, int(np.max(index, initial=0))
+    ax.plot(values[~counted], loss[~counted], "x", color="black", ms=4)
+    norm = BoundaryNorm(np.arange(-0.5, top + 1), max(top + 1, 2)) if top < 20 else None
+    marks = ax.scatter(values[counted], loss[counted], c=index[counted], cmap="viridis", norm=norm, s=16)
+    wide = np.min(values) > 0 and np.max(values) > 10 * np.min(values)
+    ax.set(xlabel=symbol(name), ylabel="loss $f$", xscale="log" if wide else "linear")
+    figure.colorbar(marks, ax=ax, label="Morse index", ticks=np.arange(top + 1) if norm else None)
+    return figure
+
+
 def symbol(name: str) -> str:
     """Return how a setting is written at an axis."""
     return SYMBOLS.get(name, name.replace("_", " "))

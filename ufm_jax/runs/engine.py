@@ -138,7 +138,8 @@ def tables(
 ) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard in `todo` with its table, which holds the points if the plan says so."""
     for shard, ends in judged(work, plan, todo, progress):
-        yield shard, pa.concat_tables(_with_points(e.rows, e.points) for e in ends)
+        lifted = (None if e.points is None else jax.device_get(work.points.lift(e.points)) for e in ends)
+        yield shard, pa.concat_tables(_with_points(e.rows, x) for e, x in zip(ends, lifted, strict=True))
 
 
 class Ends(NamedTuple):
@@ -194,7 +195,7 @@ def search_again(grid: Grid, plan: Plan, own: Any, setting: int, which: tuple[in
     (number, target), work = which, work_on(grid, plan, own)
     fields = {name: values[[setting]] for name, values in work.settings.items()}
     point = _ends(work, fields, jax.random.key(plan.seed), np.array([number]), target)
-    return jax.tree.map(lambda a: a[0], jax.device_get(work.points.lift(point.x)))
+    return jax.tree.map(lambda a: a[0], point.x)
 
 
 def _ends(work: Work, fields: pipeline.Fields, key: Key, start: np.ndarray, target: Target) -> CriticalPoint:
@@ -244,8 +245,7 @@ def judged(
             evidence = pipeline.judge(work.landscape, fields, point.x, shard.target, plan.spectra)
             columns = settings_of(plan, setting)
             rows = table_of(columns, shard.target, start, point, evidence, best[setting])
-            points = jax.device_get(work.points.lift(point.x)) if plan.keep_points else None
-            ends.append(Ends(rows, points, setting))
+            ends.append(Ends(rows, point.x if plan.keep_points else None, setting))
             done += len(start)
             counts = rows["verdict"].value_counts().to_pylist()
             seen.update({item["values"]: item["counts"] for item in counts})

@@ -86,6 +86,11 @@ def landscape_spec(landscape: Landscape, without: set[str]) -> objects.Spec:
     Raises:
         ValueError: naming the field that a folder cannot hold.
     """
+    if "." in type(landscape).__qualname__ or type(landscape).__name__.startswith("_"):
+        raise ValueError(
+            f"landscape: a folder cannot say how to make {landscape.name} again; write it as a class at the "
+            "top of a file, or run in memory"
+        )
     settings = {}
     for name in (field.name for field in fields(landscape)):  # type: ignore[arg-type]
         value = getattr(landscape, name)

@@ -1,6 +1,6 @@
 """The unconstrained feature model as a landscape: what the explorer may know of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -81,6 +81,9 @@ class UnconstrainedFeatureModel(Problem):
 
     def space(self, purpose: Target | Effort) -> Problem:
         return reduction.space(self, purpose)
+
+    def space_at(self, x: Params) -> tuple[Problem, Params, Callable[[Params], Params]]:
+        return reduction.space_at(self, x)
 
     def restrict(self, x: Params) -> Params:
         return reduction.restrict(self, x)

@@ -12,6 +12,7 @@ r-dimensional problem in its own frame, and each unused feature coordinate adds 
 Tested against dense Hessians of the full problem at minima and saddles, to 1e-10.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -176,6 +177,17 @@ def space(prob: Problem, purpose: str | int) -> Problem:
             f"{whole.num_variables}"
         )
     return whole
+
+
+def space_at(prob: Problem, p: Params) -> tuple[Problem, Params, Callable[[Params], Params]]:
+    """Return `reduced`, a critical point there, and the way back to its own frame (`Landscape.space_at`).
+
+    Where the loss is not convex, class means need not hold its branch: the problem itself.
+    """
+    if not prob.loss.convex:
+        return prob, p, lambda q: q
+    frame, small = feature_frame(prob, p), reduced(prob)
+    return small, restrict(small, turned(p, frame)), lambda q: turned(lift(prob, q), frame.T)
 
 
 def tail_hessian(prob: Problem, G: Float[Array, "K K"]) -> Float[Array, "twoK twoK"]:
