@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 
 from ufm_jax.landscape.landscape import Key, Landscape
 from ufm_jax.landscape.point import as_rows, ravel
@@ -44,6 +44,7 @@ def check_landscape(landscape: Landscape) -> None:
     if (
         forms[0] != forms[1]
         or len(first) != 1
+        or first == {()}
         or any(a.shape[1:] != b.shape for a, b in zip(jax.tree.leaves(moved), leaves, strict=True))
     ):
         raise ValueError(
@@ -62,7 +63,7 @@ def check_landscape(landscape: Landscape) -> None:
 
 
 @jax.jit
-def _slopes(landscape: Landscape, keys: Key) -> Array:
+def _slopes(landscape: Landscape, keys: Shaped[Array, "n *key"]) -> Array:
     def one(key: Key) -> Array:
         x = landscape.start(key)
         grad = ravel(jax.grad(landscape.value)(x))
