@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ufm_jax.files import write_file, write_json
 from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.census import Census, OrbitRow
 from ufm_jax.models.unconstrained.completeness import unseen_mass
@@ -25,8 +26,7 @@ from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means, lift, reduced
 from ufm_jax.precision import require_x64
-from ufm_jax.runs.durable import write_file
-from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder, write_json
+from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder
 from ufm_jax.runs.plan import CensusConfig, built_loss
 
 Progress = Callable[[Census], None]
