@@ -144,7 +144,7 @@ def test_verdicts_and_their_searches_need_float64(door):
         old = problem(**GOOD)
     finally:
         jax.config.update("jax_enable_x64", True)
-    with pytest.raises(ValueError, match=r"^prob: its decays are float32"):
+    with pytest.raises(ValueError, match=r"^landscape: unconstrained feature model has points of float32"):
         door(old, point)
 
 
@@ -203,7 +203,7 @@ def test_what_is_no_number_or_flag_is_refused_by_name(change, named):
 
 def test_what_takes_one_problem_takes_no_grid():
     prob = problem(**(GOOD | {"decay_w": [1e-3, 1e-2]}))
-    for door in (predict, find_orbits, lambda prob: restrict(collapse(prob), problem(**GOOD).zeros())):
+    for door in (predict, find_orbits, lambda prob: hessian(prob, problem(**GOOD).zeros())):
         with pytest.raises(ValueError, match=r"^decay_w: need one number"):
             door(prob)
 
@@ -215,10 +215,11 @@ def test_a_census_is_refused_by_name(how):
         find_orbits(problem(**GOOD), **how)
 
 
-def test_lifting_checks_the_collapsed_point():
+@pytest.mark.parametrize("move", [lift, restrict, lambda prob, p: restrict(collapse(prob), p)])
+def test_points_that_are_neither_full_nor_on_class_means_are_refused(move):
     prob = problem(**GOOD)
-    with pytest.raises(ValueError, match=r"^H: need shape \(2, 2\)"):
-        lift(prob, prob.zeros())
+    with pytest.raises(ValueError, match=r"^H: need 5 columns, or 2 on class means, got 3"):
+        move(prob, prob.zeros()._replace(H=jnp.zeros((2, 3))))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Class collapse and rank reduction are exact: isometry, values, and whole spectra at critical points."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -39,8 +39,8 @@ def restrict(small: Problem, p: Params) -> Params:
     Raises:
         ValueError: naming H, if it has neither N columns nor K.
     """
-    H = p.H[..., : small.dim, :]
-    if small.collapsed and _columns(small, p) == small.num_samples != small.num_classes:
+    H, found = p.H[..., : small.dim, :], _columns(small, p)
+    if small.collapsed and found == small.num_samples != small.num_classes:
         scale = jnp.asarray(np.array(small.counts, float) ** -0.5, p.H.dtype)
         H = (H @ members(replace(small, collapsed=False), p.H.dtype)) * scale
     return p._replace(W=p.W[..., : small.dim], H=H)
