@@ -20,17 +20,11 @@ os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _HOMES = {
-    "numerics.derivatives": ("hvp", "dense_hessian", "second_order"),
-    "numerics.status": ("Status",),
-    "numerics.lanczos": ("extreme_eigenpairs",),
-    "numerics.density": ("spectral_density",),
-    "numerics.descent": ("minimise", "lbfgs", "trust_region_newton"),
-    "numerics.rootfind": ("critical_point", "follow_to_index", "levenberg_marquardt"),
-    "numerics.flow": ("gradient_flow", "discrete_flow"),
+    "interface": ("sweep", "load", "Run", "classify", "Judged", "flow_from", "Flow", "slice", "Slice"),
     "landscape.landscape": ("Landscape", "static"),
+    "landscape.grid": ("grid",),
     "landscape.flat": ("hessian",),
     "landscape.search": ("search", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
-    "landscape.evidence": ("examine",),
     "landscape.verdict": ("Verdict", "Reason"),
     "models.unconstrained.problem": ("Params", "Problem"),
     "models.unconstrained.model": ("problem",),
@@ -40,10 +34,16 @@ _HOMES = {
     "models.unconstrained.geometry": ("simplex_etf", "collapse_metrics"),
     "models.unconstrained.theory": ("predict", "global_minimum"),
     "models.unconstrained.census": ("find_orbits",),
-    "runs.plan": ("SweepConfig",),
-    "runs.engine": ("sweep",),
-    "runs.load": ("load",),
+    "models.factorisation": ("Factorisation",),
+    "models.frozen_classifier": ("FrozenClassifier",),
     "runs.orbits": ("Atlas",),
+    "numerics.derivatives": ("hvp", "dense_hessian", "second_order"),
+    "numerics.status": ("Status",),
+    "numerics.lanczos": ("extreme_eigenpairs",),
+    "numerics.density": ("spectral_density",),
+    "numerics.descent": ("minimise", "lbfgs", "trust_region_newton"),
+    "numerics.rootfind": ("critical_point", "follow_to_index", "levenberg_marquardt"),
+    "numerics.flow": ("gradient_flow", "discrete_flow"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

@@ -1,7 +1,9 @@
 """The Python interface: sweeps, verdicts and pictures of any landscape, as records that print well."""
 
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -12,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ufm_jax.landscape import evidence
 from ufm_jax.landscape.checks import check_finite
-from ufm_jax.landscape.grid import Grid, as_grid, at_setting, num_settings
+from ufm_jax.landscape.grid import Grid, as_grid, at_setting
 from ufm_jax.landscape.landscape import Effort, Landscape, at_lane
 from ufm_jax.landscape.orbits import sorted_into
 from ufm_jax.landscape.point import ravel
@@ -22,10 +24,16 @@ from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
 from ufm_jax.numerics.checks import check_count, check_positive
 from ufm_jax.numerics.flow import Trajectory, gradient_flow
+from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.report.table import verdict_table
-from ufm_jax.runs import engine
-from ufm_jax.runs.plan import Spectra, Target
+from ufm_jax.report import figures
+from ufm_jax.report.progress import Reporter
+from ufm_jax.report.table import floats, verdict_table
+from ufm_jax.runs import engine, orbits, store
+from ufm_jax.runs.folder import configuration
+from ufm_jax.runs.orbits import Atlas
+from ufm_jax.runs.plan import CensusConfig, Plan, Spectra, Target
+from ufm_jax.runs.recipe import config_of, grid_of
 
 CRITICAL = ("GLOBAL_MINIMUM", "LOCAL_MINIMUM", "STRICT_SADDLE", "DEGENERATE", "UNDECIDED")
 
@@ -34,69 +42,114 @@ CRITICAL = ("GLOBAL_MINIMUM", "LOCAL_MINIMUM", "STRICT_SADDLE", "DEGENERATE", "U
 class Run:
     """A sweep: a row a start, setting and target, and where each search ended."""
 
-    landscape: Landscape
     table: pa.Table  # the columns of a run's Parquet files
-    points: Any = field(repr=False)  # as a point, each leaf with a leading axis: one entry a row
-    grid: Grid = field(repr=False)
+    plan: Plan = field(repr=False)
+    grid: Grid | None = field(repr=False)  # None: of a folder whose landscape could not be made again
+    points: Any = field(repr=False)  # as a point, each leaf with one entry a row; None: not kept
     setting: np.ndarray = field(repr=False)  # of each row
-    orbit: np.ndarray = field(repr=False)  # line of `orbits` of each row, or -1: not critical
+    starts: Any = field(repr=False, default=None)  # one's own
 
     @property
+    def landscape(self) -> Landscape:
+        """The landscape at its first setting.
+
+        Raises:
+            ValueError: if it could not be made from what the folder says.
+        """
+        return at_setting(self._made, 0)
+
+    @property
+    def _made(self) -> Grid:
+        if self.grid is None:
+            raise ValueError(
+                "landscape: it could not be made again; give it, as ufm.load(DIR, landscape=...)"
+            )
+        return self.grid
+
+    @cached_property
+    def orbit(self) -> np.ndarray:
+        """Line of `orbits` of each row, or -1 where a row is not critical.
+
+        By the landscape's invariants, or where points were not kept by loss, index and nullity.
+        """
+        loss, norms = (self.table[name].to_numpy() for name in ("loss", "grad_norm"))
+        critical = np.isin(np.array(self.table["verdict"].to_pylist()), CRITICAL)
+        number, first = np.full(len(loss), -1), 0
+        for setting in np.unique(self.setting[critical]):
+            rows = np.flatnonzero(critical & (self.setting == setting))
+            rows = rows[np.argsort(norms[rows], kind="stable")]  # the best solved stands for its orbit
+            found = sorted_into(self._invariants(rows, int(setting)))
+            lowest = [loss[rows[found == orbit]].min() for orbit in range(found.max() + 1)]
+            place = np.argsort(np.argsort(lowest, kind="stable"), kind="stable")
+            number[rows] = first + place[found]
+            first += len(lowest)
+        return number
+
+    def _invariants(self, rows: np.ndarray, setting: int) -> Float[np.ndarray, "m F"]:
+        if self.points is None or self.grid is None:
+            few = self.table.select(["loss", "index", "nullity"]).take(rows)
+            return np.stack([floats(column) for column in few.columns], axis=1)
+        fields = {name: values[setting] for name, values in self.grid.settings.items()}
+        space = self.grid.landscape.space("points")
+        return np.asarray(_invariants(space, fields, jax.tree.map(lambda a: a[rows], self.points)))
+
+    @cached_property
     def orbits(self) -> pa.Table:
         """The distinct critical orbits of each setting, the lowest first: one row of `table` stands for each.
 
         That row is the one of least gradient; `hits` counts those that ended there, `row` is its number.
         """
-        rows = []
         norms = self.table["grad_norm"].to_numpy()
-        for line in range(self.orbit.max(initial=-1) + 1):
-            members = np.flatnonzero(self.orbit == line)
-            best = int(members[np.argmin(norms[members])])
-            rows.append(
-                {
-                    **{name: self.table[name][best].as_py() for name in self._orbit_columns},
-                    "hits": len(members),
-                    "row": best,
-                }
-            )
-        names = [*self._orbit_columns, "hits", "row"]
-        return pa.table({name: [row[name] for row in rows] for name in names})
-
-    @property
-    def _orbit_columns(self) -> list[str]:
-        return ["loss", "verdict", "index", "nullity", "lambda_min", *self.grid.columns]
+        members = [np.flatnonzero(self.orbit == line) for line in range(self.orbit.max(initial=-1) + 1)]
+        best = np.array([rows[np.argmin(norms[rows])] for rows in members], int)
+        names = ("loss", "verdict", "index", "nullity", "lambda_min", *self.plan.columns)
+        table = self.table.select(names).take(best).replace_schema_metadata()
+        hits = pa.array([len(rows) for rows in members], pa.int64())
+        return table.append_column("hits", hits).append_column("row", pa.array(best, pa.int64()))
 
     def point(self, row: int) -> CriticalPoint:
-        """Return where the search of a row ended, in the full space, measured there.
+        """Return where the search of a row ended, in the full space; where it was not kept, search again.
 
         Raises:
-            ValueError: naming `row`, if there is none of this number.
+            ValueError: naming `row`, if there is none of this number; as `landscape`.
         """
         if not 0 <= row < self.table.num_rows:
             raise ValueError(f"row: need 0 <= row < {self.table.num_rows}, got {row}")
-        here = at_setting(self.grid, int(self.setting[row]))
-        x = here.lift(jax.tree.map(lambda a: jnp.asarray(a[row]), self.points))
-        status = engine.Status[self.table["status"][row].as_py()]
+        here = at_setting(self._made, int(self.setting[row]))
+        if self.points is None:
+            found = engine.search_again(
+                self._made, self.plan, self.starts, int(self.setting[row]), self._start(row)
+            )
+        else:
+            found = jax.tree.map(lambda a: a[row], self.points)
+        x = here.lift(jax.tree.map(jnp.asarray, found))
+        status = Status[self.table["status"][row].as_py()]
         steps = self.table["num_steps"][row].as_py()
         return CriticalPoint(x, here.evaluate(x).grad_norm, jnp.int32(status), jnp.int32(steps))
 
-    def plot(self) -> Any:
-        """Draw index against value of the distinct critical orbits; return a matplotlib figure."""
-        from ufm_jax.report import figures
+    def _start(self, row: int) -> tuple[int, Target]:
+        target = self.table["target"][row].as_py()
+        return self.table["start"][row].as_py(), int(target) if target.isdecimal() else target
 
+    def plot(self) -> Any:
+        """Draw index against value of the critical rows; return a matplotlib figure."""
         return figures.draw_index(figures.points(figures.critical(self.table)))
 
     def __str__(self) -> str:
-        lines = [f"{self.landscape.name}: {self.table.num_rows} searches", verdict_table(self.table), ""]
+        name = "" if self.grid is None else f"{self.grid.landscape.name}: "
         found = self.orbits
+        lines = [f"{name}{self.table.num_rows} searches", verdict_table(self.table), ""]
         lines.append(f"{found.num_rows} distinct critical orbits")
-        columns = [name for name in found.column_names if name not in ("row", "lambda_min")]
+        alike = {name for name in self.plan.columns if len(set(found[name].to_pylist())) == 1}
+        columns = [name for name in found.column_names if name not in alike | {"row", "lambda_min"}]
         lines.append("".join(f"{name:>17}" for name in columns))
         for line in found.select(columns).slice(0, ORBITS_SHOWN).to_pylist():
             lines.append("".join(f"{_cell(line[name]):>17}" for name in columns))
         if found.num_rows > ORBITS_SHOWN:
             lines.append(f"... and {found.num_rows - ORBITS_SHOWN} more in .orbits")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 ORBITS_SHOWN = 20
@@ -113,6 +166,10 @@ def sweep(
     target: Target = "minima",
     seed: int = 0,
     spectra: Spectra = "all",
+    out: Path | str | None = None,
+    keep_points: bool = True,
+    shard_size: int = 4096,
+    repair: bool = False,
     progress: bool = False,
 ) -> Run:
     """Search from many starts, judge every end, and sort the critical points into orbits.
@@ -120,46 +177,52 @@ def sweep(
     `starts` is a number of random starts for each setting and target, or your own: as a point, each leaf with
     a leading axis. `target`: "minima" (descents), "saddles" (of any index), "both" (twice as many rows), or
     a number: saddles of that index. With spectra "needed" there are no eigenvalues where certificates decide.
+    With `out` the run is a folder: the same call goes on with it, `ufm report` and `load` read it, and
+    `shard_size` rows are a file.
 
     Raises:
         ValueError: naming the argument that is wrong; naming the leaf of `starts` whose shape or dtype is not
-            the landscape's; naming `tangents`, if f changes along them; if 64-bit floating point is off.
+            the landscape's; naming `tangents`, if f changes along them; naming the landscape or a field, if
+            a folder cannot say how to make it again; naming `out`, if it holds another run; if 64-bit
+            floating point is off.
     """
     grid = as_grid(landscape)
     require_x64(grid.landscape)
-    plan: dict[str, Any] = {"target": target, "seed": seed, "spectra": spectra}
-    if progress:
-        from ufm_jax.report.progress import Reporter
+    plan: dict[str, Any] = {"target": target, "seed": seed, "spectra": spectra, "shard_size": shard_size}
+    if out is not None:
+        config = config_of(grid, starts=starts, keep_points=keep_points, **plan)
+        with Reporter(config.num_rows, "sweep", already=0) if progress else nullcontext() as reporter:
+            store.run(config, Path(out), reporter, repair=repair)
+        return _loaded(Path(out), config, grid)
+    made, own = engine.in_memory(grid, starts, keep_points=keep_points, **plan)
+    with Reporter(made.num_rows, "sweep", already=0) if progress else nullcontext() as reporter:
+        ends = engine.all_ends(engine.work_on(grid, made, own), made, reporter)
+    return Run(ends.rows, made, grid, ends.points if keep_points else None, ends.setting, own)
 
-        count = starts if isinstance(starts, int) else len(jax.tree.leaves(starts)[0])
-        rows = count * num_settings(grid) * (2 if target == "both" else 1)
-        with Reporter(rows, "sweep", already=0) as reporter:
-            ends = engine.in_memory(grid, starts, reporter, **plan)
-    else:
-        ends = engine.in_memory(grid, starts, **plan)
-    return Run(grid.landscape, ends.rows, ends.points, grid, ends.setting, _orbits(grid, ends))
+
+def load(out: Path | str, *, landscape: Landscape | Grid | None = None) -> Run | Atlas:
+    """Return the finished rows of the sweep, or the orbits of the census, in a folder.
+
+    `landscape` is what a sweep was of, where the folder cannot say it: its class may be gone.
+
+    Raises:
+        ValueError: naming `out`, if it holds no run, nothing finished, or what cannot be read or is not its
+            own; of a census, if 64-bit floating point is off.
+    """
+    out = Path(out)
+    config = configuration(out)
+    if isinstance(config, CensusConfig):
+        return orbits.atlas(config, out)
+    grid = None if landscape is None else as_grid(landscape)
+    if grid is None:
+        with suppress(ValueError):  # what its name says may be gone: then `Run.point` asks for it
+            grid = grid_of(config)
+    return _loaded(out, config, grid)
 
 
-def _orbits(grid: Grid, ends: engine.Ends) -> np.ndarray:
-    """Number the orbits of critical rows, setting by setting, the lowest first; -1 elsewhere."""
-    loss, norms = ends.rows["loss"].to_numpy(), ends.rows["grad_norm"].to_numpy()
-    critical = np.isin(ends.rows["verdict"].to_numpy(zero_copy_only=False), CRITICAL)
-    space = grid.landscape.space("points")
-    number = np.full(len(loss), -1)
-    first = 0
-    for setting in range(num_settings(grid)):
-        rows = np.flatnonzero(critical & (ends.setting == setting))
-        if not len(rows):
-            continue
-        rows = rows[np.argsort(norms[rows], kind="stable")]  # the best solved stands for its orbit
-        fields = {name: values[setting] for name, values in grid.settings.items()}
-        points = jax.tree.map(lambda a, rows=rows: a[rows], ends.points)
-        found = sorted_into(np.asarray(_invariants(space, fields, points)))
-        lowest = [loss[rows[found == orbit]].min() for orbit in range(found.max() + 1)]
-        place = np.argsort(np.argsort(lowest, kind="stable"), kind="stable")
-        number[rows] = first + place[found]
-        first += len(lowest)
-    return number
+def _loaded(out: Path, config: Plan, grid: Grid | None) -> Run:
+    table = store.load(out)
+    return Run(table, config, grid, engine.points_in(table, grid), engine.settings_in(table, config))
 
 
 @jax.jit
@@ -303,8 +366,6 @@ class Slice:
 
     def plot(self) -> Any:
         """Draw level lines; return a matplotlib figure."""
-        from ufm_jax.report import figures
-
         return figures.draw_slice(self.first, self.second, self.values)
 
 

@@ -92,17 +92,25 @@ def spec_of(what: str, made: Any) -> Spec:
         ValueError: naming `what`, if another process could not find the class; naming a parameter that JSON
             cannot hold.
     """
-    kind = type(made)
-    if "<locals>" in kind.__qualname__:
-        raise ValueError(
-            f"{what}: a folder must say how to make {kind.__name__} again, and it is defined inside a "
-            f"function; define it at the top of a file"
-        )
     changed = {
         field.name: getattr(made, field.name)
         for field in dataclasses.fields(made)
         if field.init and getattr(made, field.name) != field.default
     }
+    return spec_of_class(what, type(made), changed)
+
+
+def spec_of_class(what: str, kind: type, settings: Mapping[str, Any]) -> Spec:
+    """Return the specification of an instance of a class with these parameters.
+
+    Raises:
+        ValueError: as `spec_of`.
+    """
+    if "<locals>" in kind.__qualname__:
+        raise ValueError(
+            f"{what}: a folder must say how to make {kind.__name__} again, and it is defined inside a "
+            f"function; define it at the top of a file"
+        )
     module = sys.modules[kind.__module__]
     file = getattr(module, "__file__", None)
     if kind.__module__ == "__main__" or kind.__module__.startswith(_LOADED):
@@ -111,8 +119,8 @@ def spec_of(what: str, made: Any) -> Spec:
                 f"{what}: a folder must say how to make {kind.__name__} again, and it is defined in an "
                 f"interactive session; define it in a file"
             )
-        return spec(what, f"{file}:{kind.__qualname__}", changed)
-    return spec(what, f"{kind.__module__}:{kind.__qualname__}", changed)
+        return spec(what, f"{file}:{kind.__qualname__}", settings)
+    return spec(what, f"{kind.__module__}:{kind.__qualname__}", settings)
 
 
 def parsed(what: str, assigned: Iterable[str]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_every_stage_has_its_name_and_checks_come_first(tmp_path):
 
 
 def test_a_batch_of_another_size_is_one_call_of_the_pipeline():
-    prob = engine.problem_of(agreement.plan(SIZES[0], "minima", 1))
+    prob = engine.work_of(agreement.plan(SIZES[0], "minima", 1)).landscape
     before = pipeline.lanes_of_call(prob, "minima"), pipeline.BATCH
     with stages.call_of(96):
         assert pipeline.lanes_of_call(prob, "minima") == 96 * jax.local_device_count()

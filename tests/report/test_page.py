@@ -21,7 +21,13 @@ from ufm_jax.report.table import setting_rows, verdict_table
 from ufm_jax.runs import orbits, store
 from ufm_jax.runs.plan import CensusConfig, SweepConfig
 
-CONFIG = SweepConfig((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=7, shard_size=4)
+
+def sweep_of(counts, dim, decay_w, decay_h, decay_b=(0.0,), **options):
+    """Return the configuration of a sweep."""
+    return SweepConfig(counts=counts, dim=dim, decay_w=decay_w, decay_h=decay_h, decay_b=decay_b, **options)
+
+
+CONFIG = sweep_of((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=7, shard_size=4)
 NAN = float("nan")
 VOID = {"meta", "img", "br", "hr", "link"}
 REASONS = [reason.name for reason in Reason if reason != Reason.NONE]
@@ -161,8 +167,8 @@ def test_no_value_becomes_markup(report):
 def test_settings_keep_apart_what_was_found_at_each():
     table = rows(4, decay_w=[0.1, 0.1, 0.2, 0.2], loss=[2.0, 1.0, 4.0, 3.0], dual_gap=[NAN, 1e-3, NAN, NAN])
     first, second = setting_rows(table)
-    assert (first.decay_w, first.lowest, first.max_gap, first.verdicts) == (
-        0.1,
+    assert (first.values, first.lowest, first.max_gap, first.verdicts) == (
+        {"decay_w": 0.1, "decay_h": 1e-3, "decay_b": 1e-2},
         1.0,
         1e-3,
         {"GLOBAL_MINIMUM": 2},
@@ -175,8 +181,8 @@ def test_settings_keep_apart_what_was_found_at_each():
     "config",
     [
         CONFIG,
-        SweepConfig((3, 1, 2), 4, (1e-3, 0.1), (1e-30,), (0.0,), bias=False, loss="squared", target="both"),
-        SweepConfig((1, 1), 1, (0.1,), (0.3,), (0.0,), loss=SMOOTH, seed=3, space="full", keep_points=True),
+        sweep_of((3, 1, 2), 4, (1e-3, 0.1), (1e-30,), bias=False, loss="squared", target="both"),
+        sweep_of((1, 1), 1, (0.1,), (0.3,), loss=SMOOTH, seed=3, space="full", keep_points=True),
         CensusConfig((5, 5, 5), 2, 5e-3, 1e-3, 1e-2, starts=40, seed=2),
         CensusConfig((5, 5), 2, 5e-3, 1e-3, 1e-2, loss=CrossEntropy(0.1, (1.0, 2.0), (0.0, -0.5))),
     ],

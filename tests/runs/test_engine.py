@@ -5,7 +5,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from ufm_jax import interface
 from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.search import LevenbergMarquardt
+from ufm_jax.landscape.search import search as search_one
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.models.unconstrained.losses import Focal, Squared
 from ufm_jax.models.unconstrained.model import problem
@@ -14,9 +17,9 @@ from ufm_jax.models.unconstrained.reduction import collapse, lift
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.status import Status
 from ufm_jax.runs import engine
-from ufm_jax.runs.engine import problem_of, sweep
-from ufm_jax.runs.pipeline import descend, search
-from ufm_jax.runs.plan import SweepConfig
+from ufm_jax.runs.engine import Work, judged, sweep, work_of
+from ufm_jax.runs.pipeline import search
+from ufm_jax.runs.plan import Plan, SweepConfig, shards
 
 
 def config(space, **options):
@@ -92,16 +95,34 @@ def test_many_devices_find_what_one_does(target, monkeypatch):
     np.testing.assert_allclose(many["loss"].to_numpy(), one["loss"].to_numpy(), rtol=1e-13)
 
 
-@pytest.mark.parametrize("space", ["auto", "full"])
-def test_own_starts_are_judged_where_they_end(space):
-    prob = problem(counts=(2, 2, 2), dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+def own_starts(prob, count):
+    """Return random points of the full problem."""
     rng = np.random.default_rng(0)
-    begin = Params(*(rng.normal(size=(9, *a.shape)) for a in prob.zeros()))
-    point, evidence = descend(prob, begin, space=space)
-    assert np.all(point.status == Status.CONVERGED)
-    assert np.all(evidence.verdict == Verdict.GLOBAL_MINIMUM)
-    np.testing.assert_allclose(evidence.loss, global_minimum(prob), atol=1e-12)
-    assert point.params.H.shape == ((9, 4, 6) if space == "full" else (9, 4, 3))
+    return Params(*(rng.normal(size=(count, *a.shape)) for a in prob.zeros()))
+
+
+def test_own_starts_are_judged_where_they_end():
+    prob = problem(counts=(2, 2, 2), dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    run = interface.sweep(prob, starts=own_starts(prob, 9))
+    assert run.table["start"].to_pylist() == list(range(9))
+    assert set(run.table["status"].to_pylist()) == {"CONVERGED"}
+    assert set(run.table["verdict"].to_pylist()) == {"GLOBAL_MINIMUM"}
+    np.testing.assert_allclose(run.table["loss"].to_numpy(), global_minimum(prob), atol=1e-12)
+    assert run.points.H.shape == (9, 4, 3)  # on class means
+    point = run.point(3)
+    assert point.x.H.shape == (4, 6)
+    assert float(prob.value(point.x)) == pytest.approx(run.table["loss"][3].as_py(), abs=1e-12)
+
+
+def test_own_starts_over_all_features_end_where_those_on_class_means_do():
+    prob = problem(counts=(2, 2, 2), dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    plan, work = Plan(starts=9, keep_points=True), Work(prob, prob, {}, own_starts(prob, 9))
+    ((_, (ends,)),) = judged(work, plan, shards(plan))
+    assert ends.points.H.shape == (9, 4, 6)
+    means = interface.sweep(prob, starts=own_starts(prob, 9)).table
+    for name in ("status", "verdict", "rank", "index", "nullity"):
+        assert ends.rows[name].to_pylist() == means[name].to_pylist(), name
+    np.testing.assert_allclose(ends.rows["loss"].to_numpy(), means["loss"].to_numpy(), atol=1e-12)
 
 
 def test_just_below_the_threshold_a_descent_s_end_is_the_minimum_or_undecided():
@@ -168,10 +189,10 @@ def test_surplus_dimensions_change_nothing_but_counts(target):
 
 
 def test_start_numbers_beyond_32_bits_are_searches_of_their_own():
-    prob = problem_of(config("auto", decay_w=(5e-3,), decay_h=(1e-3,)))
+    work = work_of(config("auto", decay_w=(5e-3,), decay_h=(1e-3,)))
     start = np.array([5, 5 + 2**32, 5 + 2**33, 5])
-    here = jax.tree.map(lambda decays: decays[np.zeros(4, int)], prob)
-    ends = search(here, jax.random.key(0), start, "minima").params.W
+    fields = {name: values[np.zeros(4, int)] for name, values in work.settings.items()}
+    ends = search(work.landscape, fields, jax.random.key(0), start, "minima").x.W
     assert len(np.unique(np.asarray(ends).reshape(4, -1), axis=0)) == 3
     np.testing.assert_array_equal(ends[0], ends[3])
 
@@ -179,10 +200,11 @@ def test_start_numbers_beyond_32_bits_are_searches_of_their_own():
 def test_a_loss_that_is_not_convex_is_not_judged_on_class_means():
     prob = problem(counts=(2, 2), dim=2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2, loss=Focal(2.0))
     begin = jax.tree.map(lambda a: np.ones((3, *a.shape)), prob.zeros())
+    assert interface.sweep(prob, starts=begin).points.H.shape == (3, 2, 4)  # toward minima, of all features
     for ask in (
-        lambda: descend(prob, begin),
+        lambda: interface.sweep(prob, starts=begin, target="saddles"),
         lambda: examine(collapse(prob), collapse(prob).zeros()),
-        lambda: find_critical(prob, prob.zeros()),
+        lambda: search_one(prob, prob.zeros(), LevenbergMarquardt()),
     ):
         with pytest.raises(ValueError, match=r"^loss: .*focal"):
             ask()
@@ -191,8 +213,8 @@ def test_a_loss_that_is_not_convex_is_not_judged_on_class_means():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"space": "collapsed"}, "space"),  # here the tests' type hook comes first
-        ({"spectra": "some"}, "spectra"),
+        ({"target": "maxima"}, r"^target: .*'maxima'"),
+        ({"spectra": "some"}, "spectra"),  # here the tests' type hook comes first
         ({"W": np.ones((3, 4, 3))}, r"^W: need shape \(3, 3, 4\), got \(3, 4, 3\)"),
         ({"H": np.ones((2, 4, 6))}, r"^H: need shape \(3, 4, 6\)"),
         ({"b": None}, r"^b: "),
@@ -204,7 +226,7 @@ def test_bad_starts_of_one_s_own_are_refused_by_name(options, message):
     begin = {"W": np.ones((3, 3, 4)), "H": np.ones((3, 4, 6)), "b": np.ones((3, 3))}
     changed = Params(*(options.get(name, value) for name, value in begin.items()))
     with pytest.raises((ValueError, TypeError), match=message):
-        descend(prob, changed, **{k: v for k, v in options.items() if k not in "WHb"})
+        interface.sweep(prob, starts=changed, **{k: v for k, v in options.items() if k not in "WHb"})
 
 
 @pytest.mark.parametrize("codes", [Verdict, Reason, Status])

@@ -4,27 +4,33 @@ Lowering alone: that it compiles and runs there is for `python -m experiments.ac
 """
 
 import inspect
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import BALANCED, find_minimum, keys, make
+from conftest import BALANCED, keys, make
 
-from ufm_jax.landscape.evidence import examine
-from ufm_jax.landscape.search import CriticalPoint
+from ufm_jax import interface
+from ufm_jax.landscape import search, sound
+from ufm_jax.landscape.landscape import Effort
+from ufm_jax.landscape.search import CriticalPoint, EigenvectorFollowing, LevenbergMarquardt, Newton
+from ufm_jax.models.factorisation import Factorisation
 from ufm_jax.models.unconstrained import census, continuation
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
 from ufm_jax.runs import engine, pipeline
 
 PLATFORMS = ("cuda", "rocm", "tpu")
-# Whose compiled functions are all hot. (`downhill`'s ODE solver raises by calling back to Python: that is not
-# exported.)
-HOT = (pipeline, engine, census, continuation)
+# Whose compiled functions are all hot, but for the flows: their ODE solver raises by calling back to Python,
+# which is not exported. (`downhill` has nothing else.)
+HOT = (pipeline, engine, census, continuation, interface, search, sound)
+NOT_EXPORTED = {interface._flow}
 LANES = 8
 FULL = make(BALANCED, 3)  # d = K: points have as many coordinates in every form
 MEANS = collapse(FULL)
+ANY = Factorisation(M=jnp.diag(jnp.arange(3.0, 0.0, -1.0)), decay=0.1, rank=2)  # of which less is known
+DECAYS = ("decay_w", "decay_h", "decay_b")
 
 
 class Program(NamedTuple):
@@ -47,40 +53,57 @@ def raveled(prob: Problem) -> jax.Array:
 def programs() -> dict[str, Program]:
     """Return every hot program, by the name of its function and what it is used for."""
     counts = jnp.full(jax.local_device_count(), LANES // jax.local_device_count(), jnp.int32)
-    low, key = jnp.arange(LANES, dtype=jnp.uint32), jax.random.key(0)
+    key, number = jax.random.key(0), jnp.arange(LANES)
     small, row = reduced(MEANS), jnp.ones(LANES)
     none = jnp.zeros(LANES, jnp.int32)
-    starts = low, jnp.zeros_like(low), none  # numbers in two words, ranks
+    decays = {name: jnp.full(LANES, getattr(MEANS, name)) for name in DECAYS}
     found: dict[str, Program] = {}
-    for space, prob in (("means", MEANS), ("full", FULL)):
+    for kind, prob, fields in (
+        ("means", MEANS, decays),
+        ("full", FULL, decays),
+        ("any", ANY, {"M": many(ANY.M), "decay": many(ANY.decay)}),
+        ("one setting", ANY, {}),
+    ):
         point = many(prob.zeros())
-        ended = CriticalPoint(point, row, none, none)
-        here = many(prob)
-        more = {
-            "_searches minima": Program(
-                pipeline._searches, (here, *starts, counts), {"key": key, "target": "minima"}
-            ),
-            "_further": Program(pipeline._further, (here, ended, counts)),
-            "_descents": Program(
-                pipeline._descents, (here, many(small.zeros()) if prob.collapsed else point, counts)
-            ),
-        }
-        for method in (by_duality, by_escape, examine):
-            more[f"_evidence {method.__name__}"] = Program(
-                pipeline._evidence, (here, point, counts), {"method": method}
+        for target in ("minima", "saddles", 1):
+            found[f"_searches {target} {kind}"] = Program(
+                pipeline._searches, (prob, fields, number, counts), {"key": key, "target": target}
             )
-        found |= {f"{name} {space}": program for name, program in more.items()}
-    saddles = {"key": key, "target": "saddles"}
+            found[f"_searches_from {target} {kind}"] = Program(
+                pipeline._searches_from,
+                (prob, fields, many(prob.space(target).zeros()), counts),
+                {"target": target},
+            )
+        found[f"_further {kind}"] = Program(
+            pipeline._further, (prob, fields, CriticalPoint(point, row, none, none), counts)
+        )
+        for effort in get_args(Effort):
+            found[f"_evidence {effort} {kind}"] = Program(
+                pipeline._evidence, (prob, fields, point, counts), {"effort": effort}
+            )
+        found[f"_known_minima {kind}"] = Program(engine._known_minima, (prob, fields))
+        one = {name: values[0] for name, values in fields.items()}
+        found[f"_invariants {kind}"] = Program(interface._invariants, (prob, one, point))
+    for kind, prob in (("model", FULL), ("any", ANY)):
+        x = prob.zeros()
+        for effort in get_args(Effort):
+            found[f"classify {effort} {kind}"] = Program(
+                interface._examine, (prob, x), {"effort": effort, "grad_tol": 1e-9, "gap_tol": 1e-9}
+            )
+        found[f"slice {kind}"] = Program(interface._plane, (prob, x, x, x, jnp.ones(3)))
+        found[f"_slopes {kind}"] = Program(sound._slopes, (prob, keys(0, 2)))
+        for method in (Newton(), LevenbergMarquardt(), EigenvectorFollowing(1)):
+            for start, several in ((x, False), (many(x), True)):
+                found[f"search {type(method).__name__} {several} {kind}"] = Program(
+                    search._search, (prob, start), {"method": method, "many": several}
+                )
     return found | {
-        "_searches saddles": Program(pipeline._searches, (many(MEANS), *starts, counts), saddles),
-        "_closed_forms": Program(engine._closed_forms, (many(FULL),)),
         "_solve": Program(census._solve, (small, raveled(MEANS))),
         "_descend": Program(census._descend, (small, keys(0, LANES))),
         "_examine": Program(census._examine, (MEANS, raveled(MEANS))),
         "step": Program(continuation._step, (small, raveled(MEANS), row, row, row[0])),
         "solve": Program(continuation._solve, (small, raveled(MEANS))),
         "examine": Program(continuation._examine, (FULL, row, raveled(MEANS))),
-        "find_minimum": Program(jax.jit(find_minimum), (FULL, FULL.zeros())),
     }
 
 
@@ -113,5 +136,5 @@ def test_no_hot_program_is_forgotten():
         for thing in vars(module).values()
         if is_compiled(thing) and getattr(thing, "__module__", None) == module.__name__
     }
-    assert {"_searches", "_evidence", "_solve"} <= {thing.__name__ for thing in compiled}
-    assert compiled <= {program.of for program in PROGRAMS.values()}
+    assert {"_searches", "_evidence", "_solve", "_search"} <= {thing.__name__ for thing in compiled}
+    assert compiled - NOT_EXPORTED == {program.of for program in PROGRAMS.values()}

@@ -9,9 +9,15 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array
 
 
+def is_numbers(value: Any) -> bool:
+    """Whether these are numbers in lists or tuples, which stand for an array."""
+    return type(value) in (list, tuple) and all(isinstance(v, int | float) or is_numbers(v) for v in value)
+
+
 def checked(x: Any, like: Any, *, many: bool = False, name: str = "x") -> Any:
     """Return a pytree of arrays with the structure, shapes and dtypes of `like`; see `Landscape.check`."""
     needed, form = tree_flatten_with_path(like)
+    x = jax.tree.map(lambda a: np.asarray(a, float) if is_numbers(a) else a, x, is_leaf=is_numbers)
     given = tree_flatten_with_path(x)[0]
     names = [keystr(path).lstrip(".") or name for path, _ in needed]
     found = [keystr(path).lstrip(".") or name for path, _ in given]

@@ -14,6 +14,7 @@ class Grid(NamedTuple):
 
     landscape: Landscape
     settings: dict[str, np.ndarray]
+    axes: dict[str, tuple[float, ...]] | None = None  # values of each field, where all are combined
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
@@ -46,12 +47,17 @@ def grid(landscape: Landscape, **fields: Any) -> Grid:
     every = list(itertools.product(*(range(len(values)) for values in given.values())))
     which = np.array(every, int).reshape(len(every), len(given)).T
     settings = {name: values[i] for (name, values), i in zip(given.items(), which, strict=True)}
-    return Grid(landscape, settings)
+    single = all(values.ndim == 1 for values in given.values())
+    axes = {name: tuple(values.tolist()) for name, values in given.items()} if single else None
+    return Grid(landscape, settings, axes)
 
 
 def as_grid(landscape: Landscape | Grid) -> Grid:
-    """Return a grid as it is, a landscape as one of a single setting."""
-    return landscape if isinstance(landscape, Grid) else Grid(landscape, {})
+    """Return a grid as it is, a landscape as one of a single setting, or of those that its fields hold."""
+    if isinstance(landscape, Grid):
+        return landscape
+    first, settings = landscape.split()
+    return Grid(first, settings, None if settings else {})
 
 
 def num_settings(held: Grid) -> int:

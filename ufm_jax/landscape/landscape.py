@@ -24,10 +24,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ufm_jax.landscape.checks import checked
+from ufm_jax.landscape.checks import checked, is_numbers
 from ufm_jax.landscape.orbit import Orbit, orbit_of
 from ufm_jax.landscape.point import Curvature, Point, ravel
-from ufm_jax.landscape.spectrum import Block, whole_block
+from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, whole_block
 from ufm_jax.numerics.derivatives import dense_hessian, floating
 from ufm_jax.numerics.lockstep import Norm, Stacked
 
@@ -67,6 +67,11 @@ class Batched(NamedTuple):
     width: int  # how many points to evaluate at once
 
 
+def _as_arrays(zeros: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a method whose leaves are arrays, where the user's may be Python's floats."""
+    return functools.wraps(zeros)(lambda self: jax.tree.map(jnp.asarray, zeros(self)))
+
+
 def _settle(self: Any, leaves: list[str], sizes: list[str]) -> None:
     """Make leaves arrays of floating-point numbers, and check that static fields hash."""
     for name in leaves:
@@ -92,7 +97,7 @@ def _as_leaf(owner: str, name: str, value: Any) -> Any:
             )
         return jnp.asarray(numbers, None if isinstance(leaf, np.ndarray) else jnp.result_type(float))
 
-    return jax.tree.map(array, value)
+    return jax.tree.map(array, value, is_leaf=is_numbers)
 
 
 def _unflatten(cls: type[Real], leaves: tuple[str, ...], sizes: tuple[str, ...], aux: Any, held: Any) -> Real:
@@ -120,6 +125,8 @@ class Landscape:
             for kind in (True, False)
         }
         made = cls.__init__
+        if "zeros" in vars(cls):
+            cls.zeros = _as_arrays(cls.zeros)  # type: ignore[method-assign, assignment]
 
         @functools.wraps(made)
         def init(self: Any, *args: Any, **fields: Any) -> None:
@@ -174,8 +181,11 @@ class Landscape:
     def invariants(self, x: Any) -> Float[Array, " m"]:
         """Return a vector that the symmetry, discrete symmetry too, leaves alone: equal, if on one orbit.
 
-        By default f and its Hessian's spectrum, which different orbits hardly ever share.
+        By default f and its Hessian's spectrum, which different orbits hardly ever share; f alone where the
+        Hessian is too large to diagonalise.
         """
+        if self.num_variables > DENSE_LIMIT:
+            return self.value(x)[None]
         return jnp.concatenate([self.value(x)[None], jnp.linalg.eigvalsh(dense_hessian(self.value)(x))])
 
     def lower_bound(self, x: Any) -> Float[Array, ""]:
@@ -298,6 +308,10 @@ class Landscape:
     def largest_block(self) -> int:
         """How many variables the largest of the Hessian's blocks has."""
         return self.num_variables
+
+    def split(self) -> tuple["Landscape", dict[str, np.ndarray]]:
+        """Return the first of several settings that the fields hold, and all of them; by default one."""
+        return self, {}
 
     def known_minimum(self) -> Float[Array, ""]:
         """Return the global minimum where a formula gives it, else NaN."""

@@ -33,8 +33,8 @@ def check_landscape(landscape: Landscape) -> None:
     if not leaves or not all(jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
         raise ValueError(f"zeros: {name} needs a point of floating-point arrays, got {like}")
     value = jax.eval_shape(landscape.value, like)
-    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(f"value: {name} needs one floating-point number, got {value}")
+    if getattr(value, "shape", None) != () or value.dtype != leaves[0].dtype:
+        raise ValueError(f"value: {name} needs one number of {leaves[0].dtype}, as its points, got {value}")
     start = jax.eval_shape(landscape.start, jax.random.key(0))
     if jax.tree.map(lambda a: (a.shape, a.dtype), start) != jax.tree.map(lambda a: (a.shape, a.dtype), like):
         raise ValueError(f"start: {name} needs a point as zeros() is, {like}, got {start}")

@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from ufm_jax.numerics.derivatives import floating
 from ufm_jax.numerics.status import Status
 
-# (x, data) -> value (B,), gradient (D, B); `data` are constants of the lanes, which are its last axis.
+# (x, data) -> value (B,), gradient (D, B); `data` are constants of the lanes, their last
+# axis; a single number is every lane's.
 Stacked = Callable[[Float[Array, "D B"], Any], tuple[Float[Array, " B"], Float[Array, "D B"]]]
 # (∇f, its squared length, data) -> what is to become small (B,).
 Norm = Callable[[Float[Array, "D B"], Float[Array, " B"], Any], Float[Array, " B"]]
@@ -121,7 +122,7 @@ def bfgs(
         )
 
     def turn(pool: _Pool) -> _Pool:
-        here = jax.tree.map(lambda a: a.at[..., pool.start].get(mode="clip"), data)
+        here = jax.tree.map(lambda a: a.at[..., pool.start].get(mode="clip") if a.ndim else a, data)
         # While starts are left, until a block of lanes is free; then until none is running.
         patience = jnp.where(pool.taken < count, block, width)
         lanes = jax.lax.while_loop(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,16 +11,15 @@ import pyarrow as pa
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array, Float
 
-from ufm_jax import objects
 from ufm_jax.devices import free_memory
 from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.landscape.grid import Grid, num_settings
-from ufm_jax.landscape.landscape import Landscape, at_lane
+from ufm_jax.landscape.landscape import Key, Landscape, at_lane
 from ufm_jax.landscape.search import CriticalPoint
 from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Reason, Verdict
-from ufm_jax.models.unconstrained.model import problem
+from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
@@ -30,13 +29,14 @@ from ufm_jax.runs.plan import (
     LandscapeConfig,
     Plan,
     Shard,
+    Sweep,
     SweepConfig,
     Target,
-    built_loss,
     lanes_of,
     settings_of,
     shards,
 )
+from ufm_jax.runs.recipe import grid_of
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
@@ -50,27 +50,23 @@ class Work(NamedTuple):
     starts: Any = None  # one's own, along the first axis of every leaf
 
 
-def work_of(config: Plan) -> Work:
+def work_of(config: Sweep) -> Work:
     """Return what a configuration is about.
 
     Raises:
-        ValueError: naming the argument, for what `unconstrained.model.problem` refuses, for a loss that class
-            means do not serve, and as `grid_of`.
+        ValueError: naming the loss, for one that class means do not serve, and as `grid_of`.
     """
+    grid = grid_of(config)
     if isinstance(config, LandscapeConfig):
-        return work_on(grid_of(config), config)
-    assert isinstance(config, SweepConfig)
-    settings: dict[str, Any] = config.columns
-    first: dict[str, Any] = {name: values[0] for name, values in settings.items()}
-    loss = built_loss(config)
-    prob = problem(counts=config.counts, dim=config.dim, bias=config.bias, loss=loss, **first)
-    problem(counts=config.counts, dim=config.dim, **settings, bias=config.bias)  # checks all decays
+        return work_on(grid, config)
+    prob = grid.landscape
+    assert isinstance(prob, Problem)
     if config.space == "full":
         for target in config.targets:
             prob.space(target)
-        return Work(prob, prob, settings)
+        return Work(prob, prob, grid.settings)
     check_class_means(prob)
-    return work_on(Grid(prob, settings), config)
+    return work_on(grid, config)
 
 
 def work_on(grid: Grid, plan: Plan, starts: Any = None) -> Work:
@@ -80,41 +76,7 @@ def work_on(grid: Grid, plan: Plan, starts: Any = None) -> Work:
     return Work(rows, whole.space("points"), grid.settings, starts)
 
 
-def grid_of(config: LandscapeConfig) -> Grid:
-    """Make the landscapes that a configuration names, which are to differ in their leaves alone.
-
-    Raises:
-        ValueError: naming the landscape, for what `objects.make` refuses, if it is none, or if a setting with
-            several values changes what is compiled.
-    """
-    name, given = config.landscape.name, dict(config.landscape.settings)
-    made = []
-    for more in config.combinations:
-        both = objects.held(given | more)
-        one = objects.make("landscape", replace(config.landscape, settings=both))
-        if isinstance(one, type) or not isinstance(one, Landscape):
-            raise ValueError(
-                f"landscape: {name} must be, or return, a Landscape; got {type(one).__name__} "
-                "(a function without parameters is called, too)"
-            )
-        made.append(one)
-    first, leaves = made[0], type(made[0]).leaf_names()
-    forms: list[Any] = [jax.tree.structure(one) for one in made]
-    if any(form != forms[0] for form in forms):
-        raise ValueError(
-            f"set: {', '.join(n for n, _ in config.grid)}: these values change the sizes or choices of "
-            f"{first.name}, which are compiled in; give each a sweep of its own"
-        )
-    stacked = {n: jax.tree.map(lambda *a: np.stack(a), *(getattr(one, n) for one in made)) for n in leaves}
-    differ = {n: v for n, v in stacked.items() if any(np.any(a != a[:1]) for a in jax.tree.leaves(v))}
-    if len(made) > 1 and not differ:
-        raise ValueError(
-            f"set: {', '.join(n for n, _ in config.grid)}: all values make one and the same landscape"
-        )
-    return Grid(first, differ)
-
-
-def check(config: Plan) -> None:
+def check(config: Sweep) -> None:
     """Check what a sweep is to do, before anything is computed or written.
 
     Raises:
@@ -127,26 +89,29 @@ def check(config: Plan) -> None:
     work = work_of(config)
     require_x64(work.landscape)
     check_landscape(work.landscape)
-    check_memory(work.landscape, config.targets)
+    name = "landscape"
+    if isinstance(config, SweepConfig):
+        name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
+    check_memory(work.landscape, config.targets, name)
 
 
-def check_memory(landscape: Landscape, targets: tuple[Target, ...]) -> None:
+def check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = "landscape") -> None:
     """Check that the arrays of one call fit into memory.
 
     Raises:
-        ValueError: naming the landscape.
+        ValueError: naming the argument `name`, of which there is too much.
     """
     free = free_memory()
     for target in targets:
         needed = jax.local_device_count() * pipeline.bytes_of_call(landscape, target)
         if needed > free:
             raise ValueError(
-                f"landscape: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
+                f"{name}: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
                 f"takes about {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
             )
 
 
-def sweep(config: Plan, progress: Progress | None = None) -> pa.Table:
+def sweep(config: Sweep, progress: Progress | None = None) -> pa.Table:
     """Run a whole sweep in memory and return its table: one row a start, setting and target.
 
     Raises:
@@ -157,7 +122,7 @@ def sweep(config: Plan, progress: Progress | None = None) -> pa.Table:
 
 
 def run_shards(
-    config: Plan, todo: Iterable[Shard], progress: Progress | None = None
+    config: Sweep, todo: Iterable[Shard], progress: Progress | None = None
 ) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard in `todo` with its table; one compilation a target, whatever the settings and shards.
 
@@ -173,17 +138,15 @@ def tables(
 ) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard in `todo` with its table, which holds the points if the plan says so."""
     for shard, ends in judged(work, plan, todo, progress):
-        yield (
-            shard,
-            pa.concat_tables(_with_points(e.rows, e.points if plan.keep_points else None) for e in ends),
-        )
+        lifted = (None if e.points is None else jax.device_get(work.points.lift(e.points)) for e in ends)
+        yield shard, pa.concat_tables(_with_points(e.rows, x) for e, x in zip(ends, lifted, strict=True))
 
 
 class Ends(NamedTuple):
     """Where the searches of one call ended."""
 
     rows: pa.Table
-    points: Any  # of `Work.points`, along the first axis of every leaf
+    points: Any  # of `Work.points`, along the first axis of every leaf; None unless the plan keeps them
     setting: np.ndarray
 
 
@@ -202,27 +165,66 @@ class InMemory(Plan):
         return self.grid.columns
 
 
-def in_memory(grid: Grid, starts: Any, progress: Progress | None = None, **plan: Any) -> Ends:
-    """Run a whole sweep of a landscape and return all its rows and points.
-
-    `starts` is a number, or one's own along the first axis of every leaf; the rest is as of `Plan`.
+def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
+    """Return the plan of a landscape at hand, and one's own starts: None where `starts` is their number.
 
     Raises:
         ValueError: naming the argument, as `Plan`; the leaf of `starts` that is not as the landscape's; as
-            `check_memory`, and if 64-bit floating point is off.
+            `check_landscape` and `check_memory`.
     """
     own = None
     if isinstance(starts, bool) or not isinstance(starts, int | np.integer):
         own = jax.tree.map(np.asarray, grid.landscape.check(starts, many=True))
         starts = len(jax.tree.leaves(own)[0])
-    held = InMemory(grid=grid, starts=starts, **plan)
+    made = InMemory(grid=grid, starts=int(starts), **plan)
     check_landscape(grid.landscape)
-    work = work_on(grid, held, own)
-    check_memory(work.landscape, held.targets)
-    calls = [call for _, calls in judged(work, held, shards(held), progress) for call in calls]
+    check_memory(work_on(grid, made).landscape, made.targets)
+    return made, own
+
+
+def all_ends(work: Work, plan: Plan, progress: Progress | None = None) -> Ends:
+    """Run a whole sweep and return all its rows and points."""
+    calls = [call for _, calls in judged(work, plan, shards(plan), progress) for call in calls]
     rows = pa.concat_tables(call.rows for call in calls)
     points = jax.tree.map(lambda *a: np.concatenate(a), *(call.points for call in calls))
     return Ends(rows, points, np.concatenate([call.setting for call in calls]))
+
+
+def search_again(grid: Grid, plan: Plan, own: Any, setting: int, which: tuple[int, Target]) -> Any:
+    """Return where one search of a sweep ended, which is no other the second time."""
+    (number, target), work = which, work_on(grid, plan, own)
+    fields = {name: values[[setting]] for name, values in work.settings.items()}
+    point = _ends(work, fields, jax.random.key(plan.seed), np.array([number]), target)
+    return jax.tree.map(lambda a: a[0], point.x)
+
+
+def _ends(work: Work, fields: pipeline.Fields, key: Key, start: np.ndarray, target: Target) -> CriticalPoint:
+    if work.starts is None:
+        return pipeline.search(work.landscape, fields, key, start, target)
+    begin = jax.tree.map(lambda a: a[start], work.starts)
+    return pipeline.from_starts(work.landscape, fields, begin, target)
+
+
+def points_in(table: pa.Table, grid: Grid | None) -> Any:
+    """Return the points that a table's columns hold, or None."""
+    if grid is None:
+        return None
+    like = jax.eval_shape(grid.landscape.space("points").zeros)
+    names = [_column(path) for path, _ in tree_flatten_with_path(like)[0]]
+    if any(name not in table.column_names for name in names):
+        return None
+    held = [table[name].combine_chunks().to_numpy_ndarray() for name in names]
+    return jax.tree.unflatten(jax.tree.structure(like), held)
+
+
+def settings_in(table: pa.Table, plan: Plan) -> np.ndarray:
+    """Return the number of the setting of each row, by its columns."""
+    number = np.zeros(table.num_rows, int)
+    if plan.num_settings > 1:
+        rows = np.stack([table[name].to_numpy() for name in plan.columns], axis=1)
+        for setting, values in enumerate(zip(*plan.columns.values(), strict=True)):
+            number[np.all(rows == values, axis=1)] = setting
+    return number
 
 
 def judged(
@@ -239,15 +241,11 @@ def judged(
         for first in range(shard.first, shard.stop, size):
             start, setting = lanes_of(plan, np.arange(first, min(first + size, shard.stop)))
             fields = {name: values[setting] for name, values in work.settings.items()}
-            if work.starts is None:
-                point = pipeline.search(work.landscape, fields, key, start, shard.target)
-            else:
-                begin = jax.tree.map(lambda a: a[start], work.starts)  # noqa: B023
-                point = pipeline.from_starts(work.landscape, fields, begin, shard.target)
+            point = _ends(work, fields, key, start, shard.target)
             evidence = pipeline.judge(work.landscape, fields, point.x, shard.target, plan.spectra)
             columns = settings_of(plan, setting)
             rows = table_of(columns, shard.target, start, point, evidence, best[setting])
-            ends.append(Ends(rows, jax.device_get(work.points.lift(point.x)), setting))
+            ends.append(Ends(rows, point.x if plan.keep_points else None, setting))
             done += len(start)
             counts = rows["verdict"].value_counts().to_pylist()
             seen.update({item["values"]: item["counts"] for item in counts})
@@ -299,8 +297,13 @@ def table_of(
 def _with_points(rows: pa.Table, points: Any) -> pa.Table:
     """Return rows with a column of tensors for each leaf of their points."""
     for path, array in tree_flatten_with_path(points)[0]:
-        rows = rows.append_column(keystr(path).lstrip(".") or "x", _tensors(array))
+        rows = rows.append_column(_column(path), _tensors(array))
     return rows
+
+
+def _column(path: Any) -> str:
+    """Return the name of a leaf's column."""
+    return keystr(path).lstrip(".") or "x"
 
 
 def _shown(values: Any) -> pa.Array:

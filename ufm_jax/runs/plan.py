@@ -52,6 +52,7 @@ class Plan:
             _check_choice("target", self.target, (*NAMED_TARGETS, "an index"))
         else:
             _check_integer("target", self.target, 0)
+            object.__setattr__(self, "target", int(self.target))
         _check_flags(self)
         if self.num_rows > LARGEST:
             raise ValueError(f"starts: need at most {LARGEST} rows in all, got {self.num_rows}")

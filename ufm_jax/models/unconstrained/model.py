@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -100,6 +101,13 @@ class UnconstrainedFeatureModel(Problem):
     @property
     def largest_block(self) -> int:
         return reduction.reduced(self).num_variables
+
+    def split(self) -> tuple[Problem, dict[str, np.ndarray]]:
+        decays = {name: np.asarray(getattr(self, name)) for name in ("decay_w", "decay_h", "decay_b")}
+        if not any(values.ndim for values in decays.values()):
+            return self, {}
+        each = dict(zip(decays, map(np.ravel, np.broadcast_arrays(*decays.values())), strict=True))
+        return at_lane(self, {name: jnp.asarray(values[0]) for name, values in each.items()}), each
 
     def known_minimum(self) -> Float[Array, ""]:
         return theory.global_minimum(self)

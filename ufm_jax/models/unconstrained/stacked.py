@@ -26,12 +26,12 @@ WRITTEN_OUT = 1500
 
 
 class Scales(NamedTuple):
-    """What differs from lane to lane."""
+    """What may differ from lane to lane; single numbers do not."""
 
-    strength: Float[Array, " B"]  # s
-    decay_b: Float[Array, " B"]  # λ_b
-    tilt: Float[Array, " B"]  # τ
-    bias: Float[Array, " B"]  # β
+    strength: Float[Array, "*B"]  # s
+    decay_b: Float[Array, "*B"]  # λ_b
+    tilt: Float[Array, "*B"]  # τ
+    bias: Float[Array, "*B"]  # β
 
 
 def batched(prob: Problem) -> Batched:
@@ -83,7 +83,14 @@ def norm_bounds(
 def stacked(prob: Problem) -> Stacked:
     """Build (x, scales) -> f (B,), ∇f (D, B), x and ∇f in balanced coordinates."""
     at = partial(_value_and_grad, prob)
-    return at if _written_out(prob) else jax.vmap(at, in_axes=(1, 0), out_axes=(0, 1))
+    if _written_out(prob):
+        return at
+
+    def each(x: Float[Array, "D B"], lanes: Scales) -> tuple[Float[Array, " B"], Float[Array, "D B"]]:
+        own = jax.tree.map(lambda a: 0 if a.ndim else None, lanes)
+        return jax.vmap(at, in_axes=(1, own), out_axes=(0, 1))(x, lanes)
+
+    return each
 
 
 def batch_size(prob: Problem) -> int:
