@@ -10,6 +10,7 @@ import pytest
 from conftest import dense, make
 
 from ufm_jax.cli import main
+from ufm_jax.interface import load
 from ufm_jax.landscape.search import CriticalPoint, LevenbergMarquardt, search
 from ufm_jax.model_interface import census
 from ufm_jax.models.factorisation import Factorisation
@@ -17,7 +18,6 @@ from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import collapse
-from ufm_jax.runs.load import load
 from ufm_jax.runs.orbits import Atlas
 
 # d above K − 1, so that a point of an orbit is in no particular frame
