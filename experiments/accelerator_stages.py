@@ -21,9 +21,9 @@ import numpy as np
 from experiments import agreement, limits
 from experiments.accelerator_plan import Kind, Plan, Stage
 from experiments.common import set_up
+from ufm_jax.files import provenance
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.runs import engine, pipeline
-from ufm_jax.runs.folder import provenance
 from ufm_jax.runs.plan import Spectra
 
 BUSY = 5.0  # seconds between two words of a stage that waits

@@ -21,11 +21,11 @@ from jaxtyping import Bool, Float, Int
 
 from experiments.common import set_up
 from experiments.contenders import setting
+from ufm_jax.files import write_file
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.runs import engine
-from ufm_jax.runs.durable import write_file
 from ufm_jax.runs.pipeline import judge, search
 from ufm_jax.runs.plan import Spectra, SweepConfig, Target
 

@@ -12,8 +12,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from ufm_jax.devices import use_all_cores
+from ufm_jax.files import provenance, write_json
 from ufm_jax.report.style import COLOURS, MARKERS, STYLE
-from ufm_jax.runs.folder import provenance, write_json
 
 Scale = Literal["smoke", "default", "paper"]
 FIGURES = Path("figures")

@@ -2,8 +2,10 @@
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +34,10 @@ def test_every_public_name_lives_where_it_is_said_to():
     for name in ufm.__all__:
         home = importlib.import_module(f"ufm_jax.{ufm._HOME_OF[name]}")
         assert getattr(ufm, name) is getattr(home, name)
+
+
+def test_type_checkers_are_told_the_same_names():
+    """`__getattr__` tells them nothing: the names stand in the file a second time."""
+    text = Path(ufm.__file__).read_text()
+    told = re.findall(r"\b(\w+) as \1\b", text)
+    assert sorted(told) == ufm.__all__

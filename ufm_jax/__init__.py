@@ -7,7 +7,7 @@ tests say it.
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Batched LAPACK calls of jaxlib (0.10.2 at least) hold a worker of XLA's CPU thread pool while they wait for
 # other workers: with as many such calls at once as workers, all wait for ever. On machines of few cores that
@@ -19,12 +19,75 @@ os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
 # 190 fifty times slower (on 2 cores). Read when SciPy's OpenBLAS is loaded; the user's setting stands.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
+    from ufm_jax.interface import Flow as Flow
+    from ufm_jax.interface import Judged as Judged
+    from ufm_jax.interface import Run as Run
+    from ufm_jax.interface import Slice as Slice
+    from ufm_jax.interface import classify as classify
+    from ufm_jax.interface import flow_from as flow_from
+    from ufm_jax.interface import load as load
+    from ufm_jax.interface import slice as slice
+    from ufm_jax.interface import sweep as sweep
+    from ufm_jax.landscape.continuation import Followed as Followed
+    from ufm_jax.landscape.continuation import follow as follow
+    from ufm_jax.landscape.flat import hessian as hessian
+    from ufm_jax.landscape.grid import Grid as Grid
+    from ufm_jax.landscape.grid import grid as grid
+    from ufm_jax.landscape.landscape import Landscape as Landscape
+    from ufm_jax.landscape.landscape import static as static
+    from ufm_jax.landscape.search import CriticalPoint as CriticalPoint
+    from ufm_jax.landscape.search import EigenvectorFollowing as EigenvectorFollowing
+    from ufm_jax.landscape.search import LevenbergMarquardt as LevenbergMarquardt
+    from ufm_jax.landscape.search import Newton as Newton
+    from ufm_jax.landscape.search import search as search
+    from ufm_jax.landscape.verdict import Reason as Reason
+    from ufm_jax.landscape.verdict import Verdict as Verdict
+    from ufm_jax.model_interface import census as census
+    from ufm_jax.model_interface import certify as certify
+    from ufm_jax.models.factorisation import Factorisation as Factorisation
+    from ufm_jax.models.frozen_classifier import FrozenClassifier as FrozenClassifier
+    from ufm_jax.models.unconstrained.geometry import collapse_metrics as collapse_metrics
+    from ufm_jax.models.unconstrained.geometry import simplex_etf as simplex_etf
+    from ufm_jax.models.unconstrained.losses import CrossEntropy as CrossEntropy
+    from ufm_jax.models.unconstrained.losses import Focal as Focal
+    from ufm_jax.models.unconstrained.losses import Loss as Loss
+    from ufm_jax.models.unconstrained.losses import Squared as Squared
+    from ufm_jax.models.unconstrained.model import problem as problem
+    from ufm_jax.models.unconstrained.objective import objective as objective
+    from ufm_jax.models.unconstrained.problem import Params as Params
+    from ufm_jax.models.unconstrained.problem import Problem as Problem
+    from ufm_jax.models.unconstrained.reduction import collapse as collapse
+    from ufm_jax.models.unconstrained.reduction import full_spectrum as full_spectrum
+    from ufm_jax.models.unconstrained.reduction import lift as lift
+    from ufm_jax.models.unconstrained.reduction import restrict as restrict
+    from ufm_jax.models.unconstrained.theory import global_minimum as global_minimum
+    from ufm_jax.models.unconstrained.theory import predict as predict
+    from ufm_jax.numerics.density import spectral_density as spectral_density
+    from ufm_jax.numerics.derivatives import dense_hessian as dense_hessian
+    from ufm_jax.numerics.derivatives import hvp as hvp
+    from ufm_jax.numerics.derivatives import second_order as second_order
+    from ufm_jax.numerics.descent import lbfgs as lbfgs
+    from ufm_jax.numerics.descent import minimise as minimise
+    from ufm_jax.numerics.descent import trust_region_newton as trust_region_newton
+    from ufm_jax.numerics.flow import discrete_flow as discrete_flow
+    from ufm_jax.numerics.flow import gradient_flow as gradient_flow
+    from ufm_jax.numerics.lanczos import extreme_eigenpairs as extreme_eigenpairs
+    from ufm_jax.numerics.rootfind import critical_point as critical_point
+    from ufm_jax.numerics.rootfind import eigenvector_following as eigenvector_following
+    from ufm_jax.numerics.rootfind import follow_to_index as follow_to_index
+    from ufm_jax.numerics.rootfind import levenberg_marquardt as levenberg_marquardt
+    from ufm_jax.numerics.status import Status as Status
+    from ufm_jax.runs.orbits import Atlas as Atlas
+
 _HOMES = {
     "interface": ("sweep", "load", "Run", "classify", "Judged", "flow_from", "Flow", "slice", "Slice"),
     "landscape.landscape": ("Landscape", "static"),
-    "landscape.grid": ("grid",),
+    "landscape.grid": ("grid", "Grid"),
     "landscape.flat": ("hessian",),
-    "landscape.search": ("search", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
+    "model_interface": ("census", "certify"),
+    "landscape.continuation": ("follow", "Followed"),
+    "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
     "landscape.verdict": ("Verdict", "Reason"),
     "models.unconstrained.problem": ("Params", "Problem"),
     "models.unconstrained.model": ("problem",),
@@ -33,7 +96,6 @@ _HOMES = {
     "models.unconstrained.reduction": ("collapse", "lift", "restrict", "full_spectrum"),
     "models.unconstrained.geometry": ("simplex_etf", "collapse_metrics"),
     "models.unconstrained.theory": ("predict", "global_minimum"),
-    "models.unconstrained.census": ("find_orbits",),
     "models.factorisation": ("Factorisation",),
     "models.frozen_classifier": ("FrozenClassifier",),
     "runs.orbits": ("Atlas",),
@@ -42,7 +104,12 @@ _HOMES = {
     "numerics.lanczos": ("extreme_eigenpairs",),
     "numerics.density": ("spectral_density",),
     "numerics.descent": ("minimise", "lbfgs", "trust_region_newton"),
-    "numerics.rootfind": ("critical_point", "follow_to_index", "levenberg_marquardt"),
+    "numerics.rootfind": (
+        "critical_point",
+        "follow_to_index",
+        "eigenvector_following",
+        "levenberg_marquardt",
+    ),
     "numerics.flow": ("gradient_flow", "discrete_flow"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

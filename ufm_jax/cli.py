@@ -105,13 +105,21 @@ class Census(ProblemFlags):
 
 @dataclass(frozen=True)
 class Certify:
-    """Judge your own point: FILE.npz holds W (K,d), H (d,N), labels (N,) and perhaps b (K,)."""
+    """Judge your own point: FILE.npz holds W (K,d), H (d,N) or (N,d), labels (N,) and perhaps b (K,).
+
+    It may call them weight, features, labels and bias. The decays: --weight-decay, or --decay-w and others.
+    """
 
     file: tyro.conf.Positional[Path]
-    decay_w: float
-    decay_h: float
-    decay_b: float = 0.0
-    """Ignored where the file has no b."""
+    weight_decay: float | None = None
+    """Ordinary weight decay, of W and b."""
+    decay_w: float | None = None
+    decay_h: float | None = None
+    """By default the one that balances the decays: decay_w ‖W‖² = decay_h ‖H‖²."""
+    decay_b: float | None = None
+    """By default --weight-decay or 0. Ignored where the file has no b."""
+    samples: Literal["columns", "rows"] | None = None
+    """What the samples are in H, where it is square (by default its columns)."""
     loss: LossName = "cross-entropy"
     loss_set: Settings = ()
     """Parameters of the loss."""
@@ -339,14 +347,17 @@ def _certify(flags: Certify) -> None:
     result = certify(
         params,
         labels,
-        decay_w=flags.decay_w,
-        decay_h=flags.decay_h,
-        decay_b=flags.decay_b,
+        **{
+            name: getattr(flags, name)
+            for name in ("weight_decay", "decay_w", "decay_h", "decay_b", "samples")
+        },
         loss=make("loss", _loss(flags)),
         grad_tol=flags.grad_tol,
         gap_tol=flags.gap_tol,
     )
-    _print(result, flags.json)
+    for note in result["notes"]:
+        print(f"ufm: {note}", file=sys.stderr)
+    _print(result if flags.json else {n: v for n, v in result.items() if n != "notes"}, flags.json)
 
 
 def _predict(flags: Predict) -> None:

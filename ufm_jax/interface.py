@@ -280,17 +280,21 @@ def classify(
     x = landscape.check(x)
     check_finite(x)
     check_landscape(landscape)
-    seen = _examine(landscape, x, effort, grad_tol, gap_tol)
+    return judged_of(_examine(landscape, x, effort, grad_tol, gap_tol))
+
+
+def judged_of(seen: evidence.Examined) -> Judged:
+    """Return evidence as a record of plain numbers."""
     row = {name: np.asarray(value).item() for name, value in seen.evidence.columns().items()}
     counts = {name: None if row[name] == NOT_COUNTED else row[name] for name in ("index", "nullity")}
-    known = seen.spectrum is not None and row["verdict"] != Verdict.NOT_CRITICAL
+    spectrum = None if row["verdict"] == Verdict.NOT_CRITICAL else seen.spectrum
     return Judged(
         verdict=Verdict(row["verdict"]),
         reason=Reason(row["reason"]),
         loss=row["loss"],
         grad_norm=row["grad_norm"],
         **counts,
-        orbit_dim=int(seen.spectrum.orbit_dim) if known else None,
+        orbit_dim=None if spectrum is None else int(spectrum.orbit_dim),
         lambda_min=_finite(row["lambda_min"]),
         bound=_finite(row["dual_bound"]),
         gap=_finite(row["dual_gap"]),

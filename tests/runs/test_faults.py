@@ -205,7 +205,7 @@ def test_a_file_that_is_being_written_is_whole(tmp_path):
 import sys, time
 from pathlib import Path
 from ufm_jax.interrupt import run_command
-from ufm_jax.runs.durable import write_file
+from ufm_jax.files import write_file
 def slow(file):
     print("ready", flush=True)
     time.sleep(1)

@@ -9,13 +9,14 @@ import pytest
 from conftest import SWEEP
 
 import ufm_jax as ufm
+from ufm_jax import files as durable
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.completeness import morse_bott
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.report import page
-from ufm_jax.runs import durable, orbits, store
+from ufm_jax.runs import orbits, store
 from ufm_jax.runs.plan import CensusConfig
 
 # Unequal counts, so that √n_k matters, and d above K − 1.

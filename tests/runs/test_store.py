@@ -20,8 +20,9 @@ import pytest
 from conftest import SWEEP
 
 import ufm_jax as ufm
+from ufm_jax import files as durable
 from ufm_jax.report import page
-from ufm_jax.runs import durable, folder, plan, store
+from ufm_jax.runs import folder, plan, store
 from ufm_jax.runs.engine import sweep
 
 README = Path(__file__).parents[2] / "README.md"
@@ -62,14 +63,14 @@ def files(out):
 
 
 def test_the_folder_holds_the_rows_of_the_sweep_in_memory(undisturbed):
-    table = ufm.load(undisturbed)
+    table = ufm.load(undisturbed).table
     assert rows(table) == rows(sweep(CONFIG))
     assert json.loads(table.schema.metadata[b"ufm"]) == {"rows": 11, "rows_planned": 11, "complete": True}
     assert sorted(f.name for f in (undisturbed / "points").iterdir()) == NAMES
 
 
 def test_points_keep_their_shapes(undisturbed):
-    table, memory = ufm.load(str(undisturbed)), sweep(CONFIG)
+    table, memory = ufm.load(str(undisturbed)).table, sweep(CONFIG)
     for name, shape in (("W", (3, 2)), ("H", (2, 3)), ("b", (3,))):
         held, made = (t[name].combine_chunks().to_numpy_ndarray() for t in (table, memory))
         assert held.shape == (11, *shape)
@@ -81,14 +82,14 @@ def test_a_run_goes_on_to_the_same_files(undisturbed, out, lost):
     for number in lost:
         (out / "points" / NAMES[number]).unlink()
     store.run(CONFIG, out)
-    assert rows(ufm.load(out)) == rows(ufm.load(undisturbed))
+    assert rows(ufm.load(out).table) == rows(ufm.load(undisturbed).table)
     assert files(out) == files(undisturbed)
 
 
 def test_an_unfinished_run_gives_its_finished_rows_and_warns(out):
     (out / "points" / NAMES[1]).unlink()
     with pytest.warns(UserWarning, match="holds 7 of 11 rows"):
-        table = ufm.load(out)
+        table = ufm.load(out).table
     assert table["start"].to_pylist() == [0, 1, 2, 3, 8, 9, 10]
     assert not json.loads(table.schema.metadata[b"ufm"])["complete"]
 
@@ -245,14 +246,14 @@ SPOIL = [
 @pytest.mark.parametrize("spoil", SPOIL)
 def test_a_manifest_is_never_believed_against_its_shards_and_repair_writes_it_again(out, spoil, no_engine):
     before = json.loads((out / "manifest.json").read_text())
-    table = rows(ufm.load(out))
+    table = rows(ufm.load(out).table)
     spoil(out / "manifest.json")
     for ask in (lambda: ufm.load(out), lambda: store.run(CONFIG, out), lambda: page.write(out)):
         with pytest.raises(ValueError, match=r"^out: "):
             ask()
     store.run(CONFIG, out, repair=True)
     assert json.loads((out / "manifest.json").read_text()) == before
-    assert rows(ufm.load(out)) == table
+    assert rows(ufm.load(out).table) == table
 
 
 def test_repair_does_not_take_another_run_s_shards(out, no_engine):
@@ -302,12 +303,12 @@ def test_a_row_count_that_lies_is_found_and_mended(undisturbed, out):
 
 def test_no_bit_of_a_footer_changes_what_is_read_unseen(undisturbed, out):
     file, rng = out / "points" / NAMES[1], np.random.default_rng(0)
-    whole, table, found = file.read_bytes(), rows(ufm.load(out)), 0
+    whole, table, found = file.read_bytes(), rows(ufm.load(out).table), 0
     footer = 8 * (len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"))
     for place in rng.choice(np.arange(footer, 8 * len(whole)), 400, replace=False):
         flip(file, int(place))
         try:
-            read = rows(ufm.load(out))
+            read = rows(ufm.load(out).table)
         except ValueError:
             found += 1
         else:
@@ -444,11 +445,10 @@ def test_the_readme_s_queries_run_as_printed(undisturbed):
     found: dict = {}
     for line in query.replace("runs/first", str(undisturbed)).splitlines():
         exec(line, found)
-        for name in ("table", "frame"):
-            if name in line:
-                assert len(found[name]) == 11
+        if "frame" in line:
+            assert len(found["frame"]) == 11
     assert found["counts"].fetchall() == [("minima", "GLOBAL_MINIMUM", 11)]
-    assert isinstance(found["table"], pa.Table)
+    assert found["run"].table.num_rows == 11
 
 
 def test_other_tools_read_points_as_flat_lists(undisturbed):
@@ -457,7 +457,7 @@ def test_other_tools_read_points_as_flat_lists(undisturbed):
     import polars
 
     points = undisturbed / "points"
-    W = ufm.load(undisturbed)["W"].combine_chunks().to_numpy_ndarray().reshape(11, -1)
+    W = ufm.load(undisturbed).table["W"].combine_chunks().to_numpy_ndarray().reshape(11, -1)
     np.testing.assert_array_equal(np.stack(pandas.read_parquet(points)["W"]), W)
     np.testing.assert_array_equal(duckdb.sql(f"SELECT W FROM '{points}/*.parquet'").df()["W"].tolist(), W)
     frame = polars.read_parquet(points / "*.parquet")
@@ -481,7 +481,7 @@ def test_the_version_is_known_in_a_checkout_that_is_not_installed(monkeypatch):
             raise PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(folder, "version", installed)
+    monkeypatch.setattr(durable, "version", installed)
     said = folder.provenance()["versions"]
     assert (
         said["ufm-jax"] == tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]["version"]

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.flat import oracle, unravel
@@ -32,6 +34,29 @@ class CriticalPoint(NamedTuple):
     def params(self) -> Any:
         """The same as `x`."""
         return self.x
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(
+            f"{keystr(path).lstrip('.') or 'x'} {jnp.shape(a)}"
+            for path, a in tree_flatten_with_path(self.x)[0]
+        )
+        return f"CriticalPoint({_ended(self)}; {shapes})"
+
+
+def _ended(found: CriticalPoint) -> str:
+    """Return how one search ended, or many, in words; of traced points nothing is known."""
+    numbers = (found.status, found.grad_norm, found.num_steps)
+    if not all(isinstance(a, int | float | np.generic | np.ndarray | jax.Array) for a in numbers):
+        return "no numbers"
+    if any(isinstance(a, jax.core.Tracer) for a in numbers):
+        return "traced"
+    status, norm, steps = (np.asarray(a) for a in numbers)
+    if status.ndim == 0:
+        return f"{Status(int(status)).name}, gradient norm {float(norm):.2e}, {int(steps)} steps"
+    codes, counts = np.unique(status, return_counts=True)
+    each = ", ".join(f"{Status(int(code)).name} {count}" for code, count in zip(codes, counts, strict=True))
+    largest = f"; largest gradient norm {np.max(norm):.2e}" if norm.size else ""
+    return f"{status.size} points: {each or 'none'}{largest}"
 
 
 class Newton(NamedTuple):

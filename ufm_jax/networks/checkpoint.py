@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm_jax.runs.durable import write_file
+from ufm_jax.files import write_file
 
 
 def save(path: Path, state: Any, history: list[dict[str, Any]], identity: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ufm_jax.files import write_file
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, theta
 from ufm_jax.models.unconstrained.model import problem
@@ -24,7 +25,6 @@ from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, Recipe, standardise
 from ufm_jax.precision import require_x64
-from ufm_jax.runs.durable import write_file
 
 
 class Standing(NamedTuple):

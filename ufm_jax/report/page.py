@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from ufm_jax.files import write_file
 from ufm_jax.report.census_page import census_page
 from ufm_jax.report.sweep_page import sweep_page
-from ufm_jax.runs.durable import write_file
 from ufm_jax.runs.folder import configuration, manifest
 from ufm_jax.runs.orbits import results
 from ufm_jax.runs.plan import CensusConfig

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import pyarrow as pa
 
+from ufm_jax.files import provenance, write_json
 from ufm_jax.interrupt import check_interrupted, orderly
 from ufm_jax.runs import store
 from ufm_jax.runs.engine import Progress, check, run_shards
-from ufm_jax.runs.folder import claimed, provenance, write_json
+from ufm_jax.runs.folder import claimed
 from ufm_jax.runs.plan import Shard, Sweep, SweepConfig, loss_of
 
 if TYPE_CHECKING:

@@ -10,21 +10,17 @@ that was lost or edited can be written again from them.
 import itertools
 import json
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import ufm_jax
-from ufm_jax.runs.durable import LOCK, is_ours, locked, remove_stale, write_file
+from ufm_jax.files import LOCK, is_ours, locked, provenance, remove_stale, write_json
 from ufm_jax.runs.plan import CensusConfig, LandscapeConfig, SweepConfig, digest_of, held_landscape, held_loss
 
 UNREADABLE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises at bytes that are not its own
@@ -151,25 +147,6 @@ def configuration(out: Path) -> Config:
         return kind(**given | more)
     except TypeError as error:
         raise ValueError(f"out: cannot read the configuration in {out / MANIFEST}: {error}") from error
-
-
-def provenance() -> dict[str, Any]:
-    """Return versions, device and dtype, for manifests, shards and figures' sidecars."""
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "ufm-jax": ufm_jax.__version__,  # the checkout's own, installed or not
-            **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
-        },
-        "device": str(jax.devices()[0].device_kind),
-        "dtype": "float64" if jax.config.read("jax_enable_x64") else "float32",
-    }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON under a temporary name, then rename."""
-    text = json.dumps(content, indent=2, allow_nan=False)
-    write_file(path, lambda file: file.write((text + "\n").encode()))
 
 
 def move_to_bad(out: Path, file: Path) -> Path:

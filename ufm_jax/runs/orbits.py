@@ -12,21 +12,24 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from ufm_jax.files import write_file, write_json
+from ufm_jax.landscape.checks import check_finite
 from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.census import Census, OrbitRow
 from ufm_jax.models.unconstrained.completeness import unseen_mass
+from ufm_jax.models.unconstrained.locate import locate
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means, lift, reduced
 from ufm_jax.precision import require_x64
-from ufm_jax.runs.durable import write_file
-from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder, write_json
+from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder
 from ufm_jax.runs.plan import CensusConfig, built_loss
 
 Progress = Callable[[Census], None]
@@ -45,10 +48,22 @@ class Orbit(NamedTuple):
     row: OrbitRow
     params: Params  # of the full problem: W (K,d), H (d,N), b (K,)
 
+    @property
+    def x(self) -> Params:
+        """The same as `params`."""
+        return self.params
 
-@dataclass(frozen=True)
+    def __repr__(self) -> str:
+        values = {**self.row._asdict(), "loss": f"{self.row.loss:.8g}"}
+        return f"Orbit({', '.join(f'{name} {value}' for name, value in values.items())})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Atlas:
-    """The orbits of a census, lowest loss first: `atlas[3].params`, `len(atlas)`, `atlas.table`."""
+    """The orbits of a census, lowest loss first: `atlas[3].params`, `len(atlas)`, `atlas.table`.
+
+    `print(atlas)` shows the table and the tests of completeness.
+    """
 
     prob: Problem
     rows: list[OrbitRow]
@@ -67,7 +82,53 @@ class Atlas:
     @property
     def table(self) -> pa.Table:
         """The rows, as orbits.csv has them."""
-        return pa.Table.from_pylist([row._asdict() for row in self.rows])
+        return pa.table({name: [getattr(row, name) for row in self.rows] for name in OrbitRow._fields})
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Starts, failures, the estimate of what is missing and the tests of completeness: summary.json's."""
+        return summarise(self.prob, self.state)
+
+    @property
+    def complete(self) -> bool | None:
+        """Whether the list passes the Morse–Bott tests at every d; None where degenerate orbits forbid them.
+
+        False proves that an orbit is missing or miscounted, True proves nothing.
+        """
+        passed = [test["passed"] for test in self.summary["tests"]]
+        return False if False in passed else None if None in passed else True
+
+    def locate(self, x: Any) -> int | None:
+        """Return the line of the orbit that a point of the problem is on, or None.
+
+        Up to rotations, permutations of classes and 1e-5 of the logits. Of a continuum of degenerate orbits
+        only the one that the census keeps is known.
+
+        Raises:
+            ValueError: naming W, H or b, if its shape or dtype is not the problem's.
+        """
+        x = self.prob.check(x)
+        check_finite(x)
+        return locate(self.prob, self.state, x)
+
+    def plot(self) -> Any:
+        """Draw index against loss of the orbits; return a matplotlib figure."""
+        from ufm_jax.report import figures
+
+        return figures.draw_index(figures.points(figures.critical(self.table)))
+
+    def __str__(self) -> str:
+        from ufm_jax.report.table import census_report
+
+        return f"{self!r}\n{census_report(self.rows, self.summary)}"
+
+    def __repr__(self) -> str:
+        tests = {True: "complete as tested", False: "INCOMPLETE: an orbit is missing or miscounted"}
+        how = tests.get(self.complete, "completeness not testable")  # type: ignore[arg-type]
+        settled = "" if self.state.settled else ", not settled"
+        return (
+            f"Atlas({len(self)} orbits of counts {self.prob.counts} in d = {self.prob.dim}; {how}{settled})"
+        )
 
 
 def problem_of(config: CensusConfig) -> Problem:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import ufm_jax
-from ufm_jax.runs.durable import write_file
+from ufm_jax.files import provenance, write_file, write_json
 from ufm_jax.runs.engine import Progress, check, run_shards
 from ufm_jax.runs.folder import (
     METADATA,
@@ -31,9 +31,7 @@ from ufm_jax.runs.folder import (
     holds_run,
     move_to_bad,
     open_folder,
-    provenance,
     said_by,
-    write_json,
 )
 from ufm_jax.runs.plan import CensusConfig, Shard, Sweep, lanes_of, num_shards, settings_of, shard, shards
 

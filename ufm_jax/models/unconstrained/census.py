@@ -110,7 +110,7 @@ def check_size(prob: Problem, starts: int | None = None) -> None:
         raise ValueError(
             f"counts: a census of K = {prob.num_classes} in d = {prob.dim} would make about {needed:.1g} "
             f"starts (some {orbits:.1g} orbits) and take about {seconds / 3600:.1g} hours;"
-            f" {'bound it with --starts' if starts is None else 'lower --starts'}, or go on with --force"
+            f" {'bound' if starts is None else 'lower'} its starts (--starts), or insist by force (--force)"
         )
 
 

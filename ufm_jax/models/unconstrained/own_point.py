@@ -1,96 +1,221 @@
-"""Judging a point that a user brings: their W, H, labels and perhaps b."""
+"""A point that a user brings: W, H, labels and perhaps b, of any framework, checked and judged."""
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ufm_jax.landscape.checks import check_finite
-from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.evidence import Examined, examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
 from ufm_jax.models.unconstrained.losses import Loss
-from ufm_jax.models.unconstrained.model import problem
-from ufm_jax.models.unconstrained.problem import Params
+from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel, problem
+from ufm_jax.models.unconstrained.problem import Params, Problem
+from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.checks import check_positive
 from ufm_jax.precision import require_x64
 
+Samples = Literal["columns", "rows"]
+
+NAMES = {"W": ("W", "weight"), "H": ("H", "features"), "labels": ("labels",), "b": ("b", "bias")}
+WRITE = "np.savez('point.npz', W=W, H=H, b=b, labels=labels) writes one"
+
+
+class OwnPoint(NamedTuple):
+    """A point of the full problem, its samples sorted by class, and what is said of it."""
+
+    prob: UnconstrainedFeatureModel
+    params: Params
+    facts: dict[str, float | None]  # decays used, accuracy, f* where theory knows it
+    notes: list[str]  # what was taken for granted
+
 
 def read_point(file: Path) -> tuple[Params, np.ndarray]:
-    """Read W (K,d), H (d,N), labels (N,) and, if there, b (K,) from an npz file.
+    """Read W (K,d), H (d,N) or (N,d), labels (N,) and, if there, b (K,) from an npz file.
+
+    `weight`, `features` and `bias` are read as W, H and b.
 
     Raises:
         ValueError: naming the file and what is missing or unreadable.
     """
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, NumPy and the OS each raise their own
-        raise ValueError(f"file: cannot read {file} as npz: {error}") from error
-    missing = [name for name in ("W", "H", "labels") if name not in arrays]
+    arrays = _arrays(file)
+    found = {
+        name: next((arrays[other] for other in others if other in arrays), None)
+        for name, others in NAMES.items()
+    }
+    missing = [" or ".join(NAMES[name]) for name in ("W", "H", "labels") if found[name] is None]
     if missing:
-        raise ValueError(f"file: {file} has no {', '.join(missing)}; it holds {sorted(arrays)}")
-    return Params(arrays["W"], arrays["H"], arrays.get("b")), arrays["labels"]
+        raise ValueError(f"file: {file} has no {', no '.join(missing)}; it holds {sorted(arrays)}")
+    return Params(found["W"], found["H"], found["b"]), found["labels"]  # type: ignore[arg-type, return-value]
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    try:
+        held = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise ValueError(f"file: cannot read {file} as npz: {error.strerror or error}; {WRITE}") from error
+    except Exception as error:  # zipfile and NumPy raise their own, of text that it might be a pickle
+        raise ValueError(f"file: {file} is no npz archive (a zip of arrays); {WRITE}") from error
+    if isinstance(held, np.ndarray):
+        raise ValueError(f"file: {file} is one array, {held.shape}, need an archive of several; {WRITE}")
+    with held:
+        if any(name.endswith("data.pkl") or "/data/" in name for name in held.files):
+            to_numpy = "where tensors become arrays by tensor.detach().cpu().numpy()"
+            raise ValueError(f"file: {file} looks like PyTorch's own, need npz; {WRITE}, {to_numpy}")
+        try:
+            return {name: held[name] for name in held.files}
+        except Exception as error:
+            raise ValueError(f"file: cannot read {file} as npz: {error}; {WRITE}") from error
+
+
+def own_point(
+    W: Any,
+    H: Any,
+    b: Any,
+    labels: Any,
+    *,
+    weight_decay: float | None = None,
+    decay_w: float | None = None,
+    decay_h: float | None = None,
+    decay_b: float | None = None,
+    loss: Loss | None = None,
+    samples: Samples | None = None,
+) -> OwnPoint:
+    """Return the point of a full problem that arrays describe; samples may come in any order.
+
+    Numbers become float64. H is (d, N) or (N, d), told apart by W (K, d) or, where d = N, by `samples`, which
+    says what they are in H: "columns" or "rows". Ordinary weight decay λ is λ_W = λ_b = λ; without `decay_h`
+    it is the one that balances λ_W‖W‖² = λ_H‖H‖², as every critical point does: no other λ_H could make the
+    point critical.
+
+    Raises:
+        ValueError: naming the argument: shapes that do not fit or leave open what they mean, non-finite
+            entries, labels that are not integers in 0..K−1 or leave a class empty, decays out of range, too
+            few or too many of them, 64-bit floating point off.
+    """
+    require_x64()
+    weight, features = _matrix("W", W), _matrix("H", H)
+    classes = _labels(labels, weight.shape)
+    bias = None if b is None else _numbers("b", b)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"b: need shape (K,) = {weight.shape[:1]} to fit W, got {bias.shape}")
+    columns = _in_columns(features, weight.shape[1], classes.size, samples)
+    counts, order = np.bincount(classes, minlength=len(weight)), np.argsort(classes, kind="stable")
+    params = Params(*(None if a is None else jnp.asarray(a) for a in (weight, columns[:, order], bias)))  # type: ignore[arg-type]
+    check_finite(params)
+    decays, notes = _decays(params, weight_decay, decay_w, decay_h, decay_b)
+    prob = problem(counts=counts.tolist(), dim=weight.shape[1], **decays, bias=bias is not None, loss=loss)
+    scores = weight @ columns + (0.0 if bias is None else bias[:, None])
+    accuracy = float(np.mean(np.argmax(scores, axis=0) == classes))
+    known = _plain(float(global_minimum(prob)))
+    return OwnPoint(prob, params, {**decays, "accuracy": accuracy, "closed_form_loss": known}, notes)
 
 
 def certify(
     params: Params,
     labels: Any,
     *,
-    decay_w: float,
-    decay_h: float,
-    decay_b: float = 0.0,
-    loss: Loss | None = None,
     grad_tol: float = GRAD_TOL,
     gap_tol: float = GAP_TOL,
+    **given: Any,
 ) -> dict[str, Any]:
     """Return evidence and verdict on a point of the full problem, as plain values for JSON.
 
-    Samples may come in any order. A point that is not critical has `verdict` NOT_CRITICAL and no index,
+    `given` as for `own_point`, but of a square H the columns are taken to be the samples, and `notes` say so.
+    A point that is not critical has `verdict` NOT_CRITICAL and no index,
     nullity or λ_min; its dual bound, gap, curvature and metrics are given all the same. A saddle beyond
-    `spectrum.DENSE_LIMIT` has no index and nullity. NaN becomes None.
+    `spectrum.DENSE_LIMIT` has no index and nullity. NaN becomes None. `excess_loss` is f − f*, where theory
+    knows f* = `closed_form_loss`; `notes` say what was taken for granted.
 
     Raises:
-        ValueError: naming the argument: shapes that do not fit, non-finite entries, labels that are not
-            integers in 0..K−1 or leave a class empty, decays out of range, 64-bit floating point off.
+        ValueError: as `own_point`; a tolerance, if it is not a finite number above 0.
     """
-    require_x64()
-    W, H, labels = _matrix("W", params.W), _matrix("H", params.H), np.asarray(labels)
-    K, d = W.shape
-    counts = _counts(labels, K)
-    if H.shape != (d, labels.size):
-        raise ValueError(f"H: need shape (d, N) = {(d, labels.size)} to fit W and labels, got {H.shape}")
-    b = None if params.b is None else _numbers("b", params.b)
-    prob = problem(
-        counts=counts,
-        dim=d,
-        decay_w=decay_w,
-        decay_h=decay_h,
-        decay_b=0.0 if b is None else decay_b,
-        bias=b is not None,
-        loss=loss,
-    )
-    order = np.argsort(labels, kind="stable")
-    point = Params(jnp.asarray(W), jnp.asarray(H[:, order]), None if b is None else jnp.asarray(b))
-    check_finite(point)
+    notes = []
+    if given.get("samples") is None and len(set(np.shape(params.H))) == 1:
+        given["samples"] = "columns"
+        notes = ["H is square: its columns were taken to be the samples; say so if these are its rows"]
+    point = own_point(*params, labels, **given)
+    return as_row(point._replace(notes=notes + point.notes), examined(point, grad_tol, gap_tol))
+
+
+def examined(point: OwnPoint, grad_tol: float = GRAD_TOL, gap_tol: float = GAP_TOL) -> Examined:
+    """Measure and judge the point.
+
+    Raises:
+        ValueError: naming the tolerance that is not a finite number above 0.
+    """
     check_positive(grad_tol=grad_tol, gap_tol=gap_tol)
-    evidence = jax.jit(lambda p: examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol).evidence)(point)
-    values = {name: np.asarray(value).item() for name, value in evidence.columns().items()}
+    return _examine(point.prob, point.params, grad_tol, gap_tol)
+
+
+@partial(jax.jit, static_argnames=("grad_tol", "gap_tol"))
+def _examine(prob: Problem, p: Params, grad_tol: float, gap_tol: float) -> Examined:
+    return examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol)
+
+
+def as_row(point: OwnPoint, seen: Examined) -> dict[str, Any]:
+    """Return what `ufm certify --json` prints."""
+    values = {name: np.asarray(value).item() for name, value in seen.evidence.columns().items()}
     values |= {"verdict": Verdict(values["verdict"]).name, "reason": Reason(values["reason"]).name}
     values |= {name: None for name in ("index", "nullity") if values[name] == NOT_COUNTED}
-    return {name: _plain(value) for name, value in values.items()}
+    known = point.facts["closed_form_loss"]
+    values |= point.facts | {"excess_loss": None if known is None else values["loss"] - known}
+    return {name: _plain(value) for name, value in values.items()} | {"notes": point.notes}
 
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _decays(
+    p: Params,
+    weight_decay: float | None,
+    decay_w: float | None,
+    decay_h: float | None,
+    decay_b: float | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the decays to judge by, and what is to be said of them."""
+    if (weight_decay is None) == (decay_w is None):
+        how = "neither" if decay_w is None else f"both, {weight_decay} and {decay_w}"
+        raise ValueError(f"weight_decay: give it (ordinary weight decay) or decay_w, got {how}")
+    w: Any = decay_w if weight_decay is None else weight_decay
+    given: dict[str, Any] = {"decay_w": decay_w} if weight_decay is None else {"weight_decay": weight_decay}
+    check_positive(**given)
+    b = (weight_decay or 0.0) if decay_b is None else decay_b
+    if p.b is None:
+        b = 0.0  # whatever is said of it
+    if decay_h is not None:
+        return {"decay_w": w, "decay_h": decay_h, "decay_b": b}, []
+    W2, H2 = (float(jnp.sum(a**2)) for a in (p.W, p.H))
+    if not (W2 > 0 and H2 > 0):
+        raise ValueError("decay_h: give it; none balances W and H where one of them is zero")
+    note = "decay_h balances decay_w ‖W‖² = decay_h ‖H‖², as at every critical point; it was not given"
+    return {"decay_w": w, "decay_h": float(w) * (W2 / H2), "decay_b": b}, [note]
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """Return anything that NumPy can read, tensors that follow gradients or lie on a device among it."""
+    for step in ("detach", "cpu"):  # PyTorch's, which np.asarray refuses
+        if callable(getattr(value, step, None)):
+            value = getattr(value, step)()
+    try:
+        return np.asarray(value)
+    except Exception as error:  # each framework raises its own
+        kind = type(value).__name__
+        raise ValueError(
+            f"{name}: cannot make a NumPy array of {kind}: {error}; convert it to one of float32 or float64"
+        ) from error
+
+
 def _numbers(name: str, value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
+    array = _array(name, value)
+    if array.dtype.kind not in "fiu" and not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16
         raise ValueError(f"{name}: need real numbers, got dtype {array.dtype}")
     return array.astype(np.float64)
 
@@ -102,14 +227,44 @@ def _matrix(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _counts(labels: np.ndarray, K: int) -> list[int]:
+def _labels(value: Any, shape: Sequence[int]) -> np.ndarray:
+    """Return the labels, each a class of the K rows of W."""
+    if value is None:
+        raise ValueError("labels: give the class 0..K−1 of each sample")
+    labels, (K, d) = _array("labels", value), shape
     if labels.ndim != 1 or labels.size == 0:
-        raise ValueError(f"labels: need a vector of N labels, got shape {labels.shape}")
+        hint = "; of one-hot rows take .argmax(axis=1)" if labels.ndim == 2 else ""
+        raise ValueError(f"labels: need a vector of N labels, got shape {labels.shape}{hint}")
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels: need integers, got dtype {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= K:
-        raise ValueError(f"labels: need 0..{K - 1} (W has {K} rows), got {labels.min()}..{labels.max()}")
+        hint = "; labels.astype(int) makes them such" if labels.dtype.kind == "f" else ""
+        raise ValueError(f"labels: need integers, got dtype {labels.dtype}{hint}")
+    low, high = int(labels.min()), int(labels.max())
+    if (low, high) == (1, K):
+        raise ValueError(f"labels: need 0..{K - 1}, got 1..{K}; subtract 1")
+    if low < 0 or high >= K:
+        hint = f"; is W transposed? It has shape {(K, d)}, need (K, d)" if low == 0 and high == d - 1 else ""
+        raise ValueError(f"labels: need 0..{K - 1} (W has {K} rows), got {low}..{high}{hint}")
     counts = np.bincount(labels, minlength=K)
     if counts.min() == 0:
-        raise ValueError(f"labels: class {int(counts.argmin())} has no sample")
-    return counts.tolist()
+        hint = f"; is W transposed? It has shape {(K, d)}, need (K, d)" if high == d - 1 else ""
+        raise ValueError(f"labels: class {int(counts.argmin())} has no sample{hint}")
+    return labels
+
+
+def _in_columns(H: np.ndarray, d: int, N: int, samples: Samples | None) -> np.ndarray:
+    """Return H with a sample a column."""
+    if samples is not None and samples not in get_args(Samples):
+        raise ValueError(f"samples: need one of {get_args(Samples)}, got {samples!r}")
+    if H.shape not in ((d, N), (N, d)):
+        raise ValueError(
+            f"H: need shape (d, N) = {(d, N)} or (N, d) = {(N, d)} to fit W and labels, got {H.shape}"
+        )
+    if samples is None and d == N:
+        raise ValueError(
+            f"H: as many features as samples ({N}) leave open which are its columns; say samples='columns' "
+            "of H (d, N), or samples='rows' of H (N, d)"
+        )
+    rows = samples == "rows" if d == N else H.shape == (N, d)
+    if samples is not None and rows != (samples == "rows"):
+        raise ValueError(f"samples: they are not the {samples} of H, which has shape {H.shape}, d = {d}")
+    return H.T if rows else H

@@ -1,4 +1,4 @@
-"""Files that survive a kill, a full disk and a second process; knows nothing of what is in them. POSIX only.
+"""Files that survive a kill, a full disk and a second process, and what made them. POSIX only.
 
 Locks are `flock`s: the kernel lets go of them when their process ends, however it ends, so none is ever
 stale. On NFS they hold between machines if the server locks; on a file system without locks (Lustre mounted
@@ -8,16 +8,20 @@ of its own and renamed whole, and two processes with one configuration write the
 
 import errno
 import fcntl
+import json
 import os
+import platform
 import re
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ufm_jax
 from ufm_jax.interrupt import whole
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -125,3 +129,24 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def provenance() -> dict[str, Any]:
+    """Return versions, device and dtype, for manifests, shards and figures' sidecars."""
+    import jax
+
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "ufm-jax": ufm_jax.__version__,  # the checkout's own, installed or not
+            **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
+        },
+        "device": str(jax.devices()[0].device_kind),
+        "dtype": "float64" if jax.config.read("jax_enable_x64") else "float32",
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write strict JSON under a temporary name, then rename."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_file(path, lambda file: file.write((text + "\n").encode()))
