@@ -85,7 +85,7 @@ _HOMES = {
     "landscape.landscape": ("Landscape", "static"),
     "landscape.grid": ("grid", "Grid"),
     "landscape.flat": ("hessian",),
-    "model_interface": ("census", "certify"),
+    "model_interface": ("census", "certify", "Certified"),
     "landscape.continuation": ("follow", "Followed"),
     "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
     "landscape.verdict": ("Verdict", "Reason"),

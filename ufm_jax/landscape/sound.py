@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from jaxtyping import Key as KeyArray
 
 from ufm_jax.landscape.landscape import Key, Landscape
 from ufm_jax.landscape.point import as_rows, ravel
+
+Keys = KeyArray[Array, " S"]
 
 ASKED = 8  # random points
 SLOPE_RTOL = 1e-8  # of ⟨∇f, ξ⟩ in ‖∇f‖ ‖ξ‖: rounding of sums, where a wrong direction gives about 1/√D
@@ -62,7 +65,7 @@ def check_landscape(landscape: Landscape) -> None:
 
 
 @jax.jit
-def _slopes(landscape: Landscape, keys: Key) -> Array:
+def _slopes(landscape: Landscape, keys: Keys) -> Array:
     def one(key: Key) -> Array:
         x = landscape.start(key)
         grad = ravel(jax.grad(landscape.value)(x))
