@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.search import search as search
     from ufm_jax.landscape.verdict import Reason as Reason
     from ufm_jax.landscape.verdict import Verdict as Verdict
+    from ufm_jax.model_interface import Certified as Certified
     from ufm_jax.model_interface import census as census
     from ufm_jax.model_interface import certify as certify
     from ufm_jax.models.factorisation import Factorisation as Factorisation
