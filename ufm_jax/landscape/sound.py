@@ -5,13 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
-from jaxtyping import Key as KeyArray
+from jaxtyping import Array, Shaped
 
 from ufm_jax.landscape.landscape import Key, Landscape
 from ufm_jax.landscape.point import as_rows, ravel
-
-Keys = KeyArray[Array, " S"]
 
 ASKED = 8  # random points
 SLOPE_RTOL = 1e-8  # of ⟨∇f, ξ⟩ in ‖∇f‖ ‖ξ‖: rounding of sums, where a wrong direction gives about 1/√D
@@ -47,6 +44,7 @@ def check_landscape(landscape: Landscape) -> None:
     if (
         forms[0] != forms[1]
         or len(first) != 1
+        or first == {()}
         or any(a.shape[1:] != b.shape for a, b in zip(jax.tree.leaves(moved), leaves, strict=True))
     ):
         raise ValueError(
@@ -65,7 +63,7 @@ def check_landscape(landscape: Landscape) -> None:
 
 
 @jax.jit
-def _slopes(landscape: Landscape, keys: Keys) -> Array:
+def _slopes(landscape: Landscape, keys: Shaped[Array, "n *key"]) -> Array:
     def one(key: Key) -> Array:
         x = landscape.start(key)
         grad = ravel(jax.grad(landscape.value)(x))
