@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.search import search as search
     from ufm_jax.landscape.verdict import Reason as Reason
     from ufm_jax.landscape.verdict import Verdict as Verdict
+    from ufm_jax.model_interface import Certified as Certified
     from ufm_jax.model_interface import census as census
     from ufm_jax.model_interface import certify as certify
     from ufm_jax.models.factorisation import Factorisation as Factorisation
@@ -85,7 +86,7 @@ _HOMES = {
     "landscape.landscape": ("Landscape", "static"),
     "landscape.grid": ("grid", "Grid"),
     "landscape.flat": ("hessian",),
-    "model_interface": ("census", "certify"),
+    "model_interface": ("census", "certify", "Certified"),
     "landscape.continuation": ("follow", "Followed"),
     "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
     "landscape.verdict": ("Verdict", "Reason"),
