@@ -12,11 +12,12 @@ import pytest
 from conftest import BALANCED, keys, make
 
 from ufm_jax import interface
+from ufm_jax.landscape import continuation as branches
 from ufm_jax.landscape import search, sound
 from ufm_jax.landscape.landscape import Effort
 from ufm_jax.landscape.search import CriticalPoint, EigenvectorFollowing, LevenbergMarquardt, Newton
 from ufm_jax.models.factorisation import Factorisation
-from ufm_jax.models.unconstrained import census, continuation
+from ufm_jax.models.unconstrained import census, continuation, own_point, samples
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
 from ufm_jax.runs import engine, pipeline
@@ -24,7 +25,7 @@ from ufm_jax.runs import engine, pipeline
 PLATFORMS = ("cuda", "rocm", "tpu")
 # Whose compiled functions are all hot, but for the flows: their ODE solver raises by calling back to Python,
 # which is not exported. (`downhill` has nothing else.)
-HOT = (pipeline, engine, census, continuation, interface, search, sound)
+HOT = (pipeline, engine, census, continuation, interface, search, sound, branches, own_point, samples)
 NOT_EXPORTED = {interface._flow}
 LANES = 8
 FULL = make(BALANCED, 3)  # d = K: points have as many coordinates in every form
@@ -90,6 +91,15 @@ def programs() -> dict[str, Program]:
             found[f"classify {effort} {kind}"] = Program(
                 interface._examine, (prob, x), {"effort": effort, "grad_tol": 1e-9, "gap_tol": 1e-9}
             )
+        leaves = {name: getattr(prob, name) for name in prob.leaf_names()}
+        path, flat, t = (leaves, leaves), jnp.ones(prob.num_variables), jnp.ones(())
+        shapes = jax.eval_shape(branches._begin, prob, path, flat)[0]
+        here = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), shapes)
+        found |= {
+            f"branch begins {kind}": Program(branches._begin, (prob, path, flat)),
+            f"branch goes on {kind}": Program(branches._step, (prob, path, here, t, t)),
+            f"branch judged {kind}": Program(branches._examine, (prob, leaves, x)),
+        }
         found[f"slice {kind}"] = Program(interface._plane, (prob, x, x, x, jnp.ones(3)))
         found[f"_slopes {kind}"] = Program(sound._slopes, (prob, keys(0, 2)))
         for method in (Newton(), LevenbergMarquardt(), EigenvectorFollowing(1)):
@@ -98,6 +108,9 @@ def programs() -> dict[str, Program]:
                     search._search, (prob, start), {"method": method, "many": several}
                 )
     return found | {
+        "certify": Program(own_point._examine, (FULL, FULL.zeros()), {"grad_tol": 1e-9, "gap_tol": 1e-9}),
+        "minimum by samples": Program(samples.find_minimum, (FULL, FULL.zeros())),
+        "verdict by samples": Program(samples.judge, (FULL, FULL.zeros())),
         "_solve": Program(census._solve, (small, raveled(MEANS))),
         "_descend": Program(census._descend, (small, keys(0, LANES))),
         "_examine": Program(census._examine, (MEANS, raveled(MEANS))),
