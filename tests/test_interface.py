@@ -286,3 +286,40 @@ def test_a_slice_is_f_on_a_plane():
     )
     for (i, a), (j, b) in itertools.product(enumerate(one.first), enumerate(one.second)):
         np.testing.assert_allclose(one.values[i, j], camel(like + jnp.array([a + b, b])), rtol=1e-13)
+
+
+def same_rows(a, b):
+    assert a.column_names == b.column_names
+    for name in a.column_names:
+        np.testing.assert_array_equal(a[name].to_numpy(), b[name].to_numpy(), err_msg=name)
+
+
+def test_points_that_were_not_kept_are_searched_for_again(factors):
+    """And orbits are then told apart by value, index and nullity."""
+    options = {"starts": 300, "target": "saddles"}
+    kept, bare = (ufm.sweep(factors, keep_points=keep, **options) for keep in (True, False))
+    assert bare.points is None
+    same_rows(kept.table, bare.table)
+    same_rows(kept.orbits, bare.orbits)
+    for row in kept.orbits["row"].to_pylist()[:3]:
+        np.testing.assert_allclose(ravel(bare.point(row).x), ravel(kept.point(row).x), atol=1e-12)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_folder_holds_what_memory_does(factors, tmp_path, keep):
+    grid = ufm.grid(factors, decay=[0.1, 0.5])
+    options = {"starts": 30, "target": "both", "seed": 5, "keep_points": keep}
+    memory = ufm.sweep(grid, **options)
+    made = ufm.sweep(grid, out=tmp_path / "run", shard_size=16, **options)
+    read = ufm.load(tmp_path / "run")
+    again = ufm.sweep(grid, out=tmp_path / "run", shard_size=16, **options)
+    names = memory.table.column_names
+    for run in (made, read, again):
+        same_rows(memory.table, run.table.select(names))
+        same_rows(memory.orbits, run.orbits)
+        np.testing.assert_array_equal(run.setting, memory.setting)
+        row = int(run.orbits["row"][1].as_py())
+        np.testing.assert_allclose(ravel(run.point(row).x), ravel(memory.point(row).x), atol=1e-12)
+        assert "Factorisation" in str(run)
+    with pytest.raises(ValueError, match=r"^out: "):
+        ufm.sweep(grid, out=tmp_path / "run", shard_size=16, **(options | {"seed": 6}))
