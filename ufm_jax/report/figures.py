@@ -1,6 +1,7 @@
 """A run's figures, as data URIs that a page can hold: drawn without a display, read without fonts."""
 
 import base64
+import functools
 import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ HUES = ("#0072B2", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000")
 LOOKS = dict(zip((v.name for v in Verdict), zip(HUES, "osD^Pv", strict=True), strict=True))
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 FLOOR = 1e-17  # gaps and gradient norms below this, and those rounded to or below zero, are drawn here
+LEVELS = 25  # lines of a slice
 MANY = 2000  # marks, beyond which they are drawn as pixels
 SYMBOLS = {"decay_w": "$λ_W$", "decay_h": "$λ_H$", "decay_b": "$λ_b$"}
 
@@ -35,6 +37,17 @@ class Points(NamedTuple):
     colour: str = "rank"
 
 
+def in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Return a function that draws in this module's style."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Any) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args)
+
+    return drawn
+
+
 def data_uri(draw: Callable[..., Figure], *args: Any) -> str:
     """Draw in this module's style and return the figure as an inline SVG image."""
     with matplotlib.rc_context(STYLE):
@@ -43,6 +56,7 @@ def data_uri(draw: Callable[..., Figure], *args: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+@in_style
 def draw_index(points: Points) -> Figure:
     """Draw loss against Morse index, colour by rank (or nullity), marker by verdict; equal points once."""
     figure = Figure(figsize=(6.6, 4.0))
@@ -116,12 +130,14 @@ def _histogram(ax: Any, table: pa.Table, column: str, tolerance: float, label: s
     ax.set_ylim(0.7, max(ax.get_ylim()[1], 2.0 * most))
 
 
+@in_style
 def draw_slice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> Figure:
     """Draw level lines of f on a plane, as many points between any two, and the point it goes through."""
     figure = Figure(figsize=(5.2, 4.2))
     ax = figure.subplots()
-    levels = np.unique(np.quantile(values[np.isfinite(values)], np.linspace(0, 1, 25)))
-    filled = ax.contourf(first, second, values.T, levels=levels, cmap="viridis")
+    levels = np.unique(np.quantile(values[np.isfinite(values)], np.linspace(0, 1, LEVELS)))
+    norm = BoundaryNorm(levels, 256) if len(levels) > 1 else None
+    filled = ax.contourf(first, second, values.T, levels=levels, norm=norm, cmap="viridis")
     ax.contour(first, second, values.T, levels=levels, colors="white", linewidths=0.4)
     ax.plot(0, 0, "o", color="black", ms=4)
     ax.set(xlabel="along $u$", ylabel="along $v$", aspect="equal")
@@ -129,6 +145,7 @@ def draw_slice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> Fig
     return figure
 
 
+@in_style
 def draw_path(name: str, values: np.ndarray, loss: np.ndarray, index: np.ndarray) -> Figure:
     """Draw loss along a branch of critical points, colour by Morse index, a cross where none was counted."""
     figure = Figure(figsize=(6.6, 4.0))
