@@ -20,6 +20,7 @@ assert ufm_jax.MIN_CPU_WORKERS > 1
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 4)
@@ -29,6 +30,14 @@ jax.config.update("jax_disable_most_optimizations", True)
 if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Drop what a module has compiled: a hundred memory maps a test, of which a process has 65,530."""
+    yield
+    jax.clear_caches()
+
 
 settings.register_profile(
     "ufm",
