@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import BALANCED, make
+from conftest import BALANCED, gradient_norm, make
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.objective import gradient_norm, objective
+from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.derivatives import dense_hessian, second_order

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import BALANCED, make
+from conftest import BALANCED, gradient_norm, make
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.objective import gradient_norm, objective
+from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.flow import discrete_flow, gradient_flow

@@ -108,7 +108,7 @@ def test_own_starts_are_judged_where_they_end():
     assert set(run.table["status"].to_pylist()) == {"CONVERGED"}
     assert set(run.table["verdict"].to_pylist()) == {"GLOBAL_MINIMUM"}
     np.testing.assert_allclose(run.table["loss"].to_numpy(), global_minimum(prob), atol=1e-12)
-    assert run.points.H.shape == (9, 4, 3)  # on class means
+    assert run.points.H.shape == (9, 3, 3)  # on class means, in the coordinates searched
     point = run.point(3)
     assert point.x.H.shape == (4, 6)
     assert float(prob.value(point.x)) == pytest.approx(run.table["loss"][3].as_py(), abs=1e-12)

@@ -63,7 +63,7 @@ def refused(capsys, call):
 def test_a_loss_of_a_file_is_swept_certified_resumed_and_reported(file, tmp_path, monkeypatch, capsys):
     out, flags = tmp_path / "run", ["--loss", f"{file}:Tempered", "--loss-set", "weights=1,1,2"]
     ufm_sweep(out, *flags)
-    table = ufm.load(out)
+    table = ufm.load(out).table
     assert set(table["verdict"].to_pylist()) == {"GLOBAL_MINIMUM"}
     built_in = sweep(replace(SWEEP, starts=6, loss=ufm.CrossEntropy(class_weights=(1, 1, 2))))
     np.testing.assert_allclose(table["loss"].to_numpy(), built_in["loss"].to_numpy(), atol=1e-12)
@@ -81,7 +81,7 @@ def test_a_loss_of_a_file_is_swept_certified_resumed_and_reported(file, tmp_path
     assert "other loss_set" in refused(capsys, lambda: ufm_sweep(out, *flags[:2]))
     file.write_text(SOURCE + "\n# changed\n")
     assert "other loss_source" in refused(capsys, lambda: ufm_sweep(out, *flags))
-    assert ufm.load(out).num_rows == 6  # rows need no source
+    assert ufm.load(out).table.num_rows == 6  # rows need no source
     main(["report", str(out)])
 
 
@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_convex_finds_minima_over_all_features_without_certif
     assert "convex" in refused(capsys, lambda: ufm_sweep(tmp_path / "means", *loss))
     assert not (tmp_path / "means").exists()
     ufm_sweep(tmp_path / "full", *loss, "--space", "full")
-    table = ufm.load(tmp_path / "full")
+    table = ufm.load(tmp_path / "full").table
     assert table["dual_bound"].null_count == 6
     assert not {"GLOBAL_MINIMUM", "STRICT_SADDLE"} & set(table["verdict"].to_pylist())
     assert "LOCAL_MINIMUM" in table["verdict"].to_pylist()
