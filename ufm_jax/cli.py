@@ -315,7 +315,7 @@ def _sizes(flags: ProblemFlags) -> dict[str, Any]:
     for name in ("dim", "decay_w", "decay_h"):
         if not getattr(flags, name) and getattr(flags, name) != 0:
             flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{name}: need {flag}, which says the unconstrained feature model's")
+            raise ValueError(f"{name}: need {flag} of the unconstrained feature model")
     return {"counts": _counts(flags), "dim": flags.dim, "bias": not flags.no_bias}
 
 

@@ -319,6 +319,10 @@ class Flow(NamedTuple):
     path: Trajectory
     end: CriticalPoint
 
+    def __repr__(self) -> str:
+        first, last = self.path.values[0], self.path.values[-1]
+        return f"Flow(loss {first:.8g} to {last:.8g} in {len(self.path.times)} points, end={self.end!r})"
+
 
 def flow_from(
     landscape: Landscape,
