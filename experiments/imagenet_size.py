@@ -141,6 +141,8 @@ def evidence(
         orbit_dim=orbit_dim,
         orbit_residual=jnp.asarray(inside.null_residual),
         tolerance=tolerance,
+        doubt=prob.doubt(found.grad_norm),
+        null=tolerance,
         clear=clear,
         resolved=clear,
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape import evidence
 from ufm_jax.landscape.checks import check_finite
@@ -78,17 +78,25 @@ class Run:
         for setting in np.unique(self.setting[critical]):
             rows = np.flatnonzero(critical & (self.setting == setting))
             rows = rows[np.argsort(norms[rows], kind="stable")]  # the best solved stands for its orbit
-            found = sorted_into(self._invariants(rows, int(setting)))
+            found = sorted_into(self._invariants(rows, int(setting)), self._kinds(rows))
             lowest = [loss[rows[found == orbit]].min() for orbit in range(found.max() + 1)]
             place = np.argsort(np.argsort(lowest, kind="stable"), kind="stable")
             number[rows] = first + place[found]
             first += len(lowest)
         return number
 
+    def _kinds(self, rows: np.ndarray) -> Int[np.ndarray, " m"]:
+        """Number what was counted of each row; -1 where nothing was."""
+        columns = self.table.select(["index", "nullity"]).take(rows).columns
+        index, nullity = (np.nan_to_num(floats(column), nan=-1) for column in columns)
+        return np.where(
+            (index < 0) | (nullity < 0), -1, index * (1 + nullity.max(initial=0)) + nullity
+        ).astype(int)
+
     def _invariants(self, rows: np.ndarray, setting: int) -> Float[np.ndarray, "m F"]:
         if self.points is None or self.grid is None:
             few = self.table.select(["loss", "index", "nullity"]).take(rows)
-            return np.stack([floats(column) for column in few.columns], axis=1)
+            return np.nan_to_num(np.stack([floats(column) for column in few.columns], axis=1), nan=-1.0)
         fields = {name: values[setting] for name, values in self.grid.settings.items()}
         space = self.grid.landscape.space("points")
         return np.asarray(_invariants(space, fields, jax.tree.map(lambda a: a[rows], self.points)))
@@ -217,6 +225,9 @@ def load(out: Path | str, *, landscape: Landscape | Grid | None = None) -> Run |
     if grid is None:
         with suppress(ValueError):  # what its name says may be gone: then `Run.point` asks for it
             grid = grid_of(config)
+            store.check_probe(out, grid)
+    else:
+        store.check_probe(out, grid)
     return _loaded(out, config, grid)
 
 

@@ -210,7 +210,11 @@ def _file_of(what: str, module: str) -> Path:
 
 def _imported(what: str, where: str) -> ModuleType:
     try:
-        return _loaded(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        if not where.endswith(".py"):
+            return importlib.import_module(where)
+        main = sys.modules["__main__"]
+        running = getattr(main, "__file__", None)  # the script itself: it is not to be run a second time
+        return main if running and Path(running).absolute() == Path(where) else _loaded(Path(where))
     except Exception as error:  # the user's code may raise anything
         raise ValueError(f"{what}: importing {where} raised {said(error)}") from error
 

@@ -21,6 +21,6 @@ def require_x64(landscape: Any = None) -> None:
     for leaf in jax.tree.leaves(jax.eval_shape(landscape.zeros)):
         if leaf.dtype != "float64":
             raise ValueError(
-                f"landscape: {landscape.name} has points of {leaf.dtype}, perhaps since jax_enable_x64 was "
-                "off when it was made; verdicts need float64"
+                f"landscape: {landscape.name} has points of {leaf.dtype}, and verdicts need float64; was "
+                "jax_enable_x64 off when it was made, or are its numbers integers (astype(float))?"
             )

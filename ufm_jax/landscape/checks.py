@@ -19,8 +19,8 @@ def checked(x: Any, like: Any, *, many: bool = False, name: str = "x") -> Any:
     needed, form = tree_flatten_with_path(like)
     x = jax.tree.map(lambda a: np.asarray(a, float) if is_numbers(a) else a, x, is_leaf=is_numbers)
     given = tree_flatten_with_path(x)[0]
-    names = [keystr(path).lstrip(".") or name for path, _ in needed]
-    found = [keystr(path).lstrip(".") or name for path, _ in given]
+    names = [keystr(path, simple=True, separator=".") or name for path, _ in needed]
+    found = [keystr(path, simple=True, separator=".") or name for path, _ in given]
     same: Any = form
     if jax.tree.structure(x) != same:
         if names == found:  # a tuple for a named tuple, say
@@ -62,5 +62,5 @@ def check_finite(x: Any, name: str = "x") -> None:
     """
     for path, array in tree_flatten_with_path(x)[0]:
         if not bool(jnp.all(jnp.isfinite(array))):
-            where = keystr(path).lstrip(".") or name
+            where = keystr(path, simple=True, separator=".") or name
             raise ValueError(f"{where}: has {int(jnp.sum(~jnp.isfinite(array)))} non-finite entries")

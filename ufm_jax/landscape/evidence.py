@@ -82,7 +82,13 @@ def examine(
     if effort != "spectrum":
         value = nothing if known.escape is None else known.escape.value
         judgement = judge_by_certificates(
-            point.grad_norm, gap, value, known.tolerance, known.floor, **tolerances
+            point.grad_norm,
+            gap,
+            value,
+            known.tolerance,
+            landscape.doubt(point.grad_norm),
+            known.floor,
+            **tolerances,
         )
         direction = None if known.escape is None else known.escape.direction
         return Examined(_row(point, known, judgement, value, (nothing, nothing)), None, direction)
@@ -103,7 +109,7 @@ def spectrum(landscape: Landscape, point: Point, floor: Float[Array, ""] | float
     `floor` bounds all eigenvalues from below, where that is known.
     """
     orbit, blocks = landscape.blocks(point)
-    return assembled(point, orbit, blocks, floor)
+    return assembled(point, orbit, blocks, landscape.doubt(point.grad_norm), floor)
 
 
 def _row(

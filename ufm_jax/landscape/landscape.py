@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ufm_jax.landscape.checks import checked, is_numbers
 from ufm_jax.landscape.orbit import Orbit, orbit_of
 from ufm_jax.landscape.point import Curvature, Point, ravel
-from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, whole_block
+from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, doubt, whole_block
 from ufm_jax.numerics.derivatives import dense_hessian, floating
 from ufm_jax.numerics.lockstep import Norm, Stacked
 
@@ -124,6 +124,11 @@ class Landscape:
             kind: [f.name for f in dataclasses.fields(cls) if bool(f.metadata.get("static")) is kind]  # type: ignore[arg-type]
             for kind in (True, False)
         }
+        for name in names[True] + names[False]:
+            if hasattr(Landscape, name):
+                raise TypeError(
+                    f"{name}: a field of {cls.__name__} cannot be called as what every landscape has"
+                )
         made = cls.__init__
         if "zeros" in vars(cls):
             cls.zeros = _as_arrays(cls.zeros)  # type: ignore[method-assign, assignment]
@@ -232,6 +237,10 @@ class Landscape:
         """Return what is known of a point, at no more cost than `effort` allows."""
         nothing = jnp.full_like(point.value, -jnp.inf)
         return Known(self.lower_bound(point.x), nothing, jnp.zeros_like(point.value), self.measures(point.x))
+
+    def doubt(self, grad_norm: Float[Array, ""]) -> Float[Array, ""]:
+        """Return below what size curvature says nothing of the critical point near by, by the gradient."""
+        return doubt(grad_norm)
 
     def efforts(self, target: Target) -> tuple[Effort, ...]:
         """Return what is worth trying on ends of searches, cheapest first, before a spectrum is taken."""

@@ -9,20 +9,26 @@ from jaxtyping import Float, Int
 MATCH_TOL = 1e-5
 
 
-def sorted_into(invariants: Float[np.ndarray, "m F"]) -> Int[np.ndarray, " m"]:
+def sorted_into(
+    invariants: Float[np.ndarray, "m F"], kinds: Int[np.ndarray, " m"] | None = None
+) -> Int[np.ndarray, " m"]:
     """Return the number of each point's orbit, numbered in the order in which they first appear.
 
     A point joins the first orbit whose first point it matches (`MATCH_TOL`). Points with an invariant that
-    is not a number are each an orbit of their own.
+    is not a number are each an orbit of their own. Points of two `kinds` are never on one orbit; -1 is of
+    any kind.
     """
+    kinds = np.full(len(invariants), -1) if kinds is None else np.array(kinds)
     numbers = np.full(len(invariants), -1)
     orbits = 0
-    for i in range(len(invariants)):
+    for i in np.argsort(kinds < 0, kind="stable"):  # those of a known kind first
         if numbers[i] >= 0:
             continue
         tolerance = MATCH_TOL * (1.0 + np.abs(invariants[i]).max(initial=0.0))
-        near = np.all(np.abs(invariants[i:] - invariants[i]) <= tolerance, axis=1)
-        numbers[i:][near & (numbers[i:] < 0)] = orbits
+        near = np.all(np.abs(invariants - invariants[i]) <= tolerance, axis=1)
+        near &= (kinds == kinds[i]) | (kinds < 0)
+        numbers[near & (numbers < 0)] = orbits
         numbers[i] = orbits
         orbits += 1
-    return numbers
+    first = np.unique(numbers, return_index=True)[1]
+    return np.argsort(np.argsort(first))[numbers] if len(numbers) else numbers

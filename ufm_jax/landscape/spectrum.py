@@ -28,13 +28,16 @@ from ufm_jax.numerics.status import Status
 ZERO_RTOL = 1e-10
 ZERO_PER_GRAD = 100.0
 TURN = 10.0
-# A negative eigenvalue −c at a point not quite critical need not be that of the critical point near by. Where
-# an orbit is born from another, f is −c x²/2 + q x⁴/24 along some direction, q of order one (even, by a
-# reflection), and its slope stays below c^{3/2} (8/9q)^{1/2} from one critical point to the other: only if c
-# is well beyond (q ‖∇f‖²)^{1/3} is it known which of them is near. Where the gap to a lower bound is closed,
-# a saddle would be within GAP_TOL of the global minimum, and Kantorovich's condition must hold: c² > ‖∇f‖,
-# third derivatives being of order one.
+# An eigenvalue ±c at a point not quite critical need not be that of the critical point near by, if there is
+# one: with third derivatives q of order one Kantorovich's condition is c² > 2 q ‖∇f‖ (`doubt`). Where f is
+# even along the direction, by a reflection, it is −c x²/2 + q x⁴/24 where an orbit is born from another, and
+# its slope stays below c^{3/2} (8/9q)^{1/2} from one critical point to the other: c well beyond
+# (q ‖∇f‖²)^{1/3} is enough (`doubt_if_even`). Not where the gap to a lower bound is closed: a saddle would be
+# within GAP_TOL of the global minimum.
 FLAT = 10.0
+ROUNDING = (
+    1e-13  # relative to ‖H‖: what eigen-solvers leave of a zero; between this and the tolerance is doubt
+)
 DENSE_LIMIT = 2000  # variables of a block that is diagonalised; some seconds a point there
 NOT_COUNTED = -1  # an index or a nullity that nobody counted
 BASIS_BYTES = 2**28  # what a Lanczos basis may take: it is held twice
@@ -55,9 +58,11 @@ class Spectrum(NamedTuple):
     orbit_dim: Int[Array, ""]
     orbit_residual: Float[Array, ""]  # ‖H Q‖, Q the projection onto the orbit's tangent space
     tolerance: Float[Array, ""]  # below which |λ| is called zero
+    doubt: Float[Array, ""]  # below which |λ| is not known to have its sign at the critical point near by
+    null: Float[Array, ""]  # below which |λ| is a zero that an eigen-solver returns, and no small number
     clear: Bool[
         Array, ""
-    ]  # no eigenvalue is negative and near the tolerance or in `noise`; the orbit is null
+    ]  # no eigenvalue is negative and near the tolerance or in `doubt`; the orbit is null
     resolved: Bool[Array, ""]  # and no positive one, modulo the orbit, is near the tolerance
 
 
@@ -81,22 +86,27 @@ def zero_tolerance(
     return ZERO_RTOL * size + (ZERO_PER_GRAD + TURN / radius) * grad_norm
 
 
-def noise(tolerance: Float[Array, ""], grad_norm: Float[Array, ""]) -> Float[Array, ""]:
-    """Return below what a negative curvature shows nothing about the critical point near by."""
-    return jnp.maximum(tolerance, FLAT * jnp.cbrt(grad_norm**2))
+def doubt(grad_norm: Float[Array, ""]) -> Float[Array, ""]:
+    """Return below what a curvature, of either sign, shows nothing about the critical point near by."""
+    return FLAT * jnp.sqrt(grad_norm)
 
 
-def noise_at_closed_gap(tolerance: Float[Array, ""], grad_norm: Float[Array, ""]) -> Float[Array, ""]:
-    """Return `noise` where the point may as well be the global minimum."""
-    return jnp.maximum(noise(tolerance, grad_norm), jnp.sqrt(grad_norm))
+def doubt_if_even(grad_norm: Float[Array, ""]) -> Float[Array, ""]:
+    """Return `doubt` of a function that is even along directions of small curvature."""
+    return FLAT * jnp.cbrt(grad_norm**2)
 
 
 def assembled(
-    point: Point, orbit: Orbit, blocks: list[Block], floor: Float[Array, ""] | float = -jnp.inf
+    point: Point,
+    orbit: Orbit,
+    blocks: list[Block],
+    doubt: Float[Array, ""],
+    floor: Float[Array, ""] | float = -jnp.inf,
 ) -> Spectrum:
     """Return what the blocks say together, `orbit` being that of the point in the landscape asked about.
 
-    `floor` bounds all eigenvalues from below: where they were not counted it may show that none is negative.
+    `doubt` is the landscape's, `floor` bounds all eigenvalues from below: where they were not counted it may
+    show that none is negative.
     """
     grad_norm = jnp.linalg.norm(ravel(point.grad))
     held = [b for b in blocks if b.direction is not None]
@@ -117,7 +127,7 @@ def assembled(
         if b.lowest_alone:  # the nullity is known where the lowest is not zero
             index = jnp.where(floor >= -tolerance, 0, NOT_COUNTED).astype(jnp.int32)
             nullity = jnp.where(b.sound & (b.values[0] > tolerance), nullity, NOT_COUNTED)
-    unsure = jnp.maximum(10 * tolerance, noise(tolerance, grad_norm))
+    unsure = jnp.maximum(10 * tolerance, doubt)
     sound = jnp.all(jnp.stack([b.sound for b in blocks]))
     clear = ~jnp.any((values < -tolerance) & (values > -unsure)) & (orbit_residual <= tolerance) & sound
     clear &= measured <= 10 * tolerance  # also where it is not the lowest's
@@ -130,6 +140,8 @@ def assembled(
         orbit_dim=orbit.dim,
         orbit_residual=orbit_residual,
         tolerance=tolerance,
+        doubt=doubt,
+        null=tolerance - (ZERO_RTOL - ROUNDING) * norm,
         clear=clear,
         resolved=clear & ~jnp.any((values > tolerance) & (values < 10 * tolerance)),
     )

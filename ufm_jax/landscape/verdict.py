@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum, noise, noise_at_closed_gap
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
 
 GRAD_TOL = 1e-9  # ‖∇f‖₂ above this: not a critical point
 GAP_TOL = 1e-9  # f − dual bound below this, with no negative curvature: globally minimal
@@ -70,19 +70,24 @@ def judge(
     # Eigenvalues below the tolerance that do not show: of a point that is not near enough to a critical one.
     doubtful = ~none_negative & (spec.index > 0)
     bounded = counted & spec.resolved & (index == 0)
-    null = jnp.abs(spec.lambda_min) <= spec.tolerance  # beside the orbit's
+    size = jnp.abs(spec.lambda_min)
+    unclear = (size > spec.null) & (
+        size <= spec.tolerance
+    )  # too small to be called a number, too large for zero
+    null = size <= spec.null  # beside the orbit's
+    positive = (spec.lambda_min > spec.tolerance) & (spec.lambda_min > spec.doubt)
     why = jnp.where(sound, Reason.SPECTRUM_UNRESOLVED, Reason.RESIDUAL_TOO_LARGE)
     why = jnp.where(spec.index == NOT_COUNTED, Reason.INDEX_NOT_COUNTED, why)
     closed = dual_gap <= gap_tol  # a NaN gap (no certificate) compares false
     return _judgement(
         critical=grad_norm <= grad_tol,
         contradiction=dual_gap < -gap_tol,
-        saddle=_falls(curvature, spec.tolerance, grad_norm, closed) & ~none_negative,
+        saddle=_falls(curvature, spec.tolerance, spec.doubt, grad_norm, closed) & ~none_negative,
         lowest=closed & ~doubtful,
-        bounded=(bounded & null, bounded & ~null),
+        bounded=(bounded & null, bounded & positive),
         why=why,
         index=index,
-        nullity=jnp.where(spec.resolved & sound, spec.nullity, NOT_COUNTED),
+        nullity=jnp.where(spec.resolved & sound & ~unclear, spec.nullity, NOT_COUNTED),
     )
 
 
@@ -91,6 +96,7 @@ def judge_by_certificates(
     dual_gap: Float[Array, ""],
     curvature: Float[Array, ""],
     tolerance: Float[Array, ""],
+    doubt: Float[Array, ""],
     floor: Float[Array, ""],
     *,
     grad_tol: float = GRAD_TOL,
@@ -98,14 +104,14 @@ def judge_by_certificates(
 ) -> Judgement:
     """Judge one point without its spectrum: what neither gap nor `curvature` (NaN: none tried) shows is open.
 
-    `tolerance` is the size of a curvature that counts as zero.
+    `tolerance` is the size of a curvature that counts as zero, `doubt` the landscape's.
     """
     none_negative, closed = floor >= -tolerance, dual_gap <= gap_tol
     no = jnp.zeros_like(none_negative)
     return _judgement(
         critical=grad_norm <= grad_tol,
         contradiction=dual_gap < -gap_tol,
-        saddle=_falls(curvature, tolerance, grad_norm, closed) & ~none_negative,
+        saddle=_falls(curvature, tolerance, doubt, grad_norm, closed) & ~none_negative,
         lowest=closed & none_negative,
         bounded=(no, no),
         why=Reason.SPECTRUM_NOT_TAKEN,
@@ -117,12 +123,13 @@ def judge_by_certificates(
 def _falls(
     curvature: Float[Array, ""],
     tolerance: Float[Array, ""],
+    doubt: Float[Array, ""],
     grad_norm: Float[Array, ""],
     closed: Bool[Array, ""],
 ) -> Bool[Array, ""]:
     """Say whether negative curvature is beyond its error bound, which is larger where the gap is closed."""
-    least = jnp.where(closed, noise_at_closed_gap(tolerance, grad_norm), noise(tolerance, grad_norm))
-    return curvature < -least
+    least = jnp.maximum(tolerance, doubt)
+    return curvature < -jnp.where(closed, jnp.maximum(least, jnp.sqrt(grad_norm)), least)
 
 
 def _judgement(

@@ -53,6 +53,8 @@ class Factorisation(Landscape):
 
     def __post_init__(self) -> None:
         check_count(rank=self.rank)
+        if not np.ndim(self.decay):
+            check_positive(decay=self.decay)
 
     def zeros(self) -> Factors:
         m, n = self.M.shape

@@ -88,11 +88,23 @@ def check(config: Sweep) -> None:
     require_x64()
     work = work_of(config)
     require_x64(work.landscape)
+    check_target(work.landscape, config.target)
     check_landscape(work.landscape)
     name = "landscape"
     if isinstance(config, SweepConfig):
         name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
     check_memory(work.landscape, config.targets, name)
+
+
+def check_target(landscape: Landscape, target: Target) -> None:
+    """Check that there can be saddles of this index.
+
+    Raises:
+        ValueError: naming the target.
+    """
+    if isinstance(target, int) and target > landscape.space(target).num_variables:
+        most = landscape.space(target).num_variables
+        raise ValueError(f"target: need an index of at most {most}, got {target}")
 
 
 def check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = "landscape") -> None:
@@ -173,11 +185,14 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
             `check_landscape` and `check_memory`.
     """
     own = None
-    if isinstance(starts, bool) or not isinstance(starts, int | np.integer):
+    if isinstance(starts, bool | float | str):
+        raise ValueError(f"starts: need a number of them, or points, got {starts!r}")
+    if not isinstance(starts, int | np.integer):
         own = jax.tree.map(np.asarray, grid.landscape.check(starts, many=True))
         starts = len(jax.tree.leaves(own)[0])
     made = InMemory(grid=grid, starts=int(starts), **plan)
     check_landscape(grid.landscape)
+    check_target(grid.landscape, made.target)
     check_memory(work_on(grid, made).landscape, made.targets)
     return made, own
 
@@ -213,7 +228,10 @@ def points_in(table: pa.Table, grid: Grid | None) -> Any:
     names = [_column(path) for path, _ in tree_flatten_with_path(like)[0]]
     if any(name not in table.column_names for name in names):
         return None
-    held = [table[name].combine_chunks().to_numpy_ndarray() for name in names]
+    held = [
+        column.to_numpy_ndarray() if hasattr(column, "to_numpy_ndarray") else column.to_numpy()
+        for column in (table[name].combine_chunks() for name in names)
+    ]
     return jax.tree.unflatten(jax.tree.structure(like), held)
 
 
@@ -281,7 +299,7 @@ def table_of(
             "grad_norm": pa.array(np.asarray(evidence.grad_norm)),
             "status": _names(Status, point.status),
             "verdict": _names(Verdict, evidence.verdict),
-            **{name: _shown(values) for name, values in numbers.items()},
+            **{name: pa.array(values) for name, values in numbers.items()},
             **{name: _shown(shown[name]) for name in evident},
             **{name: _shown(values) for name, values in measures.items() if name not in numbers},
             "num_steps": pa.array(np.asarray(point.num_steps)),
@@ -303,7 +321,7 @@ def _with_points(rows: pa.Table, points: Any) -> pa.Table:
 
 def _column(path: Any) -> str:
     """Return the name of a leaf's column."""
-    return keystr(path).lstrip(".") or "x"
+    return keystr(path, simple=True, separator=".") or "x"
 
 
 def _shown(values: Any) -> pa.Array:
@@ -318,4 +336,6 @@ def _names(codes: type[Status] | type[Verdict] | type[Reason], values: Any) -> p
 
 
 def _tensors(a: Any) -> pa.Array:
+    if np.ndim(a) == 1:  # a number a row
+        return pa.array(np.asarray(a))
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(a))

@@ -48,6 +48,8 @@ class Plan:
         for name, least in (("starts", 1), ("seed", 0), ("shard_size", 1)):
             _check_integer(name, getattr(self, name), least)
         _check_choice("spectra", self.spectra, get_args(Spectra))
+        if isinstance(self.target, str) and self.target.isdecimal():
+            object.__setattr__(self, "target", int(self.target))
         if isinstance(self.target, str):
             _check_choice("target", self.target, (*NAMED_TARGETS, "an index"))
         else:

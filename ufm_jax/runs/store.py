@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from warnings import warn
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import ufm_jax
 from ufm_jax.files import provenance, write_file, write_json
+from ufm_jax.landscape.grid import Grid
 from ufm_jax.runs.engine import Progress, check, run_shards
 from ufm_jax.runs.folder import (
     METADATA,
@@ -29,13 +31,27 @@ from ufm_jax.runs.folder import (
     claimed,
     configuration,
     holds_run,
+    manifest,
     move_to_bad,
     open_folder,
     said_by,
 )
-from ufm_jax.runs.plan import CensusConfig, Shard, Sweep, lanes_of, num_shards, settings_of, shard, shards
+from ufm_jax.runs.plan import (
+    CensusConfig,
+    LandscapeConfig,
+    Shard,
+    Sweep,
+    lanes_of,
+    num_shards,
+    settings_of,
+    shard,
+    shards,
+)
+from ufm_jax.runs.recipe import grid_of
 
 log = logging.getLogger(__name__)
+
+PROBE_RTOL = 1e-9  # another machine rounds otherwise
 
 
 def run(config: Sweep, out: Path, progress: Progress | None = None, *, repair: bool = False) -> pa.Table:
@@ -60,9 +76,37 @@ def run(config: Sweep, out: Path, progress: Progress | None = None, *, repair: b
 
 
 def opened(config: Sweep, out: Path, made_by: dict[str, Any] | None = None, *, repair: bool = False) -> None:
-    """Make what the folder lacks before shards are written; see `folder.open_folder`."""
+    """Make what the folder lacks before shards are written; see `folder.open_folder`.
+
+    The manifest of a landscape also holds a `probe`, its value at one start: a class whose own file is the
+    same may be another function.
+    """
+    if isinstance(config, LandscapeConfig):
+        made_by = (made_by or provenance()) | {"probe": probe(grid_of(config))}
     open_folder(out, config, made_by, repair=repair)
+    if isinstance(config, LandscapeConfig):
+        check_probe(out, grid_of(config))
     (out / POINTS).mkdir(exist_ok=True)
+
+
+def probe(grid: Grid) -> float | None:
+    """Return the value of a landscape at its first start, or None where that is no finite number."""
+    landscape = grid.landscape
+    value = float(jax.jit(lambda landscape: landscape.value(landscape.start(jax.random.key(0))))(landscape))
+    return value if np.isfinite(value) else None
+
+
+def check_probe(out: Path, grid: Grid) -> None:
+    """Check that a landscape is the one whose run the folder holds.
+
+    Raises:
+        ValueError: naming the landscape.
+    """
+    held, now = manifest(out).get("probe"), probe(grid)
+    if held is not None and not np.isclose(np.nan if now is None else now, held, rtol=PROBE_RTOL, atol=0.0):
+        raise ValueError(
+            f"landscape: it is not the one of {out}: at its first start f was {held:.10g}, and is {now}"
+        )
 
 
 def load(out: Path | str) -> pa.Table:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.point import ravel
-from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum, doubt_if_even
 from ufm_jax.landscape.verdict import GRAD_TOL, Reason, Verdict, judge, judge_by_certificates
 from ufm_jax.models.unconstrained import starts
 from ufm_jax.models.unconstrained.objective import expand
@@ -136,7 +136,7 @@ def test_no_evidence_whatever_makes_a_row_that_contradicts_itself(
     numbers = [jnp.asarray(a) for a in (grad_norm, gap, curvature)]
     found = judged(*numbers, spec, jnp.asarray(floor))
     assert_consistent(found.verdict, found.index, found.nullity, 1)
-    quick = judged_quickly(*numbers, spec.tolerance, jnp.asarray(floor))
+    quick = judged_quickly(*numbers, spec.tolerance, spec.doubt, jnp.asarray(floor))
     assert_consistent(quick.verdict, quick.index, quick.nullity, 1)
     for one in (found, quick):
         if gap < -1e-9:
@@ -151,6 +151,8 @@ def made_up(**change):
         "residual": 1e-12,
         "orbit_residual": 1e-12,
         "tolerance": 1e-8,
+        "doubt": 1e-7,
+        "null": 5e-9,
         "resolved": True,
     }
     counts = {"index": 0, "nullity": 1, "orbit_dim": 1}
@@ -223,6 +225,8 @@ TABLE = [
         Verdict.DEGENERATE,
         Reason.NONE,
     ),
+    ("no zero", 1e-12, OPEN, 0.1, {"lambda_min": 7e-9}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
+    ("no sign", 1e-12, OPEN, 0.1, {"lambda_min": 5e-8}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
     ("bound above", 1e-12, -1e-3, 0.1, {}, Verdict.UNDECIDED, Reason.BOUND_ABOVE_VALUE),
     ("bound above, saddle", 1e-12, -1e-3, -0.1, {"index": 1}, Verdict.UNDECIDED, Reason.BOUND_ABOVE_VALUE),
     ("bound above, gradient", 1e-6, -1e-3, 0.1, {}, Verdict.NOT_CRITICAL, Reason.BOUND_ABOVE_VALUE),
@@ -255,7 +259,7 @@ TABLE = [
     ids=[row[0] for row in TABLE],
 )
 def test_judge(grad_norm, gap, curvature, change, verdict, reason):
-    spec = made_up(**change)
+    spec = made_up(**{"doubt": float(doubt_if_even(jnp.asarray(grad_norm)))} | change)
     found = judge(jnp.asarray(grad_norm), jnp.asarray(gap), jnp.asarray(curvature), spec)
     assert (Verdict(int(found.verdict)), Reason(int(found.reason))) == (verdict, reason)
     assert_consistent(found.verdict, found.index, found.nullity, spec.orbit_dim)

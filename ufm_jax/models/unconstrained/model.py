@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.landscape.landscape import Batched, Effort, Key, Known, Target, at_lane
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point
-from ufm_jax.landscape.spectrum import Block
+from ufm_jax.landscape.spectrum import Block, doubt_if_even
 from ufm_jax.models.unconstrained import (
     blocks,
     certificate,
@@ -73,6 +73,9 @@ class UnconstrainedFeatureModel(Problem):
 
     def known(self, point: Point, effort: Effort) -> Known:
         return certificate.known(self, point, effort)
+
+    def doubt(self, grad_norm: Float[Array, ""]) -> Float[Array, ""]:
+        return doubt_if_even(grad_norm)  # a feature coordinate may be reversed
 
     def efforts(self, target: Target) -> tuple[Effort, ...]:
         if not self.loss.convex:
