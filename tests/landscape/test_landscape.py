@@ -243,19 +243,19 @@ U, V = np.zeros(2), np.zeros(())
 @pytest.mark.parametrize(
     ("x", "many", "message"),
     [
-        ({"u": np.zeros(3), "v": V}, False, r"^\['u'\]: need shape \(2,\), got \(3,\)"),
+        ({"u": np.zeros(3), "v": V}, False, r"^u: need shape \(2,\), got \(3,\)"),
         (
             {"u": np.zeros((5, 2)), "v": V},
             False,
-            r"^\['u'\]: need shape \(2,\), got \(5, 2\); that is several",
+            r"^u: need shape \(2,\), got \(5, 2\); that is several",
         ),
-        ({"u": U.astype(np.float32), "v": V}, False, r"^\['u'\]: need dtype float64, got float32"),
-        ({"u": np.zeros(2, int), "v": V}, False, r"^\['u'\]: need dtype float64, got int64"),
-        ({"u": U, "v": np.zeros(1)}, False, r"^\['v'\]: need shape \(\), got \(1,\)"),
-        ({"u": U}, False, r"^x: need the leaves \['u'\], \['v'\], got \['u'\]"),
+        ({"u": U.astype(np.float32), "v": V}, False, r"^u: need dtype float64, got float32"),
+        ({"u": np.zeros(2, int), "v": V}, False, r"^u: need dtype float64, got int64"),
+        ({"u": U, "v": np.zeros(1)}, False, r"^v: need shape \(\), got \(1,\)"),
+        ({"u": U}, False, r"^x: need the leaves u, v, got u"),
         ({}, False, r"^x: need the leaves .* got none"),
-        ({"u": np.zeros((4, 2)), "v": np.zeros(3)}, True, r"^\['v'\]: need shape \(4,\), got \(3,\)"),
-        ({"u": U, "v": np.zeros(2)}, True, r"^\['u'\]: need shape \(2, 2\), got \(2,\); one start needs"),
+        ({"u": np.zeros((4, 2)), "v": np.zeros(3)}, True, r"^v: need shape \(4,\), got \(3,\)"),
+        ({"u": U, "v": np.zeros(2)}, True, r"^u: need shape \(2, 2\), got \(2,\); one start needs"),
     ],
 )
 def test_what_is_wrong_with_a_point_is_said_of_its_leaf(x, many, message):

@@ -1,0 +1,110 @@
+"""What went wrong when landscapes came from outside: flat points, names that collide, other functions."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ufm_jax as ufm
+
+
+def of(f, size):
+    return ufm.Landscape.of(f, jnp.zeros(size))
+
+
+FLAT = {
+    "quartic": (of(lambda x: x[0] ** 4, 1), "both"),
+    "quartic and square": (of(lambda x: x[0] ** 4 + x[1] ** 2, 2), "saddles"),
+    "monkey saddle": (of(lambda x: x[0] ** 3 - 3 * x[0] * x[1] ** 2, 2), "saddles"),
+    "no critical point": (of(lambda x: x[0] ** 3 + 1e-12 * x[0], 1), "saddles"),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_searches_that_end_short_of_a_flat_point_claim_no_sign(name):
+    landscape, target = FLAT[name]
+    run = ufm.sweep(landscape, starts=20, target=target)
+    assert set(run.table["verdict"].to_pylist()) <= {"UNDECIDED", "DEGENERATE", "NOT_CRITICAL"}
+
+
+@pytest.mark.parametrize(("large", "small"), [(1e6, -1e-5), (1e12, 1.0), (1e12, -1.0)])
+def test_a_small_eigenvalue_beside_a_large_one_is_not_called_zero(large, small):
+    judged = ufm.classify(of(lambda x: large * x[0] ** 2 + small * x[1] ** 2, 2), jnp.zeros(2))
+    truth = ufm.Verdict.LOCAL_MINIMUM if small > 0 else ufm.Verdict.STRICT_SADDLE
+    assert judged.verdict in (ufm.Verdict.UNDECIDED, truth)
+    assert judged.nullity in (None, 0)
+
+
+def test_points_of_different_index_are_never_on_one_orbit():
+    flat = of(lambda x: 1e-6 * ((x[0] ** 2 - 1) ** 2 + 0.3 * x[0]) + 1e-6 * x[1] ** 2, 2)
+    run = ufm.sweep(flat, starts=40, target="saddles")
+    index = np.array([-1 if i is None else i for i in run.table["index"].to_pylist()])
+    for line in range(run.orbits.num_rows):
+        assert len(set(index[run.orbit == line]) - {-1}) <= 1
+
+
+class Well(ufm.Landscape):
+    tilt: jax.Array = 0.1
+
+    def zeros(self):
+        return {"a": jnp.zeros(2), "b": 0.0}
+
+    def value(self, x):
+        return jnp.sum((x["a"] ** 2 - 1) ** 2) + self.tilt * x["b"] ** 2
+
+
+@pytest.mark.parametrize("name", ["verdict", "loss", "start", "index"])
+def test_measures_cannot_take_the_place_of_evidence(name):
+    class Bad(Well):
+        def measures(self, x):
+            return {name: jnp.zeros(())}
+
+    for ask in (lambda: ufm.sweep(Bad(), starts=2), lambda: ufm.classify(Bad(), Bad().zeros())):
+        with pytest.raises(ValueError, match=f"^measures: '{name}'"):
+            ask()
+
+
+def test_fields_cannot_be_called_as_what_every_landscape_has():
+    with pytest.raises(TypeError, match=r"^value: "):
+
+        class Bad(ufm.Landscape):
+            value: jax.Array
+
+
+def test_a_number_among_the_leaves_is_kept_in_a_folder(tmp_path):
+    run = ufm.sweep(Well(), starts=5, out=tmp_path / "run")
+    again = ufm.load(tmp_path / "run")
+    assert run.points["b"].shape == (5,)
+    np.testing.assert_array_equal(again.points["a"], run.points["a"])
+    assert again.table.column_names[-2:] == ["a", "b"]
+
+
+def test_a_folder_knows_its_function_not_only_its_class(tmp_path):
+    ufm.sweep(Well(), starts=3, out=tmp_path / "run")
+    with pytest.raises(ValueError, match=re.escape(f"landscape: it is not the one of {tmp_path / 'run'}")):
+        ufm.load(tmp_path / "run", landscape=Well(tilt=0.2))
+
+
+def test_tangents_are_asked_again_for_other_leaves():
+    class Broken(ufm.Landscape):
+        breaks: jax.Array
+
+        def zeros(self):
+            return jnp.zeros(2)
+
+        def value(self, x):
+            return self.breaks * x[0] ** 4 + x[1] ** 2
+
+        def tangents(self, x):
+            return jnp.array([[1.0, 0.0]])
+
+    assert ufm.classify(Broken(breaks=0.0), jnp.zeros(2)).orbit_dim == 1
+    with pytest.raises(ValueError, match=r"^tangents: "):
+        ufm.classify(Broken(breaks=1.0), jnp.zeros(2))
+
+
+def test_an_index_beyond_the_variables_is_refused_before_the_search():
+    with pytest.raises(ValueError, match=r"^target: need an index of at most 3, got 99"):
+        ufm.sweep(Well(), starts=2, target=99)
