@@ -108,3 +108,27 @@ def test_tangents_are_asked_again_for_other_leaves():
 def test_an_index_beyond_the_variables_is_refused_before_the_search():
     with pytest.raises(ValueError, match=r"^target: need an index of at most 3, got 99"):
         ufm.sweep(Well(), starts=2, target=99)
+
+
+def test_a_search_for_an_index_counts_it_over_all_coordinates():
+    """The lowest saddle of f in d = 4, K = 3, has another index in the coordinates of a search."""
+    prob = ufm.problem(num_classes=3, per_class=2, dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    run = ufm.sweep(prob, starts=60, target="saddles")
+    index = min(row["index"] for row in run.orbits.to_pylist() if row["verdict"] == "STRICT_SADDLE")
+    starts = jax.vmap(prob.start)(jax.random.split(jax.random.key(0), 12))
+    found = ufm.search(prob, starts, ufm.EigenvectorFollowing(index))
+    ended = np.flatnonzero(np.asarray(found.status) == ufm.Status.CONVERGED)
+    assert len(ended)
+    for i in ended[:3]:
+        judged = ufm.classify(prob, jax.tree.map(lambda a, i=i: a[i], found.x))
+        assert (judged.verdict, judged.index) == (ufm.Verdict.STRICT_SADDLE, index)
+
+
+class Named(Well):
+    def measures(self, x):
+        return {"tilt": jnp.zeros(())}
+
+
+def test_settings_cannot_take_the_name_of_a_measure_or_a_leaf():
+    with pytest.raises(ValueError, match=r"^grid: 'tilt' is a leaf of a point or a measure"):
+        ufm.sweep(ufm.grid(Named(), tilt=[0.1, 0.2]), starts=2)

@@ -199,7 +199,8 @@ def sweep(
     plan: dict[str, Any] = {"target": target, "seed": seed, "spectra": spectra, "shard_size": shard_size}
     if out is not None:
         config = config_of(grid, starts=starts, keep_points=keep_points, **plan)
-        with Reporter(config.num_rows, "sweep", already=0) if progress else nullcontext() as reporter:
+        there = store.rows_there(config, Path(out), repair=repair)
+        with Reporter(config.num_rows, "sweep", already=there) if progress else nullcontext() as reporter:
             store.run(config, Path(out), reporter, repair=repair)
         return _loaded(Path(out), config, grid)
     made, own = engine.in_memory(grid, starts, keep_points=keep_points, **plan)
@@ -225,9 +226,9 @@ def load(out: Path | str, *, landscape: Landscape | Grid | None = None) -> Run |
     if grid is None:
         with suppress(ValueError):  # what its name says may be gone: then `Run.point` asks for it
             grid = grid_of(config)
-            store.check_probe(out, grid)
+            store.check_probe(out, store.probe(grid))
     else:
-        store.check_probe(out, grid)
+        store.check_probe(out, store.probe(grid))
     return _loaded(out, config, grid)
 
 

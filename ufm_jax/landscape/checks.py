@@ -5,8 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array
+
+from ufm_jax.landscape.point import leaf_name
 
 
 def is_numbers(value: Any) -> bool:
@@ -19,8 +21,8 @@ def checked(x: Any, like: Any, *, many: bool = False, name: str = "x") -> Any:
     needed, form = tree_flatten_with_path(like)
     x = jax.tree.map(lambda a: np.asarray(a, float) if is_numbers(a) else a, x, is_leaf=is_numbers)
     given = tree_flatten_with_path(x)[0]
-    names = [keystr(path, simple=True, separator=".") or name for path, _ in needed]
-    found = [keystr(path, simple=True, separator=".") or name for path, _ in given]
+    names = [leaf_name(path) for path, _ in needed]
+    found = [leaf_name(path) for path, _ in given]
     same: Any = form
     if jax.tree.structure(x) != same:
         if names == found:  # a tuple for a named tuple, say
@@ -62,5 +64,5 @@ def check_finite(x: Any, name: str = "x") -> None:
     """
     for path, array in tree_flatten_with_path(x)[0]:
         if not bool(jnp.all(jnp.isfinite(array))):
-            where = keystr(path, simple=True, separator=".") or name
+            where = leaf_name(path)
             raise ValueError(f"{where}: has {int(jnp.sum(~jnp.isfinite(array)))} non-finite entries")

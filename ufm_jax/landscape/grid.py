@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm_jax.landscape.landscape import Landscape, at_lane
-from ufm_jax.landscape.sound import check_names
 
 
 class Grid(NamedTuple):
@@ -40,7 +39,6 @@ def grid(landscape: Landscape, **fields: Any) -> Grid:
         if name not in leaves:
             has = ", ".join(sorted(leaves)) or "none"
             raise ValueError(f"{name}: {landscape.name} has no such leaf; it has {has}")
-        check_names("grid", [name])
         like = getattr(landscape, name)
         if len(jax.tree.leaves(like)) != 1 or like is not jax.tree.leaves(like)[0]:
             raise ValueError(f"{name}: need a field that is one array, got {type(like).__name__}")

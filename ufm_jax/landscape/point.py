@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import keystr
 from jaxtyping import Array, Float
 
 
@@ -35,6 +36,11 @@ class Curvature(NamedTuple):
 def ravel(x: Any) -> Float[Array, " D"]:
     """Return a point or direction as one vector, rows first, leaf after leaf."""
     return ravel_pytree(x)[0]
+
+
+def leaf_name(path: Any) -> str:
+    """Return what a leaf of a point is called in columns and messages; "x" where the point is one array."""
+    return keystr(path, simple=True, separator=".") or "x"
 
 
 def as_rows(directions: Any) -> Float[Array, "m D"]:

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.flat import oracle, unravel
 from ufm_jax.landscape.landscape import Key, Landscape, Target
-from ufm_jax.landscape.point import as_rows, ravel
+from ufm_jax.landscape.point import as_rows, leaf_name, ravel
 from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
 from ufm_jax.numerics.rootfind import eigenvector_following, levenberg_marquardt
@@ -37,8 +37,7 @@ class CriticalPoint(NamedTuple):
 
     def __repr__(self) -> str:
         shapes = ", ".join(
-            f"{keystr(path).lstrip('.') or 'x'} {jnp.shape(a)}"
-            for path, a in tree_flatten_with_path(self.x)[0]
+            f"{leaf_name(path)} {jnp.shape(a)}" for path, a in tree_flatten_with_path(self.x)[0]
         )
         return f"CriticalPoint({_ended(self)}; {shapes})"
 
@@ -157,7 +156,10 @@ def search(landscape: Landscape, start: Any, method: Method | None = None) -> Cr
 
 @partial(jax.jit, static_argnames=("method", "many"))
 def _search(landscape: Landscape, start: Any, method: Method, many: bool) -> CriticalPoint:
-    space = landscape if isinstance(method, Newton) else landscape.space("saddles")
+    if isinstance(method, Newton):
+        space = landscape
+    else:  # an index is counted over all coordinates, which the space of all saddles need not have
+        space = landscape.space(method.index if isinstance(method, EigenvectorFollowing) else "saddles")
     one = lambda x: search_from(landscape, space, space.restrict(x), method)
     return jax.lax.map(one, start) if many else one(start)
 

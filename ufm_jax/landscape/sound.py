@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array, Shaped
 
 from ufm_jax.landscape.landscape import Key, Landscape
-from ufm_jax.landscape.point import as_rows, ravel
+from ufm_jax.landscape.point import as_rows, leaf_name, ravel
 
 COLUMNS = frozenset(
     (
@@ -35,6 +35,23 @@ def check_names(what: str, names: Any) -> None:
     for name in names:
         if not isinstance(name, str) or name in COLUMNS:
             raise ValueError(f"{what}: {name!r} is a column of every sweep; choose another name")
+
+
+def check_settings(landscape: Landscape, names: Any) -> None:
+    """Check that the names of settings can be columns beside a landscape's measures and points.
+
+    Raises:
+        ValueError: naming the grid and the name.
+    """
+    if not names:
+        return
+    check_names("grid", names)
+    like = jax.eval_shape(landscape.zeros)
+    taken = {leaf_name(path) for path, _ in tree_flatten_with_path(like)[0]}
+    taken |= set(jax.eval_shape(landscape.measures, like))
+    for name in names:
+        if name in taken:
+            raise ValueError(f"grid: {name!r} is a leaf of a point or a measure, too; choose another name")
 
 
 def check_landscape(landscape: Landscape) -> None:
@@ -79,9 +96,7 @@ def _shapes(landscape: Landscape) -> int:
     leaves = jax.tree.leaves(like)
     if not leaves or not all(jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
         raise ValueError(f"zeros: {name} needs a point of floating-point arrays, got {like}")
-    check_names(
-        "zeros", [keystr(path, simple=True, separator=".") for path, _ in tree_flatten_with_path(like)[0]]
-    )
+    check_names("zeros", [leaf_name(path) for path, _ in tree_flatten_with_path(like)[0]])
     value = jax.eval_shape(landscape.value, like)
     if getattr(value, "shape", None) != () or value.dtype != leaves[0].dtype:
         raise ValueError(f"value: {name} needs one number of {leaves[0].dtype}, as its points, got {value}")

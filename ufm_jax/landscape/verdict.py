@@ -71,10 +71,8 @@ def judge(
     doubtful = ~none_negative & (spec.index > 0)
     bounded = counted & spec.resolved & (index == 0)
     size = jnp.abs(spec.lambda_min)
-    unclear = (size > spec.null) & (
-        size <= spec.tolerance
-    )  # too small to be called a number, too large for zero
     null = size <= spec.null  # beside the orbit's
+    unclear = ~null & (size <= spec.tolerance)  # too large for a zero, too small for its sign
     positive = (spec.lambda_min > spec.tolerance) & (spec.lambda_min > spec.doubt)
     why = jnp.where(sound, Reason.SPECTRUM_UNRESOLVED, Reason.RESIDUAL_TOO_LARGE)
     why = jnp.where(spec.index == NOT_COUNTED, Reason.INDEX_NOT_COUNTED, why)

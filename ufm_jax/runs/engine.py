@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pyarrow as pa
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array, Float
 
 from ufm_jax.devices import free_memory
 from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.landscape.grid import Grid, num_settings
 from ufm_jax.landscape.landscape import Key, Landscape, at_lane
+from ufm_jax.landscape.point import leaf_name
 from ufm_jax.landscape.search import CriticalPoint
-from ufm_jax.landscape.sound import check_landscape
+from ufm_jax.landscape.sound import check_landscape, check_settings
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.models.unconstrained.problem import Problem
@@ -89,6 +90,7 @@ def check(config: Sweep) -> None:
     work = work_of(config)
     require_x64(work.landscape)
     check_target(work.landscape, config.target)
+    check_settings(work.landscape, config.columns)
     check_landscape(work.landscape)
     name = "landscape"
     if isinstance(config, SweepConfig):
@@ -158,7 +160,7 @@ class Ends(NamedTuple):
     """Where the searches of one call ended."""
 
     rows: pa.Table
-    points: Any  # of `Work.points`, along the first axis of every leaf; None unless the plan keeps them
+    points: Any  # of `Work.landscape`, along the first axis of every leaf; None unless the plan keeps them
     setting: np.ndarray
 
 
@@ -193,6 +195,7 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
     made = InMemory(grid=grid, starts=int(starts), **plan)
     check_landscape(grid.landscape)
     check_target(grid.landscape, made.target)
+    check_settings(grid.landscape, made.columns)
     check_memory(work_on(grid, made).landscape, made.targets)
     return made, own
 
@@ -225,7 +228,7 @@ def points_in(table: pa.Table, grid: Grid | None) -> Any:
     if grid is None:
         return None
     like = jax.eval_shape(grid.landscape.space("points").zeros)
-    names = [_column(path) for path, _ in tree_flatten_with_path(like)[0]]
+    names = [leaf_name(path) for path, _ in tree_flatten_with_path(like)[0]]
     if any(name not in table.column_names for name in names):
         return None
     held = [
@@ -315,13 +318,8 @@ def table_of(
 def _with_points(rows: pa.Table, points: Any) -> pa.Table:
     """Return rows with a column of tensors for each leaf of their points."""
     for path, array in tree_flatten_with_path(points)[0]:
-        rows = rows.append_column(_column(path), _tensors(array))
+        rows = rows.append_column(leaf_name(path), _tensors(array))
     return rows
-
-
-def _column(path: Any) -> str:
-    """Return the name of a leaf's column."""
-    return keystr(path, simple=True, separator=".") or "x"
 
 
 def _shown(values: Any) -> pa.Array:

@@ -19,10 +19,12 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Array, Float
 
 import ufm_jax
 from ufm_jax.files import provenance, write_file, write_json
 from ufm_jax.landscape.grid import Grid
+from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.runs.engine import Progress, check, run_shards
 from ufm_jax.runs.folder import (
     METADATA,
@@ -81,28 +83,33 @@ def opened(config: Sweep, out: Path, made_by: dict[str, Any] | None = None, *, r
     The manifest of a landscape also holds a `probe`, its value at one start: a class whose own file is the
     same may be another function.
     """
-    if isinstance(config, LandscapeConfig):
-        made_by = (made_by or provenance()) | {"probe": probe(grid_of(config))}
-    open_folder(out, config, made_by, repair=repair)
-    if isinstance(config, LandscapeConfig):
-        check_probe(out, grid_of(config))
+    if not isinstance(config, LandscapeConfig):
+        open_folder(out, config, made_by, repair=repair)
+    else:
+        value = probe(grid_of(config))
+        open_folder(out, config, (made_by or provenance()) | {"probe": value}, repair=repair)
+        check_probe(out, value)
     (out / POINTS).mkdir(exist_ok=True)
 
 
 def probe(grid: Grid) -> float | None:
     """Return the value of a landscape at its first start, or None where that is no finite number."""
-    landscape = grid.landscape
-    value = float(jax.jit(lambda landscape: landscape.value(landscape.start(jax.random.key(0))))(landscape))
+    value = float(_value_at_start(grid.landscape))
     return value if np.isfinite(value) else None
 
 
-def check_probe(out: Path, grid: Grid) -> None:
-    """Check that a landscape is the one whose run the folder holds.
+@jax.jit
+def _value_at_start(landscape: Landscape) -> Float[Array, ""]:
+    return landscape.value(landscape.start(jax.random.key(0)))
+
+
+def check_probe(out: Path, now: float | None) -> None:
+    """Check that a landscape of this `probe` is the one whose run the folder holds.
 
     Raises:
         ValueError: naming the landscape.
     """
-    held, now = manifest(out).get("probe"), probe(grid)
+    held = manifest(out).get("probe")
     if held is not None and not np.isclose(np.nan if now is None else now, held, rtol=PROBE_RTOL, atol=0.0):
         raise ValueError(
             f"landscape: it is not the one of {out}: at its first start f was {held:.10g}, and is {now}"
