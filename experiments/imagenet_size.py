@@ -20,10 +20,12 @@ import tyro
 from jaxtyping import Array, Float
 
 from experiments.common import Scale, record, set_up
+from ufm_jax.landscape.evidence import measured
 from ufm_jax.landscape.landscape import Known
 from ufm_jax.landscape.search import CriticalPoint, Newton, search_from
-from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum, zero_tolerance
-from ufm_jax.landscape.verdict import Reason, Verdict, judge
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
+from ufm_jax.landscape.units import zero_tolerance
+from ufm_jax.landscape.verdict import Reason, Size, Verdict, judge
 from ufm_jax.models.unconstrained.invariant import InvariantSpectrum, invariant_spectrum
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import logits
@@ -91,10 +93,12 @@ def examine_minimum(prob: Problem, stages: Stages) -> dict[str, Any]:
     loss = prob.value(p)
     known: Known = stages("certificates", jax.jit(certificates), prob, p)
     gap, floor = loss - known.bound, known.floor
+    units, slope = measured(prob, prob.evaluate(p))
     inside: InvariantSpectrum = stages("distinct eigenvalues", invariant_spectrum, prob, p)
     within = stages("within-class eigenvalues", within_class_range, prob, p)
-    spec = evidence(prob, found, inside, floor)
-    judgement = judge(found.grad_norm, gap, spec.lambda_min, spec, floor)
+    spec = evidence(prob, found, inside, floor, prob.doubt(units, slope))
+    size = Size(slope / units.gradient, jnp.zeros_like(slope), gap / units.value, units.curvature)
+    judgement = judge(size, spec.lambda_min, spec, floor)
     return {
         "loss": float(loss),
         "grad_norm": float(found.grad_norm),
@@ -123,25 +127,36 @@ def examine_minimum(prob: Problem, stages: Stages) -> dict[str, Any]:
 
 
 def evidence(
-    prob: Problem, found: CriticalPoint, inside: InvariantSpectrum, floor: Float[Array, ""]
+    prob: Problem,
+    found: CriticalPoint,
+    inside: InvariantSpectrum,
+    floor: Float[Array, ""],
+    doubt: Float[Array, ""],
 ) -> Spectrum:
-    """Return what `judge` asks for. Without multiplicities, the nullity is known if no eigenvalue is null."""
+    """Return what `judge` asks for. Without multiplicities, the nullity is known if no eigenvalue is null.
+
+    Zeros are told in the coordinates of f, whose decays are nearly even.
+    """
     radius = balanced_rank(prob, found.params)[1]
     tolerance = zero_tolerance(jnp.asarray(max(abs(inside.values))), found.grad_norm, radius)
+    lowest = jnp.asarray(inside.lowest.value)
+    residual = jnp.asarray(inside.lowest.residual)
     orbit_dim = orbit_dimension(prob, inside.rank)
     null_elsewhere = np.any(abs(inside.values) <= tolerance)
     apart = np.all((abs(inside.values) <= tolerance) | (abs(inside.values) >= 10 * tolerance))
     clear = jnp.asarray(apart & (inside.null_residual <= tolerance))
     return Spectrum(
-        lambda_min=jnp.asarray(inside.lowest.value),
-        residual=jnp.asarray(inside.lowest.residual),
+        lambda_min=lowest,
+        residual=residual,
         direction=inside.lowest.direction,
+        sound=residual <= 10 * tolerance,
+        lowest=lowest,
         index=jnp.where(floor >= -tolerance, 0, NOT_COUNTED).astype(jnp.int32),
         nullity=jnp.where(null_elsewhere, NOT_COUNTED, orbit_dim).astype(jnp.int32),
         orbit_dim=orbit_dim,
         orbit_residual=jnp.asarray(inside.null_residual),
         tolerance=tolerance,
-        doubt=prob.doubt(found.grad_norm),
+        doubt=doubt,
         null=tolerance,
         clear=clear,
         resolved=clear,

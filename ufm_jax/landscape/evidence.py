@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.landscape.landscape import Effort, Known, Landscape
+from ufm_jax.landscape.landscape import Effort, Known, Landscape, sizes_of
 from ufm_jax.landscape.point import Point, curvature_along
-from ufm_jax.landscape.spectrum import Spectrum, assembled
+from ufm_jax.landscape.spectrum import Parts, Spectrum, assembled
+from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL, Units, even_curvature, even_norm
 from ufm_jax.landscape.verdict import (
-    GAP_TOL,
-    GRAD_TOL,
     Judgement,
+    Size,
     Verdict,
     judge,
     judge_by_certificates,
@@ -28,7 +28,8 @@ class Evidence(NamedTuple):
     """
 
     loss: Float[Array, ""]
-    grad_norm: Float[Array, ""]
+    grad_norm: Float[Array, ""]  # ‖∇f‖₂
+    rel_grad_norm: Float[Array, ""]  # ‖∇f‖ in units (`landscape.units`), which is compared with `grad_tol`
     verdict: Int[Array, ""]
     reason: Int[Array, ""]
     index: Int[Array, ""]  # type: ignore[assignment]
@@ -66,7 +67,7 @@ def examine(
 
     "certificate": GLOBAL_MINIMUM or NOT_CRITICAL if the lower bound shows it, else UNDECIDED. "escape": and
     STRICT_SADDLE, if the one direction that the landscape suggests has negative curvature. "spectrum": the
-    eigenvalues as well.
+    eigenvalues as well. `grad_tol` and `gap_tol` are in the landscape's units.
 
     Raises:
         ValueError: naming the leaf of x whose shape or dtype is not the landscape's; a tolerance, if it is
@@ -77,44 +78,55 @@ def examine(
     point = landscape.evaluate(landscape.check(x))
     known = landscape.known(point, effort)
     tolerances = {"grad_tol": grad_tol, "gap_tol": gap_tol}
-    gap = point.value - known.bound
-    nothing = jnp.full_like(point.value, jnp.nan)
+    scale, nothing = landscape.scale(), jnp.full_like(point.value, jnp.nan)
+    units, slope = measured(landscape, point)
+    size = Size(
+        slope=slope / units.gradient,
+        noise=landscape.noise(point) / units.gradient,
+        gap=(point.value - known.bound) / units.value,
+        curvature=units.curvature,
+    )
     if effort != "spectrum":
-        value = nothing if known.escape is None else known.escape.value
+        value, along = nothing, nothing
+        if known.escape is not None:
+            value, along = known.escape.value, even_curvature(known.escape, scale)
         judgement = judge_by_certificates(
-            point.grad_norm,
-            gap,
-            value,
-            known.tolerance,
-            landscape.doubt(point.grad_norm),
-            known.floor,
-            **tolerances,
+            size, along, known.tolerance, landscape.doubt(units, slope), known.floor, **tolerances
         )
         direction = None if known.escape is None else known.escape.direction
-        return Examined(_row(point, known, judgement, value, (nothing, nothing)), None, direction)
+        return Examined(_row(point, known, size, judgement, value, (nothing, nothing)), None, direction)
     spec = spectrum(landscape, point, known.floor)
     tried = [curvature_along(point, spec.direction)]
     if known.escape is not None:
         tried.append(known.escape)
     best = jnp.argmin(jnp.stack([c.value for c in tried]))
     curvature = jax.tree.map(lambda *leaves: jnp.stack(leaves)[best], *tried)
-    judgement = judge(point.grad_norm, gap, curvature.value, spec, known.floor, **tolerances)
-    row = _row(point, known, judgement, curvature.value, (spec.lambda_min, spec.residual))
+    judgement = judge(size, even_curvature(curvature, scale), spec, known.floor, **tolerances)
+    row = _row(point, known, size, judgement, curvature.value, (spec.lambda_min, spec.residual))
     return Examined(row, spec, curvature.direction)
+
+
+def measured(landscape: Landscape, point: Point) -> tuple[Units, Float[Array, ""]]:
+    """Return the units at a point, and ‖∇f‖ in even coordinates."""
+    return sizes_of(landscape, point.value), even_norm(point.grad, landscape.scale())
 
 
 def spectrum(landscape: Landscape, point: Point, floor: Float[Array, ""] | float = -jnp.inf) -> Spectrum:
     """Return the spectrum's evidence at a critical point, from the landscape's blocks.
 
-    `floor` bounds all eigenvalues from below, where that is known.
+    `floor` bounds all eigenvalues in even coordinates from below, where that is known.
     """
-    orbit, blocks = landscape.blocks(point)
-    return assembled(point, orbit, blocks, landscape.doubt(point.grad_norm), floor)
+    units, slope = measured(landscape, point)
+    asked = Parts(*landscape.blocks(point), point.grad_norm)
+    other, there = landscape.even(point)
+    even = asked if other is landscape else Parts(*other.blocks(there, counting=True), slope)
+    return assembled(point, asked, even, units, landscape.doubt(units, slope), floor)
 
 
 def _row(
     point: Point,
     known: Known,
+    size: Size,
     judgement: Judgement,
     curvature: Float[Array, ""],
     lowest: tuple[Float[Array, ""], Float[Array, ""]],
@@ -124,14 +136,14 @@ def _row(
     A bound above the value by rounding is lowered to it, which keeps it a bound; one that contradicts the
     value is none, and so is -inf. The Hessian's spectrum describes critical points only.
     """
-    gap = point.value - known.bound
-    none = (gap < -GAP_TOL) | jnp.isneginf(known.bound)
+    none = (size.gap < -GAP_TOL) | jnp.isneginf(known.bound)
     bound = jnp.where(none, jnp.nan, jnp.minimum(known.bound, point.value))
     critical = judgement.verdict != Verdict.NOT_CRITICAL
     value, residual = (jnp.where(critical, number, jnp.nan) for number in lowest)
     return Evidence(
         loss=point.value,
         grad_norm=point.grad_norm,
+        rel_grad_norm=size.slope,
         verdict=judgement.verdict,
         reason=judgement.reason,
         index=judgement.index,

@@ -1,13 +1,46 @@
 """A landscape on flat vectors, as `numerics` wants it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ufm_jax.landscape.landscape import Landscape
-from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.landscape import Landscape, sizes_of
+from ufm_jax.landscape.point import as_rows, ravel
 from ufm_jax.numerics.derivatives import Expansion, Oracle, dense_matrix
+
+
+class Even(NamedTuple):
+    """A landscape in even coordinates, flat: where searches run."""
+
+    expand: Oracle
+    into: Callable[[Any], Float[Array, " D"]]  # a point of the landscape -> its vector
+    back: Callable[[Float[Array, " D"]], Any]
+    unit: Callable[[Float[Array, ""]], Float[Array, ""]]  # f -> that of ‖∇f‖
+    tangents: Callable[[Float[Array, " D"]], Float[Array, "m D"]]
+
+
+def even(landscape: Landscape) -> Even:
+    """Return a landscape in even coordinates (`Landscape.scale`)."""
+    back, scale, plain = ravel_pytree(landscape.zeros())[1], landscape.scale(), oracle(landscape)
+    factors = jnp.ones((), ravel(landscape.zeros()).dtype)
+    if scale is not None:
+        factors = ravel(jax.tree.map(jnp.full_like, landscape.zeros(), scale))
+
+    def expand(x: Float[Array, " D"]) -> Expansion:
+        here = plain(factors * x)
+        return Expansion(here.value, factors * here.grad, lambda v: factors * here.hv(factors * v))
+
+    return Even(
+        expand,
+        into=lambda x: ravel(x) / factors,
+        back=lambda x: back(factors * x),
+        unit=lambda value: sizes_of(landscape, value).gradient,
+        tangents=lambda x: as_rows(landscape.tangents(back(factors * x))) / factors,
+    )
 
 
 def unravel(landscape: Landscape, x: Float[Array, " D"]) -> Any:

@@ -27,9 +27,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ufm_jax.landscape.checks import checked, is_numbers
 from ufm_jax.landscape.orbit import Orbit, orbit_of
 from ufm_jax.landscape.point import Curvature, Point, ravel
-from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, doubt, whole_block
+from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, whole_block
+from ufm_jax.landscape.units import Units, doubt
 from ufm_jax.numerics.derivatives import dense_hessian, floating
-from ufm_jax.numerics.lockstep import Norm, Stacked
+from ufm_jax.numerics.lockstep import Sizes, Stacked
 
 Key = PRNGKeyArray
 Real = TypeVar("Real", bound="Landscape")
@@ -49,19 +50,18 @@ class Known(NamedTuple):
     """What a landscape tells of a point without the Hessian's spectrum."""
 
     bound: Float[Array, ""]  # on the global minimum, from below; NaN or -inf: none
-    floor: Float[Array, ""]  # on every eigenvalue of the Hessian, from below
-    tolerance: Float[Array, ""]  # size of a curvature that counts as zero
+    floor: Float[Array, ""]  # on every eigenvalue of the Hessian in even coordinates, from below
+    tolerance: Float[Array, ""]  # size of a curvature that counts as zero, in even coordinates
     measures: dict[str, Array]
     escape: Curvature | None = None  # a direction that may lead down
 
 
 class Batched(NamedTuple):
-    """f at many points at once, the batch last, in coordinates that suit a first-order search."""
+    """f at many points at once, the batch last, in even coordinates (`Landscape.scale`)."""
 
     at: Stacked
     data: Any  # its second argument: constants of the lanes
-    norm: Norm  # bounds the gradient's norm from above, in coordinates of the landscape
-    norms: Callable[[Float[Array, "D B"]], Float[Array, " B"]]  # gradient -> that norm itself
+    sizes: Sizes  # value, data -> units of value and of curvature
     into: Callable[[Float[Array, "D B"]], Float[Array, "D B"]]  # coordinates of the landscape -> these
     back: Callable[[Float[Array, "D B"]], Float[Array, "D B"]]
     width: int  # how many points to evaluate at once
@@ -201,6 +201,14 @@ class Landscape:
         """Return more numbers to record of a point, each a scalar, by name."""
         return {}
 
+    def units(self, value: Float[Array, "..."]) -> Units:
+        """Return sizes of f and of its curvature where f is `value`: what is small is small beside these.
+
+        By default 1 and 1: right for a function of order one with lengths of order one.
+        """
+        one = jnp.ones_like(value)
+        return Units(one, one)
+
     # What a landscape of this package overrides, for speed or knowledge.
 
     @property
@@ -228,19 +236,37 @@ class Landscape:
         """Return the orbit's tangent space."""
         return orbit_of(point.x, self.tangents(point.x))
 
-    def blocks(self, point: Point) -> tuple[Orbit, list[Block]]:
-        """Return the orbit, and blocks whose eigenvalues together are the Hessian's modulo the orbit."""
+    def blocks(self, point: Point, *, counting: bool = False) -> tuple[Orbit, list[Block]]:
+        """Return the orbit, and blocks whose eigenvalues together are the Hessian's modulo the orbit.
+
+        With `counting` no directions are asked for.
+        """
         orbit = self.orbit(point)
-        return orbit, [whole_block(point, orbit)]
+        return orbit, [whole_block(point, orbit, counting=counting)]
 
     def known(self, point: Point, effort: Effort) -> Known:
         """Return what is known of a point, at no more cost than `effort` allows."""
         nothing = jnp.full_like(point.value, -jnp.inf)
         return Known(self.lower_bound(point.x), nothing, jnp.zeros_like(point.value), self.measures(point.x))
 
-    def doubt(self, grad_norm: Float[Array, ""]) -> Float[Array, ""]:
-        """Return below what size curvature says nothing of the critical point near by, by the gradient."""
-        return doubt(grad_norm)
+    def doubt(self, units: Units, slope: Float[Array, ""]) -> Float[Array, ""]:
+        """Return below what size curvature says nothing of the critical point near by, where ‖∇f‖ is `slope`.
+
+        Both in even coordinates.
+        """
+        return doubt(units, slope)
+
+    def scale(self) -> Any:
+        """Return as x, one positive number a leaf: x = scale x̂ has even curvature in x̂; None for ones."""
+        return None
+
+    def even(self, point: Point) -> tuple["Landscape", Point]:
+        """Return the landscape of x̂ (`scale`), where zero eigenvalues are told, and the point there."""
+        return self, point
+
+    def noise(self, point: Point) -> Float[Array, ""]:
+        """Return what rounding may leave of ‖∇f‖ in even coordinates; by default nothing is known."""
+        return jnp.zeros_like(point.value)
 
     def efforts(self, target: Target) -> tuple[Effort, ...]:
         """Return what is worth trying on ends of searches, cheapest first, before a spectrum is taken."""
@@ -282,12 +308,15 @@ class Landscape:
             value, grad = jax.value_and_grad(at_lane(self, fields).value)(back(x))
             return value, ravel(grad)
 
+        def sizes(value: Float[Array, ""], fields: dict[str, Array]) -> tuple[Array, Array]:
+            units = sizes_of(at_lane(self, fields), value)
+            return units.value, units.curvature
+
         same = lambda x: x
         return Batched(
             at=jax.vmap(one, in_axes=(1, -1), out_axes=(0, 1)),
             data={name: jnp.moveaxis(values, 0, -1) for name, values in lanes.items()},
-            norm=lambda grad, square, data: jnp.sqrt(square),
-            norms=lambda grad: jnp.linalg.norm(grad, axis=0),
+            sizes=jax.vmap(sizes, in_axes=(0, -1)),
             into=same,
             back=same,
             width=self.batch_size,
@@ -356,6 +385,13 @@ class _Function(Landscape):
 
     def value(self, x: Any) -> Float[Array, ""]:
         return self.f(x)
+
+
+def sizes_of(landscape: Landscape, value: Float[Array, ""]) -> Units:
+    """Return a landscape's units as arrays, where the user's may be Python's floats."""
+    units = landscape.units(value)
+    V, C = (jnp.broadcast_to(jnp.asarray(a, value.dtype), value.shape) for a in units[:2])
+    return Units(V, C, units.rtol)
 
 
 def at_lane(landscape: Real, fields: dict[str, Any]) -> Real:

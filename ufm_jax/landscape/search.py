@@ -9,17 +9,17 @@ import numpy as np
 from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.landscape.flat import oracle, unravel
-from ufm_jax.landscape.landscape import Key, Landscape, Target
-from ufm_jax.landscape.point import as_rows, leaf_name, ravel
+from ufm_jax.landscape.flat import even, unravel
+from ufm_jax.landscape.landscape import Key, Landscape, Target, sizes_of
+from ufm_jax.landscape.point import leaf_name, ravel
+from ufm_jax.landscape.units import SOLVED, even_norm
 from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
-from ufm_jax.numerics.rootfind import eigenvector_following, levenberg_marquardt
+from ufm_jax.numerics.rootfind import eigenvector_following, levenberg_marquardt, natural_newton
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 
-SOLVE_GTOL = 1e-10  # what a search must reach; it then takes one more Newton step
-LOCKSTEP_GTOL = 1e-12  # first-order searches have no last Newton step: they go on to this
+SOLVE_GTOL = SOLVED  # what a search aims at, in units; it then takes one more Newton step
 
 
 class CriticalPoint(NamedTuple):
@@ -66,21 +66,30 @@ class Newton(NamedTuple):
     radius: float = 1.0
 
     def run(self, landscape: Landscape, x: Any) -> Solution:
-        """Search from a point of a landscape; the solution is a flat vector."""
-        return trust_region_newton(
-            oracle(landscape), ravel(x), gtol=self.gtol, max_steps=self.max_steps, radius=self.radius
+        """Search from a point of a landscape, to one of it."""
+        f = even(landscape)
+        found = trust_region_newton(
+            f.expand, f.into(x), gtol=self.gtol, max_steps=self.max_steps, radius=self.radius, unit=f.unit
         )
+        return found._replace(x=f.back(found.x))
 
 
 class LevenbergMarquardt(NamedTuple):
-    """A critical point of any index near by: `numerics.rootfind.levenberg_marquardt`."""
+    """A critical point of any index near by: `numerics.rootfind.levenberg_marquardt`, then `natural_newton`.
+
+    The second where the first does not come down, as in long flat valleys it does not.
+    """
 
     max_steps: int = 300
     gtol: float = SOLVE_GTOL
 
     def run(self, landscape: Landscape, x: Any) -> Solution:
-        """Search from a point of a landscape; the solution is a flat vector."""
-        return levenberg_marquardt(oracle(landscape), ravel(x), gtol=self.gtol, max_steps=self.max_steps)
+        """Search from a point of a landscape, to one of it."""
+        f = even(landscape)
+        limits = {"gtol": self.gtol, "unit": f.unit}
+        first = levenberg_marquardt(f.expand, f.into(x), max_steps=self.max_steps, **limits)
+        found = natural_newton(f.expand, first.x, **limits)
+        return found._replace(x=f.back(found.x), num_steps=first.num_steps + found.num_steps)
 
 
 class EigenvectorFollowing(NamedTuple):
@@ -91,19 +100,18 @@ class EigenvectorFollowing(NamedTuple):
     gtol: float = SOLVE_GTOL
 
     def run(self, landscape: Landscape, x: Any) -> Solution:
-        """Search from a point of a landscape; the solution is a flat vector."""
-
-        def tangents(x: Float[Array, " D"]) -> Float[Array, "m D"]:
-            return as_rows(landscape.tangents(unravel(landscape, x)))
-
-        return eigenvector_following(
-            oracle(landscape),
-            ravel(x),
+        """Search from a point of a landscape, to one of it."""
+        f = even(landscape)
+        found = eigenvector_following(
+            f.expand,
+            f.into(x),
             self.index,
-            tangents=tangents,
+            tangents=f.tangents,
             gtol=self.gtol,
             max_steps=self.max_steps,
+            unit=f.unit,
         )
+        return found._replace(x=f.back(found.x))
 
 
 Method = Newton | LevenbergMarquardt | EigenvectorFollowing
@@ -119,11 +127,14 @@ def method_of(target: Target) -> Method:
 def search_from(landscape: Landscape, space: Landscape, start: Any, method: Method) -> CriticalPoint:
     """Search in `space` from a point of it; the end is lifted to `landscape` and measured there."""
     found = method.run(space, start)
-    x = landscape.lift(unravel(space, found.x))
-    norm = landscape.evaluate(x).grad_norm
-    lost = (found.status == Status.CONVERGED) & ~(norm <= 10 * method.gtol)
-    status = jnp.where(lost, Status.STALLED, found.status).astype(jnp.int32)
-    return CriticalPoint(x, norm, status, found.num_steps)
+    point = landscape.evaluate(landscape.lift(found.x))
+    units = sizes_of(landscape, point.value)
+    slope = even_norm(point.grad, landscape.scale())
+    met = slope <= jnp.maximum(10 * method.gtol * units.gradient, landscape.noise(point))
+    lost = (found.status == Status.CONVERGED) & ~met
+    status = jnp.where(lost, Status.STALLED, found.status)
+    status = jnp.where((status == Status.STALLED) & met, Status.CONVERGED, status).astype(jnp.int32)
+    return CriticalPoint(point.x, point.grad_norm, status, found.num_steps)
 
 
 def search_start(
@@ -171,7 +182,7 @@ def descend_together(
     starts: Any,
     count: Int[Array, ""] | int,
 ) -> CriticalPoint:
-    """Descend in `space` from the first `count` of S starts there at once; CONVERGED is ‖∇f‖₂ ≤ 1e-10.
+    """Descend in `space` from the first `count` of S starts there at once; CONVERGED is ‖∇f‖ ≤ `SOLVED`.
 
     Starts, the entries of `fields` (see `Landscape.batched`) and results have S entries along their first
     axis. First order (`numerics.lockstep`): many times faster than `Newton` where there are many starts, and
@@ -184,10 +195,9 @@ def descend_together(
         f.data,
         count,
         width=f.width,
-        gtol=LOCKSTEP_GTOL,
-        norm=f.norm,
+        gtol=SOLVED,
+        sizes=f.sizes,
     )
-    norms = f.norms(f.at(found.x, f.data)[1])
+    norms = jnp.linalg.norm(f.into(f.at(found.x, f.data)[1]), axis=0)
     x = jax.vmap(lambda x: landscape.lift(unravel(space, x)))(f.back(found.x).T)
-    status = jnp.where(norms <= SOLVE_GTOL, Status.CONVERGED, found.status).astype(jnp.int32)
-    return CriticalPoint(x, norms, status, found.num_steps)
+    return CriticalPoint(x, norms, found.status, found.num_steps)

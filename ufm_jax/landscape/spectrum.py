@@ -16,28 +16,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point, ravel
+from ufm_jax.landscape.units import ROUNDING, ZERO_RTOL, Units, zero_tolerance
 from ufm_jax.numerics.derivatives import Vector, dense_matrix
 from ufm_jax.numerics.lanczos import extreme_eigenpairs
 from ufm_jax.numerics.status import Status
 
-# An eigenvalue is called zero when |λ| <= ZERO_RTOL ‖H‖ + (ZERO_PER_GRAD + TURN / ρ) ‖∇f‖. The first term
-# covers the eigen-solver's rounding (about 1e-15 ‖H‖), the second the distance to the exact critical point,
-# which moves eigenvalues by ‖∇f‖ times the third derivative over the smallest non-zero eigenvalue. The third
-# holds along the orbit of a small point: ∇f(e^{tA} x) = e^{tA} ∇f(x) for A skew, so H A x = A ∇f, and along a
-# rotation in one plane ‖H v‖ ≤ ‖∇f‖/ρ, ρ the least ‖A x‖ (`Orbit.radius`); TURN is room for many.
-ZERO_RTOL = 1e-10
-ZERO_PER_GRAD = 100.0
-TURN = 10.0
-# An eigenvalue ±c at a point not quite critical need not be that of the critical point near by, if there is
-# one: with third derivatives q of order one Kantorovich's condition is c² > 2 q ‖∇f‖ (`doubt`). Where f is
-# even along the direction, by a reflection, it is −c x²/2 + q x⁴/24 where an orbit is born from another, and
-# its slope stays below c^{3/2} (8/9q)^{1/2} from one critical point to the other: c well beyond
-# (q ‖∇f‖²)^{1/3} is enough (`doubt_if_even`). Not where the gap to a lower bound is closed: a saddle would be
-# within GAP_TOL of the global minimum.
-FLAT = 10.0
-ROUNDING = (
-    1e-13  # relative to ‖H‖: what eigen-solvers leave of a zero; between this and the tolerance is doubt
-)
 DENSE_LIMIT = 2000  # variables of a block that is diagonalised; some seconds a point there
 NOT_COUNTED = -1  # an index or a nullity that nobody counted
 BASIS_BYTES = 2**28  # what a Lanczos basis may take: it is held twice
@@ -47,11 +30,17 @@ LANCZOS_FLOP = 2e12
 
 
 class Spectrum(NamedTuple):
-    """Evidence about the Hessian of f at a (numerically) critical point."""
+    """Evidence about the Hessian of f at a (numerically) critical point.
+
+    λ_min and its eigenvector are of f as it was asked about; what is counted, and what zero is, is told in
+    even coordinates (`units`), where the numbers of negative, zero and positive eigenvalues are the same.
+    """
 
     lambda_min: Float[Array, ""]  # smallest eigenvalue of f modulo the orbit: on its tangent's complement
     residual: Float[Array, ""]  # ‖H v − λ_min v‖₂ of its eigenvector v, measured: an eigenvalue is so near
     direction: Any  # the lowest eigenvector that the landscape asked about has room for, ‖·‖ = 1
+    sound: Bool[Array, ""]  # residuals are rounding, there
+    lowest: Float[Array, ""]  # smallest eigenvalue modulo the orbit in even coordinates
     # Eigenvalues below −tolerance, or NOT_COUNTED; the name hides tuple.index.
     index: Int[Array, ""]  # type: ignore[assignment]
     nullity: Int[Array, ""]  # eigenvalues within ±tolerance, the orbit's included, or NOT_COUNTED
@@ -60,10 +49,9 @@ class Spectrum(NamedTuple):
     tolerance: Float[Array, ""]  # below which |λ| is called zero
     doubt: Float[Array, ""]  # below which |λ| is not known to have its sign at the critical point near by
     null: Float[Array, ""]  # below which |λ| is a zero that an eigen-solver returns, and no small number
-    clear: Bool[
-        Array, ""
-    ]  # no eigenvalue is negative and near the tolerance or in `doubt`; the orbit is null
-    resolved: Bool[Array, ""]  # and no positive one, modulo the orbit, is near the tolerance
+    # No eigenvalue is negative and too small for its sign, by tolerance or `doubt`, and the orbit is null;
+    clear: Bool[Array, ""]
+    resolved: Bool[Array, ""]  # and no positive one, modulo the orbit, is too small
 
 
 class Block(NamedTuple):
@@ -79,47 +67,63 @@ class Block(NamedTuple):
     lowest_alone: bool = False  # the other eigenvalues are not known
 
 
-def zero_tolerance(
-    size: Float[Array, ""], grad_norm: Float[Array, ""], radius: Float[Array, ""]
-) -> Float[Array, ""]:
-    """Return what |λ| may be of a zero eigenvalue, `size` a bound on ‖H‖, `radius` that of the orbit."""
-    return ZERO_RTOL * size + (ZERO_PER_GRAD + TURN / radius) * grad_norm
+class Parts(NamedTuple):
+    """A Hessian in blocks, the orbit of the point where it was taken, and ‖∇f‖ there."""
 
-
-def doubt(grad_norm: Float[Array, ""]) -> Float[Array, ""]:
-    """Return below what a curvature, of either sign, shows nothing about the critical point near by."""
-    return FLAT * jnp.sqrt(grad_norm)
-
-
-def doubt_if_even(grad_norm: Float[Array, ""]) -> Float[Array, ""]:
-    """Return `doubt` of a function that is even along directions of small curvature."""
-    return FLAT * jnp.cbrt(grad_norm**2)
+    orbit: Orbit
+    blocks: list[Block]
+    slope: Float[Array, ""]
 
 
 def assembled(
     point: Point,
-    orbit: Orbit,
-    blocks: list[Block],
+    asked: Parts,
+    even: Parts,
+    units: Units,
     doubt: Float[Array, ""],
     floor: Float[Array, ""] | float = -jnp.inf,
 ) -> Spectrum:
-    """Return what the blocks say together, `orbit` being that of the point in the landscape asked about.
+    """Return what blocks say together: `asked` in the landscape asked about, `even` in even coordinates.
 
-    `doubt` is the landscape's, `floor` bounds all eigenvalues from below: where they were not counted it may
-    show that none is negative.
+    `point` is of the former, `units`, `doubt` and `floor`, which bounds all eigenvalues from below, of the
+    latter: where eigenvalues were not counted the floor may show that none is negative.
     """
-    grad_norm = jnp.linalg.norm(ravel(point.grad))
-    held = [b for b in blocks if b.direction is not None]
+    held = [b for b in asked.blocks if b.direction is not None]
     which = jnp.argmin(jnp.stack([b.values[0] for b in held]))
     direction = jax.tree.map(lambda *leaves: jnp.stack(leaves)[which], *(b.direction for b in held))
     along = jnp.stack([b.values[0] for b in held])[which]
     measured = jnp.linalg.norm(ravel(point.hv(direction)) - along * ravel(direction))
-    lowest = jnp.stack([along, *(b.values[0] for b in blocks if b.direction is None)])
-    residual = jnp.stack([measured, *(b.residual for b in blocks if b.direction is None)])
+    others = [b for b in asked.blocks if b.direction is None]
+    values = jnp.stack([along, *(b.values[0] for b in others)])
+    residual = jnp.stack([measured, *(b.residual for b in others)])[jnp.argmin(values)]
+    rounding = 10 * _zero(asked, units)
+    return Spectrum(
+        lambda_min=jnp.min(values),
+        residual=residual,
+        direction=direction,
+        sound=(residual <= rounding) & (measured <= rounding),  # also where that is not the lowest's
+        **_counted(even, units, doubt, floor),
+    )
+
+
+def _norm(parts: Parts) -> Float[Array, ""]:
+    return jnp.max(jnp.stack([b.norm for b in parts.blocks]))
+
+
+def _zero(parts: Parts, units: Units) -> Float[Array, ""]:
+    """Return what |λ| may be of a zero; a Lanczos search comes no nearer than `ZERO_RTOL`."""
+    rtol = max(units.rtol, ZERO_RTOL) if any(b.lowest_alone for b in parts.blocks) else units.rtol
+    return zero_tolerance(_norm(parts), parts.slope, parts.orbit.radius, rtol)
+
+
+def _counted(
+    parts: Parts, units: Units, doubt: Float[Array, ""], floor: Float[Array, ""] | float
+) -> dict[str, Array]:
+    """Return the counts of a spectrum, and what zero is, by their names in `Spectrum`."""
+    orbit, blocks = parts.orbit, parts.blocks
     values, copies = (jnp.concatenate([getattr(b, name) for b in blocks]) for name in ("values", "copies"))
     orbit_residual = jnp.max(jnp.stack([b.orbit_residual for b in blocks]))
-    norm = jnp.max(jnp.stack([b.norm for b in blocks]))
-    tolerance = zero_tolerance(norm, grad_norm, orbit.radius)
+    tolerance = _zero(parts, units)
     index = jnp.sum(jnp.where(values < -tolerance, copies, 0)).astype(jnp.int32)
     null_elsewhere = jnp.sum(jnp.where(jnp.abs(values) <= tolerance, copies, 0)).astype(jnp.int32)
     nullity = null_elsewhere + orbit.dim
@@ -127,30 +131,29 @@ def assembled(
         if b.lowest_alone:  # the nullity is known where the lowest is not zero
             index = jnp.where(floor >= -tolerance, 0, NOT_COUNTED).astype(jnp.int32)
             nullity = jnp.where(b.sound & (b.values[0] > tolerance), nullity, NOT_COUNTED)
+    null = tolerance - (units.rtol - min(ROUNDING, units.rtol / 10)) * _norm(parts)
     unsure = jnp.maximum(10 * tolerance, doubt)
     sound = jnp.all(jnp.stack([b.sound for b in blocks]))
-    clear = ~jnp.any((values < -tolerance) & (values > -unsure)) & (orbit_residual <= tolerance) & sound
-    clear &= measured <= 10 * tolerance  # also where it is not the lowest's
-    return Spectrum(
-        lambda_min=jnp.min(lowest),
-        residual=residual[jnp.argmin(lowest)],
-        direction=direction,
-        index=index,
-        nullity=nullity.astype(jnp.int32),
-        orbit_dim=orbit.dim,
-        orbit_residual=orbit_residual,
-        tolerance=tolerance,
-        doubt=doubt,
-        null=tolerance - (ZERO_RTOL - ROUNDING) * norm,
-        clear=clear,
-        resolved=clear & ~jnp.any((values > tolerance) & (values < 10 * tolerance)),
-    )
+    clear = ~jnp.any((values < -null) & (values > -unsure)) & (orbit_residual <= tolerance) & sound
+    return {
+        "lowest": jnp.min(values),
+        "index": index,
+        "nullity": nullity.astype(jnp.int32),
+        "orbit_dim": orbit.dim,
+        "orbit_residual": orbit_residual,
+        "tolerance": tolerance,
+        "doubt": doubt,
+        "null": null,
+        "clear": clear,
+        "resolved": clear & ~jnp.any((values > null) & (values < 10 * tolerance)),
+    }
 
 
-def whole_block(point: Point, orbit: Orbit, *, flop: float = 0.0) -> Block:
+def whole_block(point: Point, orbit: Orbit, *, flop: float = 0.0, counting: bool = False) -> Block:
     """Return the block of all variables of a point: its eigenpairs, or beyond `DENSE_LIMIT` the lowest.
 
-    `flop` is what one Hessian product costs: Lanczos makes no more of them than `LANCZOS_FLOP` allow.
+    `flop` is what one Hessian product costs: Lanczos makes no more of them than `LANCZOS_FLOP` allow. With
+    `counting` eigenvectors are not asked for where that is cheaper, and the block has no direction.
     """
     x, back = ravel_pytree(point.x)
     hv = lambda v: ravel(point.hv(back(v)))
@@ -158,7 +161,11 @@ def whole_block(point: Point, orbit: Orbit, *, flop: float = 0.0) -> Block:
     if x.size > DENSE_LIMIT:
         found = _by_lanczos(hv, project, x, flop)
         return found._replace(direction=back(found.direction))
-    values, vectors, residual = eigen(dense_matrix(hv, x), dense_matrix(project, x))
+    H, Q = dense_matrix(hv, x), dense_matrix(project, x)
+    if counting:
+        values, residual = eigenvalues(H, Q)
+        return block(values, None, residual)
+    values, vectors, residual = eigen(H, Q)
     return block(values, back(vectors[:, 0]), residual)
 
 
@@ -168,10 +175,23 @@ def eigen(H: Float[Array, "m m"], Q: Float[Array, "m m"]) -> tuple[Array, Array,
     As H Q ≈ 0, adding a multiple of Q moves the orbit's null directions out of the way, and changes the
     other eigenvalues by ‖H Q‖² at most.
     """
-    away = 2.0 * jnp.linalg.norm(H) + 1.0
-    values, vectors = jnp.linalg.eigh(H + away * Q)
-    kept = jnp.where(values > away / 2 + jnp.linalg.norm(H) / 2, jnp.inf, values)
-    return kept, vectors, jnp.linalg.norm(H @ Q)
+    raised, limit = _raised(H, Q)
+    values, vectors = jnp.linalg.eigh(raised)
+    return jnp.where(values > limit, jnp.inf, values), vectors, jnp.linalg.norm(H @ Q)
+
+
+def eigenvalues(H: Float[Array, "m m"], Q: Float[Array, "m m"]) -> tuple[Array, Array]:
+    """Return what `eigen` does, without the vectors, for a third of the cost."""
+    raised, limit = _raised(H, Q)
+    values = jnp.linalg.eigvalsh(raised)
+    return jnp.where(values > limit, jnp.inf, values), jnp.linalg.norm(H @ Q)
+
+
+def _raised(H: Float[Array, "m m"], Q: Float[Array, "m m"]) -> tuple[Array, Array]:
+    """Return H with the range of Q raised beyond a limit, below which all its own eigenvalues are."""
+    size = jnp.linalg.norm(H)
+    away = 2.0 * jnp.maximum(size, jnp.finfo(H.dtype).tiny)
+    return H + away * Q, (away + size) / 2
 
 
 def block(

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
-
-GRAD_TOL = 1e-9  # ‖∇f‖₂ above this: not a critical point
-GAP_TOL = 1e-9  # f − dual bound below this, with no negative curvature: globally minimal
+from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
 
 
 class Verdict(IntEnum):
@@ -20,7 +18,7 @@ class Verdict(IntEnum):
     STRICT_SADDLE = 2  # a direction of negative curvature beyond its error, returned with the point
     DEGENERATE = 3  # no negative curvature, and null directions beyond the orbit's
     UNDECIDED = 4  # the evidence is not enough; see the reason
-    NOT_CRITICAL = 5  # gradient above tolerance
+    NOT_CRITICAL = 5  # gradient above tolerance, and above rounding
 
 
 class Reason(IntEnum):
@@ -32,6 +30,17 @@ class Reason(IntEnum):
     INDEX_NOT_COUNTED = 3  # too large to diagonalise: no negative curvature was found, or shown to be absent
     SPECTRUM_NOT_TAKEN = 4  # the certificates alone do not decide
     BOUND_ABOVE_VALUE = 5  # a contradiction: a "lower bound" on the global minimum lies above f
+    GRADIENT_BELOW_ROUNDING = 6  # the gradient is above tolerance, and may be rounding
+    INDEX_AT_CLOSED_GAP = 7  # a contradiction: negative eigenvalues where the gap says globally minimal
+
+
+class Size(NamedTuple):
+    """What is judged of a point's value and gradient, in units (`landscape.units`)."""
+
+    slope: Float[Array, ""]  # ‖∇f‖/√(C V)
+    noise: Float[Array, ""]  # what rounding may leave of that
+    gap: Float[Array, ""]  # (f − bound)/V
+    curvature: Float[Array, ""]  # C
 
 
 class Judgement(NamedTuple):
@@ -48,8 +57,7 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    grad_norm: Float[Array, ""],
-    dual_gap: Float[Array, ""],
+    size: Size,
     curvature: Float[Array, ""],
     spec: Spectrum,
     floor: Float[Array, ""] | float = -jnp.inf,
@@ -60,38 +68,37 @@ def judge(
     """Judge one point by its spectrum.
 
     `curvature` is the lowest measured vᵀHv over the unit directions tried, `floor` a lower bound on all of
-    them. Negative curvature comes before a closed gap: it is exact up to its error bound, whereas two orbits
-    may lie closer in f than any gap tolerance.
+    them, both in even coordinates. Negative curvature comes before a closed gap: it is exact up to its error
+    bound, whereas two orbits may lie closer in f than any gap tolerance.
     """
-    sound = spec.residual <= 10 * spec.tolerance
+    sound = spec.sound
     counted = (spec.index != NOT_COUNTED) & spec.clear & sound
     none_negative = floor >= -spec.tolerance
     index = jnp.where(none_negative, 0, jnp.where(counted, spec.index, NOT_COUNTED))
     # Eigenvalues below the tolerance that do not show: of a point that is not near enough to a critical one.
     doubtful = ~none_negative & (spec.index > 0)
     bounded = counted & spec.resolved & (index == 0)
-    size = jnp.abs(spec.lambda_min)
-    null = size <= spec.null  # beside the orbit's
-    unclear = ~null & (size <= spec.tolerance)  # too large for a zero, too small for its sign
-    positive = (spec.lambda_min > spec.tolerance) & (spec.lambda_min > spec.doubt)
+    lowest = jnp.abs(spec.lowest)
+    null = lowest <= spec.null  # beside the orbit's
+    positive = (spec.lowest > spec.tolerance) & (spec.lowest > spec.doubt)
     why = jnp.where(sound, Reason.SPECTRUM_UNRESOLVED, Reason.RESIDUAL_TOO_LARGE)
     why = jnp.where(spec.index == NOT_COUNTED, Reason.INDEX_NOT_COUNTED, why)
-    closed = dual_gap <= gap_tol  # a NaN gap (no certificate) compares false
+    closed = size.gap <= gap_tol  # a NaN gap (no certificate) compares false
+    why = jnp.where(closed & doubtful, Reason.INDEX_AT_CLOSED_GAP, why)
     return _judgement(
-        critical=grad_norm <= grad_tol,
-        contradiction=dual_gap < -gap_tol,
-        saddle=_falls(curvature, spec.tolerance, spec.doubt, grad_norm, closed) & ~none_negative,
+        size,
+        (grad_tol, gap_tol),
+        saddle=_falls(curvature, spec.tolerance, spec.doubt, size, closed) & ~none_negative,
         lowest=closed & ~doubtful,
         bounded=(bounded & null, bounded & positive),
         why=why,
         index=index,
-        nullity=jnp.where(spec.resolved & sound & ~unclear, spec.nullity, NOT_COUNTED),
+        nullity=jnp.where(spec.resolved & sound, spec.nullity, NOT_COUNTED),
     )
 
 
 def judge_by_certificates(
-    grad_norm: Float[Array, ""],
-    dual_gap: Float[Array, ""],
+    size: Size,
     curvature: Float[Array, ""],
     tolerance: Float[Array, ""],
     doubt: Float[Array, ""],
@@ -104,12 +111,12 @@ def judge_by_certificates(
 
     `tolerance` is the size of a curvature that counts as zero, `doubt` the landscape's.
     """
-    none_negative, closed = floor >= -tolerance, dual_gap <= gap_tol
+    none_negative, closed = floor >= -tolerance, size.gap <= gap_tol
     no = jnp.zeros_like(none_negative)
     return _judgement(
-        critical=grad_norm <= grad_tol,
-        contradiction=dual_gap < -gap_tol,
-        saddle=_falls(curvature, tolerance, doubt, grad_norm, closed) & ~none_negative,
+        size,
+        (grad_tol, gap_tol),
+        saddle=_falls(curvature, tolerance, doubt, size, closed) & ~none_negative,
         lowest=closed & none_negative,
         bounded=(no, no),
         why=Reason.SPECTRUM_NOT_TAKEN,
@@ -122,18 +129,18 @@ def _falls(
     curvature: Float[Array, ""],
     tolerance: Float[Array, ""],
     doubt: Float[Array, ""],
-    grad_norm: Float[Array, ""],
+    size: Size,
     closed: Bool[Array, ""],
 ) -> Bool[Array, ""]:
     """Say whether negative curvature is beyond its error bound, which is larger where the gap is closed."""
     least = jnp.maximum(tolerance, doubt)
-    return curvature < -jnp.where(closed, jnp.maximum(least, jnp.sqrt(grad_norm)), least)
+    return curvature < -jnp.where(closed, jnp.maximum(least, size.curvature * jnp.sqrt(size.slope)), least)
 
 
 def _judgement(
+    size: Size,
+    tolerances: tuple[float, float],
     *,
-    critical: Bool[Array, ""],
-    contradiction: Bool[Array, ""],
     saddle: Bool[Array, ""],
     lowest: Bool[Array, ""],
     bounded: tuple[Bool[Array, ""], Bool[Array, ""]],
@@ -142,9 +149,12 @@ def _judgement(
     nullity: Int[Array, ""] | int,
 ) -> Judgement:
     """Take the first verdict that applies, and the counts that agree with it; the others were not made."""
+    grad_tol, gap_tol = tolerances
     degenerate, positive = bounded
+    critical, contradiction = size.slope <= grad_tol, size.gap < -gap_tol
+    hidden = ~critical & (size.slope <= size.noise)
     verdict = jnp.select(
-        [~critical, contradiction, saddle, lowest, degenerate, positive],
+        [~critical & ~hidden, hidden | contradiction, saddle, lowest, degenerate, positive],
         [
             Verdict.NOT_CRITICAL,
             Verdict.UNDECIDED,
@@ -156,6 +166,7 @@ def _judgement(
         Verdict.UNDECIDED,
     )
     reason = jnp.where(verdict == Verdict.UNDECIDED, why, Reason.NONE)
+    reason = jnp.where(hidden, Reason.GRADIENT_BELOW_ROUNDING, reason)
     reason = jnp.where(contradiction, Reason.BOUND_ABOVE_VALUE, reason)
     counted = (verdict != Verdict.NOT_CRITICAL) & (verdict != Verdict.UNDECIDED)
     fits = jnp.where(verdict == Verdict.STRICT_SADDLE, index > 0, index == 0)

@@ -26,6 +26,14 @@ class Solution(NamedTuple):
     num_steps: Int[Array, ""]
 
 
+Unit = Callable[[Float[Array, ""]], Float[Array, ""]]  # f -> that of ‖∇f‖
+
+
+def one(value: Float[Array, ""]) -> Float[Array, ""]:
+    """Return 1: the unit of a function of which nothing is known."""
+    return jnp.ones_like(value)
+
+
 class _Newton(NamedTuple):
     x: Any
     value: Float[Array, ""]
@@ -55,14 +63,15 @@ def trust_region_newton(
     max_steps: int = 500,
     max_products: int | None = None,
     radius: float = 1.0,
+    unit: Unit = one,
 ) -> Solution:
     """Trust-region Newton with Steihaug–Toint conjugate gradients (Nocedal & Wright 2006, algs. 4.1, 7.2).
 
     `expand` is an `Oracle`, or the like on any pytree: its arrays then keep their layout over devices.
     Negative curvature is followed to the trust region's edge, so saddles are left; null directions (a
     symmetry's orbit) carry no gradient and are left alone. Where the change in f drowns in rounding, a step
-    is judged by the gradient norm. `gtol` bounds ‖∇f‖₂; having met it, one more Newton step is kept if it
-    lowers the gradient norm. `max_products` Hessian products at most per step (default 2 D).
+    is judged by the gradient norm. `gtol` bounds ‖∇f‖₂ in units of `unit(f)`; having met it, one more Newton
+    step is kept if it lowers the gradient norm. `max_products` Hessian products at most per step (default 2 D).
 
     Raises:
         ValueError: as `minimise`.
@@ -78,7 +87,9 @@ def trust_region_newton(
     def step(s: _Newton) -> _Newton:
         here = expand(s.x)
         norm = _norm(s.grad)
-        p, Hp, at_edge = _steihaug(here.hv, s.grad, s.radius, jnp.minimum(0.1, jnp.sqrt(norm)) * norm, cap)
+        size = unit(s.value)
+        enough = jnp.minimum(0.1, jnp.sqrt(norm / size)) * norm
+        p, Hp, at_edge = _steihaug(here.hv, s.grad, s.radius, enough, cap)
         predicted = -(_dot(s.grad, p) + _dot(p, Hp) / 2)
         trial = _along(s.x, 1.0, p)
         there = expand(trial)
@@ -95,7 +106,7 @@ def trust_region_newton(
         x, value, grad = jax.tree.map(
             lambda new, old: jnp.where(accept, new, old), (trial, there.value, there.grad), s[:3]
         )
-        met = norm <= gtol  # `p` was the extra step
+        met = norm <= gtol * size  # `p` was the extra step
         stuck = ~accept & (length <= 4 * eps * (1 + _norm(s.x)))
         status = jnp.where(met, Status.CONVERGED, jnp.where(stuck, Status.STALLED, s.status))
         return _Newton(x, value, grad, new_radius, status.astype(jnp.int32), s.num_steps + 1)
@@ -115,7 +126,7 @@ def trust_region_newton(
             jnp.zeros((), jnp.int32),
         )
     )
-    return solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol)
+    return solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol * unit(end.value))
 
 
 def solution(
@@ -124,7 +135,7 @@ def solution(
     grad: Any,
     status: Int[Array, ""],
     num_steps: Int[Array, ""],
-    gtol: float,
+    gtol: float | Float[Array, ""],
 ) -> Solution:
     """Measure the gradient norm at the end; CONVERGED means that it meets `gtol`, and nothing else does."""
     norm = _norm(grad)

@@ -19,12 +19,12 @@ from ufm_jax.numerics.status import Status
 # (x, data) -> value (B,), gradient (D, B); `data` are constants of the lanes, their last
 # axis; a single number is every lane's.
 Stacked = Callable[[Float[Array, "D B"], Any], tuple[Float[Array, " B"], Float[Array, "D B"]]]
-# (∇f, its squared length, data) -> what is to become small (B,).
-Norm = Callable[[Float[Array, "D B"], Float[Array, " B"], Any], Float[Array, " B"]]
+# (value, data) -> sizes V of f and C of its curvature (B,): ‖∇f‖ is compared with √(C V).
+Sizes = Callable[[Float[Array, " B"], Any], tuple[Float[Array, "*B"], Float[Array, "*B"]]]
 
 SUFFICIENT = 1e-4  # Armijo's constant
 FLATTER = 0.8  # in the noise of f a step is good if the slope along it shrinks to this share
-NOISE = 1e-12  # of f, relative to 1 + |f|: sums of logits of size 10 to 100 cancel in it
+NOISE = 1e-12  # of f, relative to V + |f|: sums of logits of size 10 to 100 cancel in it
 SHORTEST = 1e-9  # a line search whose length comes down to this has failed; 1 is the BFGS step
 REFILL = 1 / 8  # share of lanes that have ended when all stop for them to be given new starts
 
@@ -44,7 +44,8 @@ class _Lanes(NamedTuple):
     grad: Float[Array, "D B"]
     step: Float[Array, "D B"]  # the trial point is x + length * step
     value: Float[Array, " B"]
-    norm: Float[Array, " B"]  # what `gtol` bounds
+    norm: Float[Array, " B"]  # ‖∇f‖/√(C V), what `gtol` bounds
+    noise: Float[Array, " B"]  # of f
     square: Float[Array, " B"]  # gᵀg
     slope: Float[Array, " B"]  # gᵀ step
     length: Float[Array, " B"]
@@ -71,15 +72,15 @@ def bfgs(
     *,
     width: int,
     gtol: float,
-    norm: Norm = lambda grad, square, data: jnp.sqrt(square),
+    sizes: Sizes = lambda value, data: (jnp.ones_like(value), jnp.ones_like(value)),
     max_steps: int = 2000,
 ) -> Ended:
-    """Minimise f from the first `count` of S starts, `width` at a time, until `norm` ≤ `gtol`.
+    """Minimise f from the first `count` of S starts, `width` at a time, until ‖∇f‖ ≤ `gtol` √(C V).
 
     BFGS that keeps one pair (Shanno 1978): in coordinates of even scale more pairs save little, and with one
-    nearly all of the work is in f. `norm` is ‖∇f‖₂ unless the user's coordinates are others. A step is
-    accepted on Armijo's condition or, in the noise of f, on the slope (approximate Wolfe condition, Hager &
-    Zhang 2005). A lane whose line search fails along −g ends as STALLED, one that starts at a non-finite f or
+    nearly all of the work is in f. C and V, from `sizes`, are 1 unless said otherwise; the norms returned are
+    in units of √(C V). A step is accepted on Armijo's condition or, in the noise of f, on the slope
+    (approximate Wolfe condition, Hager & Zhang 2005). A lane whose line search fails along −g ends as STALLED, one that starts at a non-finite f or
     gradient as NONFINITE. The results of starts beyond `count` mean nothing.
 
     Raises:
@@ -127,7 +128,7 @@ def bfgs(
         patience = jnp.where(pool.taken < count, block, width)
         lanes = jax.lax.while_loop(
             lambda s: jnp.sum(s.status != Status.RUNNING) < patience,
-            lambda s: _advance(f, here, s, norm, gtol, max_steps),
+            lambda s: _advance(f, here, s, sizes, gtol, max_steps),
             pool.lanes,
         )
         return exchange(pool._replace(lanes=lanes))
@@ -154,20 +155,21 @@ def _fresh(x: Float[Array, "D B"], given: Bool[Array, " B"]) -> _Lanes:
     still, row, infinite = jnp.zeros_like(x), jnp.zeros_like(x[0]), jnp.full_like(x[0], jnp.inf)
     status = jnp.where(given, Status.RUNNING, Status.CONVERGED).astype(jnp.int32)
     none = jnp.zeros_like(status)
-    return _Lanes(x, still, still, infinite, infinite, row, row, row, none == 0, status, none)
+    return _Lanes(x, still, still, infinite, infinite, row, row, row, row, none == 0, status, none)
 
 
-def _advance(f: Stacked, data: Any, s: _Lanes, measure: Norm, gtol: float, max_steps: int) -> _Lanes:
+def _advance(f: Stacked, data: Any, s: _Lanes, sizes: Sizes, gtol: float, max_steps: int) -> _Lanes:
     """Evaluate every lane's trial point once; move and choose a new direction, or shorten the step."""
     running, fresh = s.status == Status.RUNNING, s.num_steps == 0
     trial = s.x + s.length * s.step
     value, grad = f(trial, data)
     square, slope = jnp.sum(grad * grad, axis=0), jnp.sum(grad * s.step, axis=0)
-    norm = measure(grad, square, data)
+    V, C = sizes(value, data)
+    norm = jnp.sqrt(square / C) / jnp.sqrt(V)
 
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     falls = value <= s.value + SUFFICIENT * s.length * s.slope
-    in_noise = (value <= s.value + NOISE * (1 + jnp.abs(s.value))) & (slope <= -FLATTER * s.slope)
+    in_noise = (value <= s.value + s.noise) & (slope <= -FLATTER * s.slope)
     accept = running & finite & (fresh | falls | in_noise)
     failed = running & ~accept & (s.length <= SHORTEST) & ~fresh  # then −g is tried, unless it was that
 
@@ -192,6 +194,7 @@ def _advance(f: Stacked, data: Any, s: _Lanes, measure: Norm, gtol: float, max_s
         step=pick(new_step, -s.grad, s.step),
         value=jnp.where(accept, value, s.value),
         norm=at,
+        noise=jnp.where(accept, NOISE * (V + jnp.abs(value)), s.noise),
         square=jnp.where(accept, square, s.square),
         slope=pick(-descent, -s.square, s.slope),
         length=pick(jnp.where(plain, unit, 1.0), unit, shorter),

@@ -22,7 +22,7 @@ from ufm_jax.numerics.derivatives import (
     on_vectors,
     second_order,
 )
-from ufm_jax.numerics.descent import ROUNDING_UNITS, Solution, solution
+from ufm_jax.numerics.descent import ROUNDING_UNITS, Solution, Unit, one, solution
 from ufm_jax.numerics.status import Status
 
 # Eigenvector following compares the change of the gradient with H's prediction, as a part of ‖g‖ + ‖Hδ‖: up
@@ -55,13 +55,18 @@ def critical_point(f: Objective, start: Any, *, gtol: float = 1e-10, max_steps: 
 
 
 def levenberg_marquardt(
-    expand: Oracle, start: Shaped[Array, " D"], *, gtol: float = 1e-10, max_steps: int = 300
+    expand: Oracle,
+    start: Shaped[Array, " D"],
+    *,
+    gtol: float = 1e-10,
+    max_steps: int = 300,
+    unit: Unit = one,
 ) -> Solution:
     """Find a root of ∇f by steps −(H² + μI)⁻¹ H g, accepted where ‖g‖ falls (Moré 1978; Nielsen 1999).
 
     The sign of curvature plays no part, so minima, saddles and maxima all attract. Singular roots (orbits of
     a symmetry) are met quadratically as μ -> 0 (Yamashita & Fukushima 2001). A local minimum of ‖g‖ with
-    g ≠ 0 ends as STALLED. Having met `gtol`, one more step is kept if it lowers ‖g‖.
+    g ≠ 0 ends as STALLED. Having met `gtol`, in units of `unit(f)`, one more step is kept if it lowers ‖g‖.
 
     Raises:
         ValueError: if `start` is not floating-point.
@@ -88,7 +93,7 @@ def levenberg_marquardt(
         x, value, grad = jax.tree.map(
             lambda new, old: jnp.where(accept, new, old), (s.x + delta, there.value, there.grad), s[:3]
         )
-        met = jnp.sqrt(merit) <= gtol
+        met = jnp.sqrt(merit) <= gtol * unit(s.value)
         stuck = (s.damping > 1e8) | (jnp.sqrt(predicted) <= 1e-7 * jnp.sqrt(merit))
         status = jnp.where(met, Status.CONVERGED, jnp.where(stuck, Status.STALLED, s.status))
         return _Marquardt(x, value, grad, damping, status.astype(jnp.int32), s.num_steps + 1)
@@ -103,7 +108,84 @@ def levenberg_marquardt(
             start, first.value, first.grad, jnp.asarray(1e-3, start.dtype), begin, jnp.zeros((), jnp.int32)
         ),
     )
-    return solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol)
+    return solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol * unit(end.value))
+
+
+class _Natural(NamedTuple):
+    x: Float[Array, " D"]
+    value: Float[Array, ""]
+    grad: Float[Array, " D"]
+    share: Float[Array, ""]  # of the Newton step that is tried
+    status: Int[Array, ""]
+    num_steps: Int[Array, ""]
+
+
+def natural_newton(
+    expand: Oracle,
+    start: Shaped[Array, " D"],
+    *,
+    gtol: float = 1e-10,
+    max_steps: int = 100,
+    unit: Unit = one,
+    longest: float = 1.0,
+) -> Solution:
+    """Find a root of ∇f by steps −H⁺ g of length `longest` at most, accepted where ‖H⁺ g‖ falls, H kept.
+
+    The error-oriented Newton method with the natural monotonicity test (Deuflhard 2004, alg. NLEQ-ERR): no
+    change of coordinates matters to it. Where H has eigenvalues of very different sizes, ‖g‖ sees the large
+    ones alone, and a method that lowers it crawls along a bent valley. H⁺ leaves out what is rounding of H,
+    and so the orbits of a symmetry. Costs an eigen-solve a step.
+
+    Raises:
+        ValueError: if `start` is not floating-point.
+    """
+    check_search(gtol, max_steps)
+    check_positive(longest=longest)
+    start = floating(start)
+    eps, tiny = jnp.finfo(start.dtype).eps, jnp.finfo(start.dtype).tiny
+
+    def step(s: _Natural) -> _Natural:
+        values, vectors = jnp.linalg.eigh(dense_matrix(expand(s.x).hv, s.x))
+        size = jnp.abs(values)
+        used = size > ROUNDING_UNITS * eps * jnp.max(size)
+        inverse = jnp.where(used, 1.0 / jnp.where(used, values, 1.0), 0.0)
+        newton = lambda g: -(vectors @ (inverse * (vectors.T @ g)))
+        delta = newton(s.grad)
+        length = jnp.linalg.norm(delta)
+        share = jnp.minimum(s.share, longest / jnp.maximum(length, tiny))
+        trial = s.x + share * delta
+        there = expand(trial)
+        left = jnp.linalg.norm(newton(there.grad)) / jnp.maximum(length, tiny)
+        met = jnp.linalg.norm(s.grad) <= gtol * unit(s.value)  # `delta` was the extra step
+        smaller = jnp.linalg.norm(there.grad) < jnp.linalg.norm(s.grad)
+        accept = jnp.isfinite(there.value) & jnp.where(met, smaller, left <= 1 - share / 4)
+        share = jnp.where(accept, jnp.minimum(1.0, 2 * share), share / 4)
+        x, value, grad = jax.tree.map(
+            lambda new, old: jnp.where(accept, new, old),
+            (trial, there.value, there.grad),
+            s[:3],
+        )
+        stuck = ~accept & ((share < 1e-4) | (length <= ROUNDING_UNITS * eps * (1 + jnp.linalg.norm(s.x))))
+        status = jnp.where(met, Status.CONVERGED, jnp.where(stuck, Status.STALLED, s.status))
+        return _Natural(x, value, grad, share, status.astype(jnp.int32), s.num_steps + 1)
+
+    first = expand(start)
+    finite = jnp.isfinite(first.value) & jnp.all(jnp.isfinite(first.grad))
+    met = jnp.linalg.norm(first.grad) <= gtol * unit(first.value)
+    begin = jnp.where(finite, jnp.where(met, Status.CONVERGED, Status.RUNNING), Status.NONFINITE)
+    end = jax.lax.while_loop(
+        lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps),
+        step,
+        _Natural(
+            start,
+            first.value,
+            first.grad,
+            jnp.ones((), start.dtype),
+            begin.astype(jnp.int32),
+            jnp.zeros((), jnp.int32),
+        ),
+    )
+    return solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol * unit(end.value))
 
 
 Tangents = Callable[[Vector], Float[Array, "m D"]]
@@ -175,6 +257,7 @@ def eigenvector_following(
     gtol: float = 1e-10,
     max_steps: int = 1000,
     max_length: float = 0.1,
+    unit: Unit = one,
 ) -> Solution:
     """Climb along the `index` lowest eigenvectors and descend along all others, to a saddle of that index.
 
@@ -226,7 +309,7 @@ def eigenvector_following(
         there = expand(trial)
         norm, new_norm = jnp.linalg.norm(s.grad), jnp.linalg.norm(there.grad)
         error = jnp.linalg.norm(there.grad - s.grad - Hd) / (norm + jnp.linalg.norm(Hd) + tiny)
-        met = norm <= gtol  # `delta` was the extra step
+        met = norm <= gtol * unit(s.value)  # `delta` was the extra step
         usable = jnp.isfinite(there.value) & jnp.isfinite(new_norm)
         accept = usable & jnp.where(met, new_norm < norm, error < ERROR_REFUSED)
         back = jnp.dot(delta, s.delta) < -length * jnp.linalg.norm(s.delta) / 2
@@ -258,7 +341,7 @@ def eigenvector_following(
             jnp.zeros((), jnp.int32),
         ),
     )
-    found = solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol)
+    found = solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol * unit(end.value))
     other = (found.status == Status.CONVERGED) & (_num_negative(expand, tangents, end.x) != index)
     return found._replace(status=jnp.where(other, Status.STALLED, found.status).astype(jnp.int32))
 

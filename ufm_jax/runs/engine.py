@@ -311,6 +311,7 @@ def table_of(
             "negative_curvature": _shown(evidence.negative_curvature),
             "reason": _names(Reason, evidence.reason),
             "closed_form_loss": _shown(best),
+            "rel_grad_norm": pa.array(np.asarray(evidence.rel_grad_norm)),
         }
     )
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.point import ravel
-from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum, doubt_if_even
-from ufm_jax.landscape.verdict import GRAD_TOL, Reason, Verdict, judge, judge_by_certificates
+from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
+from ufm_jax.landscape.units import GRAD_TOL, Units, doubt_if_even
+from ufm_jax.landscape.verdict import Reason, Size, Verdict, judge, judge_by_certificates
 from ufm_jax.models.unconstrained import starts
 from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.theory import global_minimum
@@ -54,7 +55,7 @@ def test_random_points_are_not_critical(name):
     evidence = take(examined_zoo(name).evidence, np.arange(-300, 0))
     assert np.all(evidence.verdict == Verdict.NOT_CRITICAL)
     assert np.all(evidence.reason == Reason.NONE)
-    assert np.all(evidence.grad_norm > GRAD_TOL)
+    assert np.all(evidence.rel_grad_norm > GRAD_TOL)
     assert np.all((evidence.index == NOT_COUNTED) & (evidence.nullity == NOT_COUNTED))
     assert np.all(np.isnan(evidence.lambda_min) & np.isnan(evidence.lambda_min_residual))
 
@@ -132,8 +133,10 @@ def assert_consistent(verdict, index, nullity, orbit_dim):
 def test_no_evidence_whatever_makes_a_row_that_contradicts_itself(
     grad_norm, gap, curvature, index, nullity, lambda_min, resolved, residual, floor
 ):
-    spec = made_up(index=index, nullity=nullity, lambda_min=lambda_min, resolved=resolved, residual=residual)
-    numbers = [jnp.asarray(a) for a in (grad_norm, gap, curvature)]
+    spec = made_up(
+        index=index, nullity=nullity, lambda_min=lambda_min, resolved=resolved, sound=residual < 1e-7
+    )
+    numbers = sized(grad_norm, gap), jnp.asarray(curvature)
     found = judged(*numbers, spec, jnp.asarray(floor))
     assert_consistent(found.verdict, found.index, found.nullity, 1)
     quick = judged_quickly(*numbers, spec.tolerance, spec.doubt, jnp.asarray(floor))
@@ -142,6 +145,11 @@ def test_no_evidence_whatever_makes_a_row_that_contradicts_itself(
         if gap < -1e-9:
             assert one.reason == Reason.BOUND_ABOVE_VALUE
             assert one.verdict in (Verdict.UNDECIDED, Verdict.NOT_CRITICAL)
+
+
+def sized(slope, gap, noise=0.0):
+    """What is judged of a point whose units are all 1."""
+    return Size(*(jnp.asarray(a) for a in (slope, noise, gap, 1.0)))
 
 
 def made_up(**change):
@@ -154,7 +162,10 @@ def made_up(**change):
         "doubt": 1e-7,
         "null": 5e-9,
         "resolved": True,
+        "sound": True,
     }
+    change = {"lowest": change.get("lambda_min", 0.1), **change}
+    scalars["lowest"] = change["lowest"]
     counts = {"index": 0, "nullity": 1, "orbit_dim": 1}
     scalars["clear"] = change.get("resolved", True)
     values = {k: jnp.asarray(change.get(k, v)) for k, v in scalars.items()}
@@ -211,8 +222,8 @@ TABLE = [
         Verdict.UNDECIDED,
         Reason.SPECTRUM_UNRESOLVED,
     ),
-    ("bad eigenvector", 1e-12, OPEN, 0.1, {"residual": 1e-3}, Verdict.UNDECIDED, Reason.RESIDUAL_TOO_LARGE),
-    ("NaN eigenvector", 1e-12, OPEN, NAN, {"residual": NAN}, Verdict.UNDECIDED, Reason.RESIDUAL_TOO_LARGE),
+    ("bad eigenvector", 1e-12, OPEN, 0.1, {"sound": False}, Verdict.UNDECIDED, Reason.RESIDUAL_TOO_LARGE),
+    ("NaN eigenvector", 1e-12, OPEN, NAN, {"sound": False}, Verdict.UNDECIDED, Reason.RESIDUAL_TOO_LARGE),
     ("gradient", 1e-6, SHUT, 0.1, {}, Verdict.NOT_CRITICAL, Reason.NONE),
     ("gradient and curvature", 1e-6, OPEN, -5.0, {}, Verdict.NOT_CRITICAL, Reason.NONE),
     ("NaN gradient", NAN, SHUT, 0.1, {}, Verdict.NOT_CRITICAL, Reason.NONE),
@@ -246,10 +257,10 @@ TABLE = [
         -5e-8,
         {"index": 1, "resolved": False},
         Verdict.UNDECIDED,
-        Reason.SPECTRUM_UNRESOLVED,
+        Reason.INDEX_AT_CLOSED_GAP,
     ),
     ("the same, nearer", 1e-16, SHUT, -5e-8, {"index": 1}, Verdict.STRICT_SADDLE, Reason.NONE),
-    ("index at a closed gap", 1e-12, SHUT, 0.1, {"index": 6}, Verdict.UNDECIDED, Reason.SPECTRUM_UNRESOLVED),
+    ("index at a closed gap", 1e-12, SHUT, 0.1, {"index": 6}, Verdict.UNDECIDED, Reason.INDEX_AT_CLOSED_GAP),
 ]
 
 
@@ -259,15 +270,16 @@ TABLE = [
     ids=[row[0] for row in TABLE],
 )
 def test_judge(grad_norm, gap, curvature, change, verdict, reason):
-    spec = made_up(**{"doubt": float(doubt_if_even(jnp.asarray(grad_norm)))} | change)
-    found = judge(jnp.asarray(grad_norm), jnp.asarray(gap), jnp.asarray(curvature), spec)
+    ones = Units(jnp.ones(()), jnp.ones(()))
+    spec = made_up(**{"doubt": float(doubt_if_even(ones, jnp.asarray(grad_norm)))} | change)
+    found = judge(sized(grad_norm, gap), jnp.asarray(curvature), spec)
     assert (Verdict(int(found.verdict)), Reason(int(found.reason))) == (verdict, reason)
     assert_consistent(found.verdict, found.index, found.nullity, spec.orbit_dim)
 
 
 def test_tolerances_are_the_callers():
     spec = made_up()
-    arguments = jnp.asarray(1e-6), jnp.asarray(1e-5), jnp.asarray(0.1), spec
+    arguments = sized(1e-6, 1e-5), jnp.asarray(0.1), spec
     assert judge(*arguments, grad_tol=1e-5).verdict == Verdict.LOCAL_MINIMUM
     assert judge(*arguments, grad_tol=1e-5, gap_tol=1e-4).verdict == Verdict.GLOBAL_MINIMUM
 

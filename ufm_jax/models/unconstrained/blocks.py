@@ -33,7 +33,7 @@ from ufm_jax.models.unconstrained.symmetry import orbit, rank
 APART_RTOL = 1e-6  # features of a class that differ by more, relative to 1 + ‖H‖, are not one
 
 
-def blocks(prob: Problem, point: Point) -> tuple[Orbit, list[Block]]:
+def blocks(prob: Problem, point: Point, *, counting: bool = False) -> tuple[Orbit, list[Block]]:
     """Return the orbit of a critical point, and the Hessian's blocks modulo the orbit.
 
     With r ≤ min(d, K): a dense eigen-solve of size 2Kr + K, or Lanczos where that is too large; dense ones of
@@ -45,9 +45,11 @@ def blocks(prob: Problem, point: Point) -> tuple[Orbit, list[Block]]:
     q = restrict(small, turned(p, frame))
     eye = jnp.eye(small.dim, dtype=p.W.dtype)
     flop = 12.0 * small.num_classes**2 * small.dim
-    main = whole_block(expand(small, q), orbit(small, q, eye, r), flop=flop)
+    main = whole_block(expand(small, q), orbit(small, q, eye, r), flop=flop, counting=counting)
     flat = replace(collapse(prob), unused=0)
-    found = [main._replace(direction=lift(prob, turned(lift(flat, main.direction), frame.T)))]
+    if main.direction is not None:
+        main = main._replace(direction=lift(prob, turned(lift(flat, main.direction), frame.T)))
+    found = [main]
     if prob.dim > small.dim:
         found.append(_tail(prob, small, q, frame, r))
     if max(prob.counts) > 1:

@@ -16,12 +16,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.landscape import Effort, Known
 from ufm_jax.landscape.point import Curvature, Point, curvature_along
-from ufm_jax.landscape.spectrum import zero_tolerance
+from ufm_jax.landscape.units import even_norm, from_even, zero_tolerance
 from ufm_jax.models.unconstrained.geometry import collapse_metrics
 from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.objective import Columns, columns
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means, feature_frame
+from ufm_jax.models.unconstrained.sizes import HESSIAN_RTOL, scale
 from ufm_jax.models.unconstrained.symmetry import balanced_rank
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 
@@ -37,7 +38,7 @@ def dual_bound(prob: Problem, point: Point, norm: Float[Array, ""] | None = None
     if not prob.loss.convex:
         return jnp.full((), jnp.nan, p.W.dtype)
     cols = columns(prob, p.W.dtype)
-    centred = p if p.b is None else p._replace(b=_best_bias(prob, cols, p))
+    centred = p if p.b is None else p._replace(b=_best_bias(prob, cols, p, point.value))
     Z = (p.W @ p.H) * cols.scales + (0.0 if centred.b is None else centred.b[:, None])
     slope = prob.loss.slope(Z, cols.T)
     G = slope * (cols.weights * cols.scales)
@@ -70,11 +71,12 @@ def known(prob: Problem, point: Point, effort: Effort) -> Known:
         bound, rank, tolerance = dual_bound(prob, point), rank_of(prob, p), jnp.zeros_like(point.value)
     else:
         bound, (rank, radius) = dual_bound(prob, point, norm), balanced_rank(prob, p)
-        size = jnp.maximum(prob.decay_w, prob.decay_h)
+        size, factors = prob.strength, scale(prob)
         if effort == "escape":
-            # ‖H‖ ≤ λ + ‖W‖² + ‖H̃‖² + 1, doubled for the slope's part: ‖∇²ℓ‖ ≤ 1/2 of softmax, 1 of squares.
-            size = prob.decay_w + prob.decay_h + prob.decay_b + 2 * (1 + jnp.sum(p.W**2) + jnp.sum(p.H**2))
-        tolerance = zero_tolerance(size, point.grad_norm, radius)
+            # ‖H‖ ≤ s + ‖W‖² + ‖H̃‖² + 1, doubled for the slope's part: ‖∇²ℓ‖ ≤ 1/2 of softmax, 1 of squares.
+            there = from_even(p, factors)
+            size = 2 * (size + 1 + jnp.sum(there.W**2) + jnp.sum(there.H**2))
+        tolerance = zero_tolerance(size, even_norm(point.grad, factors), radius, HESSIAN_RTOL)
     escape = None if effort == "certificate" else null_direction(prob, point)
     return Known(bound, floor, tolerance, measures(prob, p, rank), escape)
 
@@ -87,6 +89,7 @@ def measures(prob: Problem, p: Params, rank: Int[Array, ""]) -> dict[str, Array]
 def curvature_floor(prob: Problem, norm: Float[Array, ""]) -> Float[Array, ""]:
     """Return a lower bound on every eigenvalue of ∇²f: −(‖G‖₂ − s)₊ for a convex loss, else −inf.
 
+    In coordinates as given, and in even ones, where λ_W = λ_H = s:
     vᵀHv ≥ 2⟨G, ẆḢ⟩ + λ_W‖Ẇ‖² + λ_H‖Ḣ‖² ≥ −2(‖G‖₂ − s)₊‖Ẇ‖‖Ḣ‖ ≥ −(‖G‖₂ − s)₊‖v‖², as the loss's part is ≥ 0
     (derived for this project; at critical points, Zhu et al. 2021, app. A, in the form ‖G‖₂ ≤ s). `norm` is
     ‖G‖₂, G = `objective.logit_gradient` at the point.
@@ -146,7 +149,7 @@ def _reach_by_convexity(counts: tuple[int, ...], loss: Loss, shift_invariant: bo
         one = Problem(
             decay_w=zero, decay_h=zero, decay_b=zero, counts=counts, dim=1, loss=loss, collapsed=True
         )
-        beta = np.asarray(_best_bias(one, columns(one, one.decay_w.dtype), one.zeros()))
+        beta = np.asarray(_best_bias(one, columns(one, one.decay_w.dtype), one.zeros(), jnp.ones(())))
         V = np.eye(K) - (1.0 / K if shift_invariant else 0.0)
         V = np.concatenate([V, -V])
         at_zero = float(tangent(jnp.zeros(K))[0])
@@ -163,8 +166,11 @@ def _reach_by_convexity(counts: tuple[int, ...], loss: Loss, shift_invariant: bo
     return best
 
 
-def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:
-    """Minimise the convex b -> g(WH + b1ᵀ) + λ_b/2 ‖b‖² by damped Newton, from p's own bias."""
+def _best_bias(prob: Problem, cols: Columns, p: Params, value: Float[Array, ""]) -> Float[Array, " K"]:
+    """Minimise the convex b -> g(WH + b1ᵀ) + λ_b/2 ‖b‖² by damped Newton, from p's own bias.
+
+    `value` is of the size of f.
+    """
     assert p.b is not None
     WH = (p.W @ p.H) * cols.scales
     K, dtype = prob.num_classes, p.W.dtype
@@ -182,8 +188,8 @@ def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:
         )
         # The shift of all logits is null for λ_b = 0: J/K fills it. Saturated softmax: a little of I.
         eye = jnp.eye(K, dtype=dtype)
-        least = 1e-14 * jnp.trace(hess) + jnp.finfo(dtype).tiny
-        regular = hess + (prob.decay_b + least) * eye + jnp.ones((K, K), dtype) / K
+        size = jnp.trace(hess) + jnp.finfo(dtype).tiny
+        regular = hess + (prob.decay_b + 1e-14 * size) * eye + size * jnp.ones((K, K), dtype) / K
         return -jnp.linalg.solve(regular, gradient(b))
 
     def step(state: tuple) -> tuple:
@@ -198,8 +204,10 @@ def _best_bias(prob: Problem, cols: Columns, p: Params) -> Float[Array, " K"]:
             count + 1,
         )
 
-    # What is left costs the bound norm²/(2 λ_b).
-    negligible = jnp.maximum(1e-15, jnp.sqrt(2e-16 * prob.decay_b))
+    # What is left costs the bound norm²/(2 λ_b); below the second number it is rounding.
+    negligible = jnp.sqrt(2e-16 * prob.decay_b) * jnp.sqrt(value)
+    rounding = jnp.max(jnp.abs(prob.loss.slope(WH + p.b[:, None], cols.T) * cols.weights))
+    negligible = jnp.maximum(negligible, 4 * jnp.finfo(dtype).eps * rounding)
 
     def go_on(state: tuple) -> Bool[Array, ""]:
         _, norm, length, count = state

@@ -100,6 +100,10 @@ class Loss:
 class CrossEntropy(Loss):
     """Softmax cross-entropy ω_y (log Σ_j exp(z_j + ι_j) − ⟨t, z + ι⟩), t = (1 − α) one-hot + α/K.
 
+    Without smoothing it is log(1 + eᵘ), u = log Σ_{j≠y} exp(z_j − z_y), and all of it, its derivatives and
+    its dual are good to rounding relative to themselves, however small: −log p_y is a log1p, the slope at
+    the label minus the sum of the others.
+
     α is `smoothing` in [0, 1). ω = `class_weights` is 1 by default; f divides by N, whatever the weights:
     class-balanced loss is ω_k = N/(K n_k). ι = `offsets` is 0 by default; ι_k = τ log(n_k/N) is logit
     adjustment (Menon et al. 2021).
@@ -141,28 +145,43 @@ class CrossEntropy(Loss):
         return (1.0 - self.smoothing) * one_hot + self.smoothing / len(one_hot)
 
     def value(self, Z: Columns, T: Columns) -> Float[Array, "*#N"]:
-        return -self._weighted(T, jnp.sum(T * jax.nn.log_softmax(self._moved(Z), axis=0), axis=0))
+        Z, Y = self._moved(Z), self._one_hot(T)
+        return self._weighted(T, jax.nn.softplus(_margin(Z, Y)) + self._smoothed(Z, Y, T))
 
     def slope(self, Z: Columns, T: Columns) -> Columns:
-        return self._weighted(T, jax.nn.softmax(self._moved(Z), axis=0) - T)
+        Z, Y = self._moved(Z), self._one_hot(T)
+        wrong = jax.nn.sigmoid(_margin(Z, Y))
+        return self._weighted(T, wrong * (_others(Z, Y) - Y) + (0.0 if Y is T else Y - T))
 
     def value_and_slope(self, Z: Columns, T: Columns) -> tuple[Float[Array, "*#N"], Columns]:
-        Z = self._moved(Z)
-        top = jnp.max(Z, axis=0)
-        E = jnp.exp(Z - top)
-        total = jnp.sum(E, axis=0)
-        value = jnp.log(total) + top - jnp.sum(T * Z, axis=0)
-        return self._weighted(T, value), self._weighted(T, E / total - T)
+        Z, Y = self._moved(Z), self._one_hot(T)
+        top, label = jnp.max(Z, axis=0), jnp.sum(Y * Z, axis=0)
+        E = (1.0 - Y) * jnp.exp(Z - top)
+        right, wrong = jnp.exp(label - top), jnp.sum(E, axis=0)
+        rest = jnp.where(right == 1.0, wrong, right + wrong - 1.0)  # beside the largest term, which is 1
+        value = jnp.log1p(rest) + (top - label) + self._smoothed(Z, Y, T)
+        slope = (E - Y * wrong) / (right + wrong) + (0.0 if Y is T else Y - T)
+        return self._weighted(T, value), self._weighted(T, slope)
 
     def curvature(self, Z: Columns, T: Columns) -> Callable[[Columns], Columns]:
-        P = jax.nn.softmax(self._moved(Z), axis=0)
-        return lambda V: self._weighted(T, P * (V - jnp.sum(P * V, axis=0)))
+        Z, Y = self._moved(Z), self._one_hot(T)
+        u, Q = _margin(Z, Y), _others(Z, Y)
+        wrong, right = jax.nn.sigmoid(u), jax.nn.sigmoid(-u)
+
+        def apply(V: Columns) -> Columns:
+            mean, label = jnp.sum(Q * V, axis=0), jnp.sum(Y * V, axis=0)
+            return self._weighted(T, wrong * (Q * (V - mean) + right * (Q - Y) * (mean - label)))
+
+        return apply
 
     def dual(self, Z: Columns, T: Columns, slope: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
         """ω (entropy of q + ⟨q − t, ι⟩), q = (1 − c) t + c p: log-sum-exp's conjugate is negative entropy."""
         push = c * slope if self.class_weights is None else c * slope / self._weight(T)
-        q = jnp.maximum(T + push, 0.0)  # rounding only: q is a convex combination of t and p
+        Y = self._one_hot(T)
+        q = jnp.maximum((1.0 - Y) * (T + push), 0.0)  # rounding only: a convex combination of t and p
+        wrong = jnp.minimum(jnp.sum(q, axis=0), 1.0)
         entropy = -jnp.sum(jax.scipy.special.xlogy(q, q), axis=0)
+        entropy -= jax.scipy.special.xlog1py(1.0 - wrong, -wrong)
         if self.offsets is not None:
             entropy += jnp.sum(push * self._moved(jnp.zeros_like(push)), axis=0)
         return self._weighted(T, entropy)
@@ -171,6 +190,17 @@ class CrossEntropy(Loss):
         """One-hot: ℓ ≥ ω (z_j − z_y). Smoothed: ℓ ≥ (1 − α + α/K)(z_j − z_y) and 1 − α is a lower factor."""
         apart = max(self.offsets) - min(self.offsets) if self.offsets else 0.0
         return cap / (min(self.class_weights or (1.0,)) * (1.0 - self.smoothing)) + apart
+
+    def _one_hot(self, T: Columns) -> Columns:
+        """Return 1 at each column's class, which has the largest target, else 0."""
+        if self.smoothing == 0.0 and type(self).targets_of is CrossEntropy.targets_of:
+            return T
+        classes = jnp.arange(len(T), dtype=jnp.int32).reshape(-1, *[1] * (T.ndim - 1))
+        return (classes == jnp.argmax(T, axis=0).astype(jnp.int32)).astype(T.dtype)
+
+    def _smoothed(self, Z: Columns, Y: Columns, T: Columns) -> Float[Array, "*#N"] | float:
+        """Return ⟨y − t, z⟩: by so much is the loss of targets t above that of one-hot ones, y."""
+        return 0.0 if Y is T else jnp.sum((Y - T) * Z, axis=0)
 
     def _moved(self, Z: Columns) -> Columns:
         """Return z + ι."""
@@ -283,7 +313,7 @@ class Focal(Loss):
 
 
 def _wrong_logits(Z: Columns, T: Columns) -> Columns:
-    return jnp.where(T > 0, -jnp.inf, Z)
+    return jnp.where(T > 0.5, -jnp.inf, Z)
 
 
 def _margin(Z: Columns, T: Columns) -> Float[Array, "*#N"]:

@@ -10,12 +10,14 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.landscape.landscape import Batched, Effort, Key, Known, Target, at_lane
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point
-from ufm_jax.landscape.spectrum import Block, doubt_if_even
+from ufm_jax.landscape.spectrum import Block
+from ufm_jax.landscape.units import Units, doubt_if_even
 from ufm_jax.models.unconstrained import (
     blocks,
     certificate,
     objective,
     reduction,
+    sizes,
     stacked,
     starts,
     symmetry,
@@ -68,14 +70,26 @@ class UnconstrainedFeatureModel(Problem):
             self, point.x, reduction.feature_frame(self, point.x), symmetry.rank(self, point.x)
         )
 
-    def blocks(self, point: Point) -> tuple[Orbit, list[Block]]:
-        return blocks.blocks(self, point)
+    def blocks(self, point: Point, *, counting: bool = False) -> tuple[Orbit, list[Block]]:
+        return blocks.blocks(self, point, counting=counting)
 
     def known(self, point: Point, effort: Effort) -> Known:
         return certificate.known(self, point, effort)
 
-    def doubt(self, grad_norm: Float[Array, ""]) -> Float[Array, ""]:
-        return doubt_if_even(grad_norm)  # a feature coordinate may be reversed
+    def units(self, value: Float[Array, "..."]) -> Units:
+        return sizes.units(self, value)
+
+    def scale(self) -> Params:
+        return sizes.scale(self)
+
+    def even(self, point: Point) -> tuple[Problem, Point]:
+        return sizes.even(self, point)
+
+    def noise(self, point: Point) -> Float[Array, ""]:
+        return sizes.noise(self, point)
+
+    def doubt(self, units: Units, slope: Float[Array, ""]) -> Float[Array, ""]:
+        return doubt_if_even(units, slope)  # a feature coordinate may be reversed
 
     def efforts(self, target: Target) -> tuple[Effort, ...]:
         if not self.loss.convex:

@@ -13,10 +13,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ufm_jax.landscape.evidence import Evidence, examine
-from ufm_jax.landscape.search import SOLVE_GTOL, CriticalPoint
+from ufm_jax.landscape.search import CriticalPoint
+from ufm_jax.landscape.units import SOLVED
 from ufm_jax.models.unconstrained import starts
 from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.problem import Params, Problem
+from ufm_jax.models.unconstrained.sizes import units
 from ufm_jax.numerics.descent import trust_region_newton
 
 
@@ -47,7 +49,8 @@ def gaussian(prob: Problem, key: starts.Key, scale: float, where: Params) -> Par
 @jax.jit
 def find_minimum(prob: Problem, start: Params) -> CriticalPoint:
     """Descend by trust-region Newton from a start that is laid out; the point found is laid out alike."""
-    found = trust_region_newton(partial(expand, prob), start, gtol=SOLVE_GTOL)
+    unit = lambda value: units(prob, value).gradient
+    found = trust_region_newton(partial(expand, prob), start, gtol=SOLVED, unit=unit)
     return CriticalPoint(found.x, found.grad_norm, found.status, found.num_steps)
 
 

@@ -1,9 +1,7 @@
 """f and its gradient at many points at once, the batch last: what a sweep evaluates a hundred times a start.
 
-x is (D, B) in the order of `point.ravel`, in balanced coordinates: W = τ Ŵ, H = Ĥ/τ, b = β b̂ with
-τ = (λ_H/λ_W)^¼ and β = √(s/(λ_b + s)), s = √(λ_W λ_H). Both decays are then s, and near s in b as well; at a
-critical point λ_W WᵀW = λ_H HHᵀ becomes ŴᵀŴ = ĤĤᵀ. A first-order search saves from a third (K = 4) to two
-thirds (K = 10) of its evaluations in these coordinates.
+x is (D, B) in the order of `point.ravel`, in even coordinates (`sizes`). A first-order search saves from a
+third (K = 4) to two thirds (K = 10) of its evaluations in them.
 
 Products of small matrices are sums of outer products, one term an entry of the contracted index, elementwise
 over the batch: XLA fuses them into a vectorised loop. Larger ones are matrix products, one a point.
@@ -18,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ufm_jax.landscape.landscape import Batched
 from ufm_jax.models.unconstrained.problem import Problem
+from ufm_jax.models.unconstrained.sizes import scale, units
 from ufm_jax.numerics.lockstep import Stacked
 
 # Multiplications in a product W H up to which it is written out; beyond, it is a matrix product a lane.
@@ -25,68 +24,36 @@ from ufm_jax.numerics.lockstep import Stacked
 WRITTEN_OUT = 1500
 
 
-class Scales(NamedTuple):
+class Lanes(NamedTuple):
     """What may differ from lane to lane; single numbers do not."""
 
     strength: Float[Array, "*B"]  # s
     decay_b: Float[Array, "*B"]  # λ_b
-    tilt: Float[Array, "*B"]  # τ
     bias: Float[Array, "*B"]  # β
 
 
 def batched(prob: Problem) -> Batched:
-    """Return f at many points in balanced coordinates, for a problem whose decays have one entry a lane."""
-    lanes = scales(prob)
+    """Return f at many points in even coordinates, for a problem whose decays have one entry a lane."""
+    factors = scale(prob)
+    beta = jnp.ones_like(prob.strength) if factors.b is None else factors.b
+    lanes = Lanes(prob.strength, prob.decay_b, beta)
     return Batched(
         at=stacked(prob),
         data=lanes,
-        norm=partial(norm_bounds, prob),
-        norms=partial(gradient_norms, prob, lanes),
-        into=partial(balance, prob, lanes),
-        back=partial(unbalance, prob, lanes),
+        sizes=lambda value, lanes: (units(prob, value).value, lanes.strength),
+        into=lambda x: jnp.concatenate(_each(prob, x, 1 / factors.W, 1 / factors.H, 1 / beta)),
+        back=lambda x: jnp.concatenate(_each(prob, x, factors.W, factors.H, beta)),
         width=batch_size(prob),
     )
 
 
-def scales(prob: Problem) -> Scales:
-    """Return the scales of a problem whose decays have one entry a lane."""
-    s = prob.strength
-    tilt = (prob.decay_h / prob.decay_w) ** 0.25
-    return Scales(s, prob.decay_b, tilt, jnp.sqrt(s / (prob.decay_b + s)))
-
-
-def balance(prob: Problem, lanes: Scales, x: Float[Array, "D B"]) -> Float[Array, "D B"]:
-    """Return the balanced coordinates of points."""
-    return jnp.concatenate(_each(prob, x, 1 / lanes.tilt, lanes.tilt, 1 / lanes.bias))
-
-
-def unbalance(prob: Problem, lanes: Scales, x: Float[Array, "D B"]) -> Float[Array, "D B"]:
-    """Undo `balance`."""
-    return jnp.concatenate(_each(prob, x, lanes.tilt, 1 / lanes.tilt, lanes.bias))
-
-
-def gradient_norms(prob: Problem, lanes: Scales, grad: Float[Array, "D B"]) -> Float[Array, " B"]:
-    """Return ‖∇f‖₂ with respect to W, H and b where `grad` is the gradient in balanced coordinates."""
-    parts = _each(prob, grad**2, lanes.tilt**-2, lanes.tilt**2, lanes.bias**-2)
-    return jnp.sqrt(sum(jnp.sum(p, axis=0) for p in parts))
-
-
-def norm_bounds(
-    prob: Problem, grad: Float[Array, "D B"], square: Float[Array, " B"], lanes: Scales
-) -> Float[Array, " B"]:
-    """Return a bound on `gradient_norms`, at most max(τ, 1/τ)² too large, from `square` = ‖grad‖²."""
-    worst = jnp.maximum(lanes.tilt, 1 / lanes.tilt) ** 2
-    b = _parts(prob, grad)[2]
-    return jnp.sqrt(worst * square + jnp.maximum(lanes.bias**-2 - worst, 0.0) * jnp.sum(b**2, axis=0))
-
-
 def stacked(prob: Problem) -> Stacked:
-    """Build (x, scales) -> f (B,), ∇f (D, B), x and ∇f in balanced coordinates."""
+    """Build (x, lanes) -> f (B,), ∇f (D, B), x and ∇f in even coordinates."""
     at = partial(_value_and_grad, prob)
     if _written_out(prob):
         return at
 
-    def each(x: Float[Array, "D B"], lanes: Scales) -> tuple[Float[Array, " B"], Float[Array, "D B"]]:
+    def each(x: Float[Array, "D B"], lanes: Lanes) -> tuple[Float[Array, " B"], Float[Array, "D B"]]:
         own = jax.tree.map(lambda a: 0 if a.ndim else None, lanes)
         return jax.vmap(at, in_axes=(1, own), out_axes=(0, 1))(x, lanes)
 
@@ -111,7 +78,7 @@ def _written_out(prob: Problem) -> bool:
 
 
 def _value_and_grad(
-    prob: Problem, x: Float[Array, "D *B"], lanes: Scales
+    prob: Problem, x: Float[Array, "D *B"], lanes: Lanes
 ) -> tuple[Float[Array, "*B"], Float[Array, "D *B"]]:
     """Return f and ∇f of a batch, or of one point."""
     K, d, C = prob.num_classes, prob.dim, prob.num_columns

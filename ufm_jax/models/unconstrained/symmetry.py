@@ -22,16 +22,18 @@ def rank(prob: Problem, p: Params) -> Int[Array, ""]:
 
 
 def balanced_rank(prob: Problem, p: Params) -> tuple[Int[Array, ""], Float[Array, ""]]:
-    """Return `rank` and `orbit_radius` at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ, as every critical point is.
+    """Return `rank`, and `orbit_radius` in even coordinates, at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ.
 
+    Every critical point is.
     There the singular values of W H̃ are √(λ_W/λ_H) times the eigenvalues of WᵀW (or WWᵀ), which are cheaper,
     and zeros among them are off by the square of the distance to the critical point only.
     """
     gram = p.W.T @ p.W if prob.dim < prob.num_classes else p.W @ p.W.T
     eigenvalues = jnp.linalg.eigvalsh(gram)
-    used = eigenvalues > RANK_ATOL * jnp.sqrt(prob.decay_h / prob.decay_w)
-    least = jnp.min(jnp.where(used, eigenvalues, jnp.inf))
-    return jnp.sum(used).astype(jnp.int32), jnp.sqrt((1.0 + prob.decay_w / prob.decay_h) * least)
+    logits = eigenvalues * (jnp.sqrt(prob.decay_w) / jnp.sqrt(prob.decay_h))
+    used = logits > RANK_ATOL
+    least = jnp.min(jnp.where(used, logits, jnp.inf))
+    return jnp.sum(used).astype(jnp.int32), jnp.sqrt(2.0 * least)
 
 
 def shift_dimension(prob: Problem) -> Int[Array, ""]:
