@@ -78,11 +78,11 @@ def examine(
     point = landscape.evaluate(landscape.check(x))
     known = landscape.known(point, effort)
     tolerances = {"grad_tol": grad_tol, "gap_tol": gap_tol}
-    scale, nothing = landscape.scale(), jnp.full_like(point.value, jnp.nan)
+    scale, nothing = landscape.coordinate_scales(), jnp.full_like(point.value, jnp.nan)
     units, slope = measured(landscape, point)
     size = Size(
         slope=slope / units.gradient,
-        noise=landscape.noise(point) / units.gradient,
+        noise=landscape.gradient_noise(point) / units.gradient,
         gap=(point.value - known.bound) / units.value,
         curvature=units.curvature,
     )
@@ -108,7 +108,7 @@ def examine(
 
 def measured(landscape: Landscape, point: Point) -> tuple[Units, Float[Array, ""]]:
     """Return the units at a point, and ‖∇f‖ in even coordinates."""
-    return sizes_of(landscape, point.value), even_norm(point.grad, landscape.scale())
+    return sizes_of(landscape, point.value), even_norm(point.grad, landscape.coordinate_scales())
 
 
 def spectrum(landscape: Landscape, point: Point, floor: Float[Array, ""] | float = -jnp.inf) -> Spectrum:
@@ -118,7 +118,7 @@ def spectrum(landscape: Landscape, point: Point, floor: Float[Array, ""] | float
     """
     units, slope = measured(landscape, point)
     asked = Parts(*landscape.blocks(point), point.grad_norm)
-    other, there = landscape.even(point)
+    other, there = landscape.in_even_coordinates(point)
     even = asked if other is landscape else Parts(*other.blocks(there, counting=True), slope)
     return assembled(point, asked, even, units, landscape.doubt(units, slope), floor)
 

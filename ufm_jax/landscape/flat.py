@@ -24,8 +24,8 @@ class Even(NamedTuple):
 
 
 def even(landscape: Landscape) -> Even:
-    """Return a landscape in even coordinates (`Landscape.scale`)."""
-    back, scale, plain = ravel_pytree(landscape.zeros())[1], landscape.scale(), oracle(landscape)
+    """Return a landscape in even coordinates (`Landscape.coordinate_scales`)."""
+    back, scale, plain = ravel_pytree(landscape.zeros())[1], landscape.coordinate_scales(), oracle(landscape)
     factors = jnp.ones((), ravel(landscape.zeros()).dtype)
     if scale is not None:
         factors = ravel(jax.tree.map(jnp.full_like, landscape.zeros(), scale))

@@ -57,7 +57,7 @@ class Known(NamedTuple):
 
 
 class Batched(NamedTuple):
-    """f at many points at once, the batch last, in even coordinates (`Landscape.scale`)."""
+    """f at many points at once, the batch last, in even coordinates (`Landscape.coordinate_scales`)."""
 
     at: Stacked
     data: Any  # its second argument: constants of the lanes
@@ -256,15 +256,15 @@ class Landscape:
         """
         return doubt(units, slope)
 
-    def scale(self) -> Any:
+    def coordinate_scales(self) -> Any:
         """Return as x, one positive number a leaf: x = scale x̂ has even curvature in x̂; None for ones."""
         return None
 
-    def even(self, point: Point) -> tuple["Landscape", Point]:
-        """Return the landscape of x̂ (`scale`), where zero eigenvalues are told, and the point there."""
+    def in_even_coordinates(self, point: Point) -> tuple["Landscape", Point]:
+        """Return the landscape of x̂ (`coordinate_scales`), where zeros are told, and the point there."""
         return self, point
 
-    def noise(self, point: Point) -> Float[Array, ""]:
+    def gradient_noise(self, point: Point) -> Float[Array, ""]:
         """Return what rounding may leave of ‖∇f‖ in even coordinates; by default nothing is known."""
         return jnp.zeros_like(point.value)
 

@@ -129,8 +129,8 @@ def search_from(landscape: Landscape, space: Landscape, start: Any, method: Meth
     found = method.run(space, start)
     point = landscape.evaluate(landscape.lift(found.x))
     units = sizes_of(landscape, point.value)
-    slope = even_norm(point.grad, landscape.scale())
-    met = slope <= jnp.maximum(10 * method.gtol * units.gradient, landscape.noise(point))
+    slope = even_norm(point.grad, landscape.coordinate_scales())
+    met = slope <= jnp.maximum(10 * method.gtol * units.gradient, landscape.gradient_noise(point))
     lost = (found.status == Status.CONVERGED) & ~met
     status = jnp.where(lost, Status.STALLED, found.status)
     status = jnp.where((status == Status.STALLED) & met, Status.CONVERGED, status).astype(jnp.int32)

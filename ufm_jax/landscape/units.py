@@ -1,9 +1,9 @@
 """What counts as zero: the one place where sizes of f, of its gradient and of its curvature are judged.
 
 A landscape has units (`Landscape.units`): V, a size of f, and C, a size of its curvature, in coordinates in
-which curvature is even (x = scale x̂, `Landscape.scale`). The gradient's unit is then √(C V), and what is
-judged is a ratio: ‖∇f‖/√(C V), gap/V, curvature against rounding of ‖H‖. Lengths are of order one. Of a
-function of which nothing is known V = C = 1. The unconstrained feature model's are f itself and
+which curvature is even (x = scale x̂, `Landscape.coordinate_scales`). The gradient's unit is then √(C V), and
+what is judged is a ratio: ‖∇f‖/√(C V), gap/V, curvature against rounding of ‖H‖. Lengths are of order one.
+Of a function of which nothing is known V = C = 1. The unconstrained feature model's are f itself and
 s = √(λ_W λ_H), in coordinates where both decays are s: f, gradient and curvature all shrink with the
 decays, and a point three times too high has ‖∇f‖ = 1e-11 at λ = 1e-12.
 """

@@ -71,7 +71,8 @@ def trust_region_newton(
     Negative curvature is followed to the trust region's edge, so saddles are left; null directions (a
     symmetry's orbit) carry no gradient and are left alone. Where the change in f drowns in rounding, a step
     is judged by the gradient norm. `gtol` bounds ‖∇f‖₂ in units of `unit(f)`; having met it, one more Newton
-    step is kept if it lowers the gradient norm. `max_products` Hessian products at most per step (default 2 D).
+    step is kept if it lowers the gradient norm. `max_products` Hessian products at most per step (default
+    2 D).
 
     Raises:
         ValueError: as `minimise`.

@@ -80,8 +80,9 @@ def bfgs(
     BFGS that keeps one pair (Shanno 1978): in coordinates of even scale more pairs save little, and with one
     nearly all of the work is in f. C and V, from `sizes`, are 1 unless said otherwise; the norms returned are
     in units of √(C V). A step is accepted on Armijo's condition or, in the noise of f, on the slope
-    (approximate Wolfe condition, Hager & Zhang 2005). A lane whose line search fails along −g ends as STALLED, one that starts at a non-finite f or
-    gradient as NONFINITE. The results of starts beyond `count` mean nothing.
+    (approximate Wolfe condition, Hager & Zhang 2005). A lane whose line search fails along −g ends as
+    STALLED, one that starts at a non-finite f or gradient as NONFINITE. The results of starts beyond `count`
+    mean nothing.
 
     Raises:
         ValueError: if `starts` are not floating-point.

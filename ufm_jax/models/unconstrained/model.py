@@ -79,13 +79,13 @@ class UnconstrainedFeatureModel(Problem):
     def units(self, value: Float[Array, "..."]) -> Units:
         return sizes.units(self, value)
 
-    def scale(self) -> Params:
+    def coordinate_scales(self) -> Params:
         return sizes.scale(self)
 
-    def even(self, point: Point) -> tuple[Problem, Point]:
+    def in_even_coordinates(self, point: Point) -> tuple[Problem, Point]:
         return sizes.even(self, point)
 
-    def noise(self, point: Point) -> Float[Array, ""]:
+    def gradient_noise(self, point: Point) -> Float[Array, ""]:
         return sizes.noise(self, point)
 
     def doubt(self, units: Units, slope: Float[Array, ""]) -> Float[Array, ""]:
