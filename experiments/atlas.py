@@ -18,8 +18,9 @@ import tyro
 
 from experiments.atlas_figures import plot_branches, plot_graph, plot_orbits, relative_heights
 from experiments.common import STYLE, Scale, folder, save, set_up
-from ufm_jax.models.unconstrained import census, continuation
-from ufm_jax.models.unconstrained.census import Census
+from ufm_jax.landscape import census
+from ufm_jax.landscape.census import Census
+from ufm_jax.models.unconstrained import continuation
 from ufm_jax.models.unconstrained.continuation import Continuation
 from ufm_jax.models.unconstrained.downhill import Edge, Sampling, edges
 from ufm_jax.models.unconstrained.model import problem
@@ -116,13 +117,13 @@ def main(scale: Scale = "default") -> None:
     states, tables, best, facts, good = {}, {}, {}, {}, True
     for K, prob in problems.items():
         states[K] = take_census(prob, config.seed)
-        tables[K], summary = census.rows(prob, states[K]), summarise(prob, states[K])
+        tables[K], summary = census.rows(states[K]), summarise(prob, states[K])
         best[K] = float(global_minimum(prob))
         print(f"\nK = {K}, d = {K - 1}\n{census_report(tables[K], summary, head=10)}\n", flush=True)
         write_rows(folder(scale) / f"atlas_K{K}.csv", tables[K])
         orbits = [row._asdict() for row in tables[K]]
         facts[str(K)] = {"closed_form": best[K], "summary": summary, "orbits": orbits}
-        good &= summary["complete_as_tested"]
+        good &= summary["complete_as_tested"] is not False
     shared = {"config": asdict(config)}
     with plt.rc_context(STYLE):
         save(plot_orbits(tables, best), "atlas", scale, **shared, sizes=facts)

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.common import MARKERS
+from ufm_jax.landscape.census import OrbitRow
 from ufm_jax.models.unconstrained import continuation
-from ufm_jax.models.unconstrained.census import OrbitRow
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.continuation import Continuation, Event
 from ufm_jax.models.unconstrained.downhill import Edge
@@ -29,12 +29,12 @@ def plot_orbits(tables: dict[int, list[OrbitRow]], best: dict[int, float]) -> pl
     for ax, (K, rows) in zip(axes.flat, tables.items(), strict=False):
         ax.axhline(best[K], color="black", lw=0.8, ls="--", zorder=0)
         # Large markers first, so that none hides another.
-        for row in sorted(rows, key=lambda r: -r.copies):
+        for row in sorted(rows, key=lambda r: -(r.copies or 0)):
             ax.scatter(
                 row.index,
                 row.loss,
-                s=_area(row.copies),
-                marker=MARKERS[row.rank],
+                s=_area(row.copies or 0),
+                marker=MARKERS[row.rank or 0],
                 color=colours[row.rank],
                 edgecolors="white",
                 linewidths=0.5,
@@ -58,9 +58,8 @@ def plot_orbits(tables: dict[int, list[OrbitRow]], best: dict[int, float]) -> pl
         loc="outside right upper",
         handletextpad=0.2,
     )
-    copies = [
-        c for c in (1, 10, 100, 1000, 10000) if c <= max(r.copies for rows in tables.values() for r in rows)
-    ]
+    most = max(r.copies or 0 for rows in tables.values() for r in rows)
+    copies = [c for c in (1, 10, 100, 1000, 10000) if c <= most]
     line = plt.Line2D([], [], color="black", lw=0.8, ls="--", label="$f^*$, closed\nform")
     figure.legend(
         handles=[*map(size, copies), line], title="copies", loc="outside right lower", labelspacing=0.9

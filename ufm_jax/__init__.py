@@ -20,6 +20,7 @@ os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
+    from ufm_jax.census_interface import census as census
     from ufm_jax.interface import Flow as Flow
     from ufm_jax.interface import Judged as Judged
     from ufm_jax.interface import Run as Run
@@ -44,7 +45,6 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.verdict import Reason as Reason
     from ufm_jax.landscape.verdict import Verdict as Verdict
     from ufm_jax.model_interface import Certified as Certified
-    from ufm_jax.model_interface import census as census
     from ufm_jax.model_interface import certify as certify
     from ufm_jax.models.factorisation import Factorisation as Factorisation
     from ufm_jax.models.frozen_classifier import FrozenClassifier as FrozenClassifier
@@ -86,7 +86,8 @@ _HOMES = {
     "landscape.landscape": ("Landscape", "static"),
     "landscape.grid": ("grid", "Grid"),
     "landscape.flat": ("hessian",),
-    "model_interface": ("census", "certify", "Certified"),
+    "census_interface": ("census",),
+    "model_interface": ("certify", "Certified"),
     "landscape.continuation": ("follow", "Followed"),
     "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
     "landscape.verdict": ("Verdict", "Reason"),

@@ -32,7 +32,7 @@ from ufm_jax.report.table import floats, verdict_table
 from ufm_jax.runs import engine, orbits, store
 from ufm_jax.runs.folder import configuration
 from ufm_jax.runs.orbits import Atlas
-from ufm_jax.runs.plan import CensusConfig, Plan, Spectra, Target
+from ufm_jax.runs.plan import CensusPlan, Plan, Spectra, Target
 from ufm_jax.runs.recipe import config_of, grid_of
 
 CRITICAL = ("GLOBAL_MINIMUM", "LOCAL_MINIMUM", "STRICT_SADDLE", "DEGENERATE", "UNDECIDED")
@@ -212,7 +212,7 @@ def sweep(
 def load(out: Path | str, *, landscape: Landscape | Grid | None = None) -> Run | Atlas:
     """Return the finished rows of the sweep, or the orbits of the census, in a folder.
 
-    `landscape` is what a sweep was of, where the folder cannot say it: its class may be gone.
+    `landscape` is what it was of, where the folder cannot say it: its class may be gone.
 
     Raises:
         ValueError: naming `out`, if it holds no run, nothing finished, or what cannot be read or is not its
@@ -220,8 +220,10 @@ def load(out: Path | str, *, landscape: Landscape | Grid | None = None) -> Run |
     """
     out = Path(out)
     config = configuration(out)
-    if isinstance(config, CensusConfig):
-        return orbits.atlas(config, out)
+    if isinstance(config, CensusPlan):
+        if isinstance(landscape, Grid):
+            raise ValueError("landscape: a census is of one setting, got a grid")
+        return orbits.atlas(config, out, landscape)
     grid = None if landscape is None else as_grid(landscape)
     if grid is None:
         with suppress(ValueError):  # what its name says may be gone: then `Run.point` asks for it

@@ -326,6 +326,31 @@ class Landscape:
         """Return the global minimum where a formula gives it, else NaN."""
         return jnp.full((), jnp.nan, jax.tree.leaves(self.zeros())[0].dtype)
 
+    # Of a census, in Python: points there are single vectors of the space of all saddles, in NumPy.
+
+    def check_census(self, starts: int | None) -> None:
+        """Refuse what no census can be of, or one of so many starts (0: till it ends; None: insisted on).
+
+        Raises:
+            ValueError: naming what is wrong.
+        """
+
+    def census_starts(self, seed: int, number: int, size: int) -> tuple[Any, Any] | None:
+        """Return a round's starts, on the first axis, and the method to search by; None: those of `draw`."""
+        return None
+
+    def same_orbit(self, x: np.ndarray, y: np.ndarray) -> bool:
+        """Say whether two points whose invariants agree are on one orbit, of discrete symmetry, too."""
+        return True
+
+    def copies_of(self, x: np.ndarray) -> int | None:
+        """Return how many orbits of the continuous symmetry a point's orbit consists of; None: not known."""
+        return None
+
+    def completeness(self, rows: list[Any], points: np.ndarray) -> list[Any]:
+        """Test a list of orbits (`census.OrbitRow`): records with a field `passed`, which may be None."""
+        return []
+
     @staticmethod
     def of(f: Callable[[Any], Float[Array, ""]], like: Any) -> "Landscape":
         """Return the landscape of a function without a class; its points look as `like`, which is a start.

@@ -227,8 +227,9 @@ def critical(table: pa.Table) -> pa.Table:
 
 
 def points(rows: pa.Table) -> Points:
-    """Return what `draw_index` draws of a sweep's rows."""
-    colour = "rank" if "rank" in rows.column_names else "nullity"
+    """Return what `draw_index` draws of a sweep's rows, or of a census's."""
+    ranked = "rank" in rows.column_names and rows["rank"].null_count < rows.num_rows
+    colour = "rank" if ranked else "nullity"
     index, loss, shown = (floats(rows[name]) for name in ("index", "loss", colour))
     return Points(index, loss, np.nan_to_num(shown), np.array(rows["verdict"].to_pylist(), dtype=str), colour)
 

@@ -1,4 +1,4 @@
-"""How complete is a list of critical orbits? An estimate, and two tests that a complete list must pass.
+"""How complete is a list of critical orbits? Two tests that a complete list must pass.
 
 The sublevel sets of f are compact modulo the shift of an undecayed bias, so Morse–Bott theory applies when
 every orbit is non-degenerate: with Z₂ coefficients, Σ t^index P(orbit; t) = 1 + (1 + t) R(t), where R has
@@ -29,14 +29,6 @@ class MorseBott(NamedTuple):
     euler: int  # Σ (−1)^index χ(orbit); 1 if complete
     remainder: tuple[int, ...]  # coefficients of R; all ≥ 0 if complete
     passed: bool | None
-
-
-def unseen_mass(hits: Int[np.ndarray, " m"]) -> float:
-    """Estimate the chance that the next start finds a new orbit: orbits hit once over all hits (Good 1953).
-
-    It speaks of the sampler: an orbit that the starts hardly ever reach adds nothing to it. NaN without hits.
-    """
-    return float(np.sum(hits == 1) / np.sum(hits)) if np.sum(hits) else float("nan")
 
 
 def stiefel_poincare(dim: int, rank: int) -> Int[np.ndarray, " n"]:

@@ -27,18 +27,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ufm_jax.landscape import census
 from ufm_jax.landscape.evidence import Evidence, examine
 from ufm_jax.landscape.flat import hessian, oracle, unravel
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import SOLVE_GTOL
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.census import shape_of
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.permutations import Shape, matching, stabiliser_order
 from ufm_jax.models.unconstrained.problem import Params, Problem
-from ufm_jax.models.unconstrained.reduction import collapse, reduced
+from ufm_jax.models.unconstrained.reduction import collapse, lift, reduced
 from ufm_jax.models.unconstrained.symmetry import RANK_ATOL, orbit_dimension
 from ufm_jax.numerics.descent import Solution
 from ufm_jax.numerics.lanes import each_lane, in_batches
@@ -245,10 +245,11 @@ def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Ev
         own = where[:, 1] == g
         b = where[own, 0]
         there, here = at_kt(prob, float(kt[g])), {name: values[own] for name, values in evidence.items()}
+        orbit_dims = np.array([int(orbit_dimension(there, int(rank))) for rank in here["rank"]])
+        here["orbit_dim"] = orbit_dims
         copies = census.copies_of(there, points[b, g], here)
         state = census.Census(points[b, g], np.zeros(len(b), np.int64), copies, here)
         loss[b, g] = here["loss"]
-        orbit_dims = [int(orbit_dimension(there, int(rank))) for rank in here["rank"]]
         excess = np.where(here["nullity"] == NOT_COUNTED, NOT_COUNTED, here["nullity"] - orbit_dims)
         measured = {"rank": here["rank"], "index": here["index"], "excess": excess}
         for name, values in (measured | {"copies": copies}).items():
@@ -309,6 +310,6 @@ def _solve(there: Problem, points: Float[Array, "B D"]) -> Solution:
 def _examine(prob: Problem, kt: Float[Array, " B"], points: Float[Array, "B D"]) -> Evidence:
     def one(t: Float[Array, ""], x: Float[Array, " D"]) -> Evidence:
         there = at_kt(prob, t)
-        return examine(collapse(there), census.representative(there, x)).evidence
+        return examine(collapse(there), lift(collapse(there), unravel(reduced(there), x))).evidence
 
     return each_lane(one)(kt, points)

@@ -17,11 +17,11 @@ import numpy as np
 from jax.scipy.linalg import block_diag
 from jaxtyping import Array, Bool, Float
 
+from ufm_jax.landscape.census import Census
 from ufm_jax.landscape.flat import hessian, oracle, unravel
 from ufm_jax.landscape.search import SOLVE_GTOL
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained import census
-from ufm_jax.models.unconstrained.census import Census
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.permutations import Shape, matching
 from ufm_jax.models.unconstrained.problem import Problem

@@ -13,6 +13,7 @@ from ufm_jax.landscape.point import Point
 from ufm_jax.landscape.spectrum import Block, doubt_if_even
 from ufm_jax.models.unconstrained import (
     blocks,
+    census,
     certificate,
     objective,
     reduction,
@@ -114,6 +115,21 @@ class UnconstrainedFeatureModel(Problem):
 
     def known_minimum(self) -> Float[Array, ""]:
         return theory.global_minimum(self)
+
+    def check_census(self, starts: int | None) -> None:
+        census.check(self, starts)
+
+    def census_starts(self, seed: int, number: int, size: int) -> tuple[Params, Any]:
+        return census.starts(self, seed, number, size)
+
+    def same_orbit(self, x: np.ndarray, y: np.ndarray) -> bool:
+        return census.same_orbit(self, x, y)
+
+    def copies_of(self, x: np.ndarray) -> int:
+        return census.copies(self, x)
+
+    def completeness(self, rows: list[Any], points: np.ndarray) -> list[Any]:
+        return census.completeness(self, rows, points)
 
 
 def problem(
