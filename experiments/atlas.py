@@ -16,13 +16,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
+from experiments import atlas_branches
+from experiments.atlas_branches import Continuation
 from experiments.atlas_figures import plot_branches, plot_graph, plot_orbits, relative_heights
+from experiments.atlas_flows import Edge, Sampling, edges
 from experiments.common import STYLE, Scale, folder, save, set_up
 from ufm_jax.landscape import census
 from ufm_jax.landscape.census import Census
-from ufm_jax.models.unconstrained import continuation
-from ufm_jax.models.unconstrained.continuation import Continuation
-from ufm_jax.models.unconstrained.downhill import Edge, Sampling, edges
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.theory import global_minimum
@@ -80,9 +80,9 @@ def branches(config: Config, prob: Problem) -> Continuation:
     """Follow all orbits over Kθ and print what happens."""
     began, K = time.perf_counter(), prob.num_classes
     print(f"K={K}: following orbits over Kθ", flush=True)
-    kt = continuation.kt_grid(config.grid)
+    kt = atlas_branches.kt_grid(config.grid)
     censuses = tuple(int(np.argmin(abs(np.log(kt / near)))) for near in config.censuses)
-    paths = continuation.follow(prob, kt, censuses=censuses, seed=config.seed)
+    paths = atlas_branches.follow(prob, kt, censuses=censuses, seed=config.seed)
     print(f"K={K}: {len(paths.loss)} branches, {time.perf_counter() - began:.0f} s")
     for e in paths.events:
         print(f"  {e.low:.4g} < Kθ < {e.high:.4g}: {e.kind} of {', '.join(map(str, e.branches))}")

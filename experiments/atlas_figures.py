@@ -6,12 +6,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 
+from experiments.atlas_branches import Continuation, Event, at_kt
+from experiments.atlas_flows import Edge
 from experiments.common import MARKERS
 from ufm_jax.landscape.census import OrbitRow
-from ufm_jax.models.unconstrained import continuation
 from ufm_jax.models.unconstrained.closed_forms import theta
-from ufm_jax.models.unconstrained.continuation import Continuation, Event
-from ufm_jax.models.unconstrained.downhill import Edge
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.theory import global_minimum
 
@@ -137,7 +136,7 @@ def _window(
 
 def relative_heights(prob: Problem, paths: Continuation) -> Float[np.ndarray, "B G"]:
     """Return (f − f*)/(log K − f*): 0 at the global minimum, 1 at the origin; NaN at Kθ ≥ 1."""
-    best = np.array([float(global_minimum(continuation.at_kt(prob, float(kt)))) for kt in paths.kt])
+    best = np.array([float(global_minimum(at_kt(prob, float(kt)))) for kt in paths.kt])
     depth = np.where(paths.kt < 1, np.log(prob.num_classes) - best, np.nan)
     return (paths.loss - best) / depth
 

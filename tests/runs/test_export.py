@@ -17,15 +17,15 @@ from ufm_jax.landscape import continuation as branches
 from ufm_jax.landscape.landscape import Effort
 from ufm_jax.landscape.search import CriticalPoint, EigenvectorFollowing, LevenbergMarquardt, Newton
 from ufm_jax.models.factorisation import Factorisation
-from ufm_jax.models.unconstrained import continuation, own_point, samples
+from ufm_jax.models.unconstrained import own_point, samples
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
 from ufm_jax.runs import engine, pipeline
 
 PLATFORMS = ("cuda", "rocm", "tpu")
 # Whose compiled functions are all hot, but for the flows: their ODE solver raises by calling back to Python,
-# which is not exported. (`downhill` has nothing else.)
-HOT = (pipeline, engine, census, continuation, interface, search, sound, branches, own_point, samples)
+# which is not exported.
+HOT = (pipeline, engine, census, interface, search, sound, branches, own_point, samples)
 NOT_EXPORTED = {interface._flow}
 LANES = 8
 FULL = make(BALANCED, 3)  # d = K: points have as many coordinates in every form
@@ -93,7 +93,7 @@ def programs() -> dict[str, Program]:
                 interface._examine, (prob, x), {"effort": effort, "grad_tol": 1e-9, "gap_tol": 1e-9}
             )
         leaves = {name: getattr(prob, name) for name in prob.leaf_names()}
-        path, flat, t = (leaves, leaves), jnp.ones(prob.num_variables), jnp.ones(())
+        path, flat, t = branches.Path(leaves, leaves), jnp.ones(prob.num_variables), jnp.ones(())
         shapes = jax.eval_shape(branches._begin, prob, path, flat)[0]
         here = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), shapes)
         found |= {
@@ -123,9 +123,6 @@ def programs() -> dict[str, Program]:
         "census, own starts": Program(
             census._from_starts, (small, many(small.zeros())), {"method": LevenbergMarquardt()}
         ),
-        "step": Program(continuation._step, (small, raveled(MEANS), row, row, row[0])),
-        "solve": Program(continuation._solve, (small, raveled(MEANS))),
-        "examine": Program(continuation._examine, (FULL, row, raveled(MEANS))),
     }
 
 

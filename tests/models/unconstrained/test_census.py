@@ -134,6 +134,8 @@ def test_morse_bott_on_a_function_done_by_hand():
     assert morse_bott(listed[:1], 1, 1).passed is False
     assert morse_bott(listed[:1], 1, 2).passed is False
     assert morse_bott([listed[0]._replace(degenerate=True)], 1, 1).passed is None
+    # One whose index was not counted grows with d all the same: below, nothing is said, and nothing breaks.
+    assert morse_bott([Counted(1, 1, 0, 1, True)], 3, 1).passed is None
 
 
 def test_good_turing():

@@ -49,7 +49,9 @@ def morse_bott(orbits: list[Counted], dim: int, at: int) -> MorseBott:
     (`reduction`), and their index is affine in d.
     """
     present = [o for o in orbits if o.rank <= at]
-    terms = [(o, stiefel_poincare(at, o.rank), o.index + (at - dim) * o.per_dimension) for o in present]
+    # Of a degenerate orbit the index may not have been counted, and what is said of it here means nothing.
+    low = [max(o.index + (at - dim) * o.per_dimension, 0) for o in present]
+    terms = [(o, stiefel_poincare(at, o.rank), index) for o, index in zip(present, low, strict=True)]
     total = np.zeros(1 + max((len(p) + i for _, p, i in terms), default=1), np.int64)
     for orbit, polynomial, index in terms:
         total[index : index + len(polynomial)] += orbit.copies * polynomial
