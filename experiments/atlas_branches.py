@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import pairwise, permutations
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -27,7 +28,7 @@ from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import LevenbergMarquardt, search
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.models.unconstrained.census import same_orbit, shape_of
+from ufm_jax.models.unconstrained.census import METHOD, same_orbit, shape_of
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.permutations import Shape, stabiliser_order
@@ -218,6 +219,13 @@ def _corrected(small: Problem, x: Float[np.ndarray, " D"], kt: float) -> Float[n
     return np.asarray(ravel(found.x)) if found.status == Status.CONVERGED else np.full_like(x, np.nan)
 
 
+def _polished(there: Problem, points: Float[np.ndarray, "m D"]) -> Float[np.ndarray, "m D"]:
+    """Solve as exactly as a census does: near Kθ = 1 an index is counted only where ∇f is next to nothing."""
+    found = search(there, jax.vmap(lambda x: unravel(there, x))(jnp.asarray(points)), METHOD)
+    good = np.asarray(found.status == Status.CONVERGED)
+    return np.where(good[:, None], jax.vmap(ravel)(found.x), points)
+
+
 def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Event]) -> Continuation:
     """Judge every branch at every grid value and list changes of rank and index."""
     shape = points.shape[:2]
@@ -226,6 +234,7 @@ def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Ev
     complete: list[bool | None] = []
     for g, here_kt in enumerate(kt):
         b, there = np.flatnonzero(~np.isnan(points[:, g, 0])), at_kt(prob, float(here_kt))
+        points[b, g] = _polished(reduced(there), points[b, g])
         here = census.measured(there, points[b, g])
         copies = census.copies_of(there, points[b, g], here)
         state = census.Census(points[b, g], np.zeros(len(b), np.int64), copies, here)
