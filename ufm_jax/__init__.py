@@ -32,11 +32,11 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.interface import sweep as sweep
     from ufm_jax.landscape.continuation import Followed as Followed
     from ufm_jax.landscape.continuation import follow as follow
+    from ufm_jax.landscape.fields import static as static
     from ufm_jax.landscape.flat import hessian as hessian
     from ufm_jax.landscape.grid import Grid as Grid
     from ufm_jax.landscape.grid import grid as grid
     from ufm_jax.landscape.landscape import Landscape as Landscape
-    from ufm_jax.landscape.landscape import static as static
     from ufm_jax.landscape.search import CriticalPoint as CriticalPoint
     from ufm_jax.landscape.search import EigenvectorFollowing as EigenvectorFollowing
     from ufm_jax.landscape.search import LevenbergMarquardt as LevenbergMarquardt
@@ -83,7 +83,8 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
 
 _HOMES = {
     "interface": ("sweep", "load", "Run", "classify", "Judged", "flow_from", "Flow", "slice", "Slice"),
-    "landscape.landscape": ("Landscape", "static"),
+    "landscape.landscape": ("Landscape",),
+    "landscape.fields": ("static",),
     "landscape.grid": ("grid", "Grid"),
     "landscape.flat": ("hessian",),
     "census_interface": ("census",),

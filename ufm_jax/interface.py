@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape import evidence
 from ufm_jax.landscape.checks import check_finite
+from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.grid import Grid, as_grid, at_setting
-from ufm_jax.landscape.landscape import Effort, Landscape, at_lane
+from ufm_jax.landscape.landscape import Effort, Landscape
 from ufm_jax.landscape.orbits import sorted_into
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import CriticalPoint, Newton, search

@@ -23,8 +23,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.flat import oracle, unravel
-from ufm_jax.landscape.landscape import Landscape, at_lane
+from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import SOLVE_GTOL
 from ufm_jax.landscape.sound import check_landscape

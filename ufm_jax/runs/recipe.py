@@ -129,7 +129,7 @@ def landscape_spec(landscape: Landscape, without: set[str]) -> objects.Spec:
             "top of a file, or run in memory"
         )
     settings = {}
-    for name in (field.name for field in fields(landscape)):  # type: ignore[arg-type]
+    for name in (field.name for field in fields(landscape)):
         value = getattr(landscape, name)
         if name in without:
             continue

@@ -1,16 +1,15 @@
 """The unconstrained feature model as a landscape: what the explorer may know of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ufm_jax.landscape.landscape import Batched, Effort, Key, Known, Target, at_lane
-from ufm_jax.landscape.orbit import Orbit
-from ufm_jax.landscape.point import Point
-from ufm_jax.landscape.spectrum import Block, doubt_if_even
+from ufm_jax.landscape.fields import at_lane
+from ufm_jax.landscape.landscape import Batched, Effort, Target
+from ufm_jax.landscape.spectrum import doubt_if_even
 from ufm_jax.models.unconstrained import (
     blocks,
     census,
@@ -43,37 +42,31 @@ class UnconstrainedFeatureModel(Problem):
     def value(self, x: Params) -> Float[Array, ""]:
         return objective.objective(self)(x)
 
-    def evaluate(self, x: Params) -> Point:
-        return objective.expand(self, x)
-
-    def start(self, key: Key) -> Params:
-        return starts.gaussian_of_some_scale(self, key)
-
-    def draw(self, key: Key, number: Int[Array, ""], target: Target) -> Params:
-        return starts.draw(self, key, number, target)
-
-    def tangents(self, x: Params) -> Params:
-        return symmetry.tangents(self, x)
-
-    def invariants(self, x: Params) -> Float[Array, " m"]:
-        return symmetry.invariants(self, x)
+    # Written where its mathematics is; mypy minds that x is called p there.
+    evaluate = objective.expand  # type: ignore[assignment]
+    start = starts.gaussian_of_some_scale
+    draw = starts.draw
+    tangents = symmetry.tangents  # type: ignore[assignment]
+    invariants = symmetry.invariants  # type: ignore[assignment]
+    orbit = symmetry.orbit_at
+    blocks = blocks.blocks
+    known = certificate.known
+    space = reduction.space
+    space_at = reduction.space_at  # type: ignore[assignment]
+    restrict = reduction.restrict  # type: ignore[assignment]
+    lift = reduction.lift  # type: ignore[assignment]
+    known_minimum = theory.global_minimum
+    check_census = census.check
+    census_starts = census.starts
+    same_orbit = census.same_orbit
+    copies_of = census.copies
+    completeness = census.completeness
 
     def lower_bound(self, x: Params) -> Float[Array, ""]:
         return certificate.dual_bound(self, self.evaluate(x))
 
     def measures(self, x: Params) -> dict[str, Array]:
         return certificate.measures(self, x, symmetry.rank(self, x))
-
-    def orbit(self, point: Point) -> Orbit:
-        return symmetry.orbit(
-            self, point.x, reduction.feature_frame(self, point.x), symmetry.rank(self, point.x)
-        )
-
-    def blocks(self, point: Point) -> tuple[Orbit, list[Block]]:
-        return blocks.blocks(self, point)
-
-    def known(self, point: Point, effort: Effort) -> Known:
-        return certificate.known(self, point, effort)
 
     def doubt(self, grad_norm: Float[Array, ""]) -> Float[Array, ""]:
         return doubt_if_even(grad_norm)  # a feature coordinate may be reversed
@@ -82,18 +75,6 @@ class UnconstrainedFeatureModel(Problem):
         if not self.loss.convex:
             return ()
         return ("certificate", "escape") if target == "minima" else ("escape",)
-
-    def space(self, purpose: Target | Effort) -> Problem:
-        return reduction.space(self, purpose)
-
-    def space_at(self, x: Params) -> tuple[Problem, Params, Callable[[Params], Params]]:
-        return reduction.space_at(self, x)
-
-    def restrict(self, x: Params) -> Params:
-        return reduction.restrict(self, x)
-
-    def lift(self, x: Params) -> Params:
-        return reduction.lift(self, x)
 
     def batched(self, lanes: dict[str, Array]) -> Batched:
         return stacked.batched(at_lane(self, lanes))
@@ -112,24 +93,6 @@ class UnconstrainedFeatureModel(Problem):
             return self, {}
         each = dict(zip(decays, map(np.ravel, np.broadcast_arrays(*decays.values())), strict=True))
         return at_lane(self, {name: jnp.asarray(values[0]) for name, values in each.items()}), each
-
-    def known_minimum(self) -> Float[Array, ""]:
-        return theory.global_minimum(self)
-
-    def check_census(self, starts: int | None) -> None:
-        census.check(self, starts)
-
-    def census_starts(self, seed: int, number: int, size: int) -> tuple[Params, Any]:
-        return census.starts(self, seed, number, size)
-
-    def same_orbit(self, x: np.ndarray, y: np.ndarray) -> bool:
-        return census.same_orbit(self, x, y)
-
-    def copies_of(self, x: np.ndarray) -> int:
-        return census.copies(self, x)
-
-    def completeness(self, rows: list[Any], points: np.ndarray) -> list[Any]:
-        return census.completeness(self, rows, points)
 
 
 def problem(
