@@ -6,12 +6,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 
+from experiments.atlas_branches import Continuation, Event, at_kt
+from experiments.atlas_flows import Edge
 from experiments.common import MARKERS
-from ufm_jax.models.unconstrained import continuation
-from ufm_jax.models.unconstrained.census import OrbitRow
+from ufm_jax.landscape.census import OrbitRow
 from ufm_jax.models.unconstrained.closed_forms import theta
-from ufm_jax.models.unconstrained.continuation import Continuation, Event
-from ufm_jax.models.unconstrained.downhill import Edge
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.theory import global_minimum
 
@@ -29,12 +28,12 @@ def plot_orbits(tables: dict[int, list[OrbitRow]], best: dict[int, float]) -> pl
     for ax, (K, rows) in zip(axes.flat, tables.items(), strict=False):
         ax.axhline(best[K], color="black", lw=0.8, ls="--", zorder=0)
         # Large markers first, so that none hides another.
-        for row in sorted(rows, key=lambda r: -r.copies):
+        for row in sorted(rows, key=lambda r: -(r.copies or 0)):
             ax.scatter(
                 row.index,
                 row.loss,
-                s=_area(row.copies),
-                marker=MARKERS[row.rank],
+                s=_area(row.copies or 0),
+                marker=MARKERS[row.rank or 0],
                 color=colours[row.rank],
                 edgecolors="white",
                 linewidths=0.5,
@@ -58,9 +57,8 @@ def plot_orbits(tables: dict[int, list[OrbitRow]], best: dict[int, float]) -> pl
         loc="outside right upper",
         handletextpad=0.2,
     )
-    copies = [
-        c for c in (1, 10, 100, 1000, 10000) if c <= max(r.copies for rows in tables.values() for r in rows)
-    ]
+    most = max(r.copies or 0 for rows in tables.values() for r in rows)
+    copies = [c for c in (1, 10, 100, 1000, 10000) if c <= most]
     line = plt.Line2D([], [], color="black", lw=0.8, ls="--", label="$f^*$, closed\nform")
     figure.legend(
         handles=[*map(size, copies), line], title="copies", loc="outside right lower", labelspacing=0.9
@@ -138,7 +136,7 @@ def _window(
 
 def relative_heights(prob: Problem, paths: Continuation) -> Float[np.ndarray, "B G"]:
     """Return (f − f*)/(log K − f*): 0 at the global minimum, 1 at the origin; NaN at Kθ ≥ 1."""
-    best = np.array([float(global_minimum(continuation.at_kt(prob, float(kt)))) for kt in paths.kt])
+    best = np.array([float(global_minimum(at_kt(prob, float(kt)))) for kt in paths.kt])
     depth = np.where(paths.kt < 1, np.log(prob.num_classes) - best, np.nan)
     return (paths.loss - best) / depth
 

@@ -20,7 +20,7 @@ from ufm_jax.landscape.flat import oracle
 from ufm_jax.landscape.search import descend_together
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
-from ufm_jax.models.unconstrained.stacked import batch_size, product, scales, stacked
+from ufm_jax.models.unconstrained.stacked import batch_size, batched, product
 from ufm_jax.numerics.lanczos import extreme_eigenpairs
 from ufm_jax.numerics.lanes import each_lane, jit_small
 
@@ -101,7 +101,8 @@ def triad_rate(count: int) -> float:
 def gradient_seconds(prob: Problem) -> float:
     """Time one gradient, a start of the batch that searches use, on one device."""
     B = batch_size(prob)
-    f, lanes = stacked(prob), scales(_each(prob, B))
+    many = batched(_each(prob, B))
+    f, lanes = many.at, many.data
     x = jax.random.normal(jax.random.key(0), (prob.num_variables, B))
     step = lambda i, x: x - 1e-3 * f(x, lanes)[1]
     return seconds(jit_small(lambda x: jax.lax.fori_loop(0, REPEATS, step, x)), x) / REPEATS / B

@@ -16,8 +16,7 @@ from typing import Any
 import tyro
 
 from experiments.common import Scale, folder, record, set_up
-from ufm_jax.models.unconstrained.census import find_orbits, rows
-from ufm_jax.models.unconstrained.completeness import unseen_mass
+from ufm_jax.landscape.census import find_orbits, rows, unseen_mass
 from ufm_jax.models.unconstrained.model import problem
 
 
@@ -67,7 +66,7 @@ def minima(config: Config, K: int, d: int, k_theta: float) -> dict[str, Any]:
     decay = k_theta / K
     prob = problem(num_classes=K, per_class=1, dim=d, decay_w=decay, decay_h=decay, decay_b=config.decay_b)
     state = find_orbits(prob, seed=config.seed, starts=config.starts, target="minima")
-    found = rows(prob, state)
+    found = rows(state)
     return {
         "K": K,
         "d": d,

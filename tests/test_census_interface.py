@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from conftest import dense, make
 
+from ufm_jax.census_interface import census
 from ufm_jax.cli import main
 from ufm_jax.interface import load
+from ufm_jax.landscape.grid import grid
 from ufm_jax.landscape.search import CriticalPoint, LevenbergMarquardt, search
-from ufm_jax.model_interface import census
 from ufm_jax.models.factorisation import Factorisation
 from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal
@@ -65,13 +66,13 @@ def test_a_list_that_lacks_an_orbit_is_not_complete_and_one_with_a_degenerate_or
             copies=atlas.state.copies[kept],
             evidence={name: values[kept] for name, values in atlas.state.evidence.items()},
         )
-        return Atlas(PROB, [atlas.rows[i] for i in kept], state)
+        return Atlas(PROB, state)
 
     assert without(1).complete is False
     assert "INCOMPLETE" in repr(without(1))
     nullity = atlas.state.evidence["nullity"] + 1
     state = atlas.state._replace(evidence=atlas.state.evidence | {"nullity": nullity})
-    degenerate = Atlas(PROB, atlas.rows, state)
+    degenerate = Atlas(PROB, state)
     assert degenerate.complete is None
     assert "not testable" in repr(degenerate)
 
@@ -132,14 +133,12 @@ def test_a_folder_is_that_of_the_command_and_goes_on(atlas, tmp_path, capsys):
 def test_the_loss_is_part_of_the_folder(tmp_path):
     prob = replace(PROB, loss=CrossEntropy(smoothing=0.1, class_weights=(1, 2, 1)))
     census(prob, starts=50, out=tmp_path)
-    assert load(tmp_path).prob.loss == prob.loss
+    assert load(tmp_path).landscape.loss == prob.loss
 
 
 def test_what_no_census_is_of_is_refused_and_says_what_to_do():
-    with pytest.raises(
-        ValueError, match=r"^prob: a census is of the unconstrained .*ufm\.sweep\(.*\)\.orbits"
-    ):
-        census(Factorisation(M=np.eye(2), decay=0.1, rank=1))
+    with pytest.raises(ValueError, match=r"^landscape: a census is of one setting"):
+        census(grid(Factorisation(M=np.eye(2), decay=0.1, rank=1), decay=[0.1, 0.2]))
     for wrong, named in (
         (collapse(PROB), "prob"),
         (replace(PROB, decay_w=jnp.ones(2)), "decay_w"),

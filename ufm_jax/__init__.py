@@ -20,6 +20,7 @@ os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
+    from ufm_jax.census_interface import census as census
     from ufm_jax.interface import Flow as Flow
     from ufm_jax.interface import Judged as Judged
     from ufm_jax.interface import Run as Run
@@ -31,11 +32,11 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.interface import sweep as sweep
     from ufm_jax.landscape.continuation import Followed as Followed
     from ufm_jax.landscape.continuation import follow as follow
+    from ufm_jax.landscape.fields import static as static
     from ufm_jax.landscape.flat import hessian as hessian
     from ufm_jax.landscape.grid import Grid as Grid
     from ufm_jax.landscape.grid import grid as grid
     from ufm_jax.landscape.landscape import Landscape as Landscape
-    from ufm_jax.landscape.landscape import static as static
     from ufm_jax.landscape.search import CriticalPoint as CriticalPoint
     from ufm_jax.landscape.search import EigenvectorFollowing as EigenvectorFollowing
     from ufm_jax.landscape.search import LevenbergMarquardt as LevenbergMarquardt
@@ -44,7 +45,6 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.verdict import Reason as Reason
     from ufm_jax.landscape.verdict import Verdict as Verdict
     from ufm_jax.model_interface import Certified as Certified
-    from ufm_jax.model_interface import census as census
     from ufm_jax.model_interface import certify as certify
     from ufm_jax.models.factorisation import Factorisation as Factorisation
     from ufm_jax.models.frozen_classifier import FrozenClassifier as FrozenClassifier
@@ -83,10 +83,12 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
 
 _HOMES = {
     "interface": ("sweep", "load", "Run", "classify", "Judged", "flow_from", "Flow", "slice", "Slice"),
-    "landscape.landscape": ("Landscape", "static"),
+    "landscape.landscape": ("Landscape",),
+    "landscape.fields": ("static",),
     "landscape.grid": ("grid", "Grid"),
     "landscape.flat": ("hessian",),
-    "model_interface": ("census", "certify", "Certified"),
+    "census_interface": ("census",),
+    "model_interface": ("certify", "Certified"),
     "landscape.continuation": ("follow", "Followed"),
     "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
     "landscape.verdict": ("Verdict", "Reason"),

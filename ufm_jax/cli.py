@@ -51,16 +51,22 @@ class ProblemFlags:
 
 
 @dataclass(frozen=True)
-class Sweep(ProblemFlags):
+class LandscapeFlags(ProblemFlags):
+    """The unconstrained feature model, or with --landscape any other."""
+
+    landscape: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME|FILE.py:NAME")] = None
+    """A landscape of your own in place of the model's flags: a class, or a function that returns one."""
+    set: Settings = ()
+    """Its parameters, as --set decay=0.1 rank=2; in a sweep, a name given several times makes a grid."""
+
+
+@dataclass(frozen=True)
+class Sweep(LandscapeFlags):
     """Search from many random starts, judge every point, and print the verdict table.
 
     Of the unconstrained feature model, or with --landscape of any other.
     """
 
-    landscape: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME|FILE.py:NAME")] = None
-    """A landscape of your own in place of the model's flags: a class, or a function that returns one."""
-    set: Settings = ()
-    """Its parameters; a name given several times makes a grid, as --set decay=0.1 decay=0.2 rank=2."""
     starts: int = 1000
     """Searches for each decay setting and target."""
     seed: int = 0
@@ -86,8 +92,11 @@ class Sweep(ProblemFlags):
 
 
 @dataclass(frozen=True)
-class Census(ProblemFlags):
-    """List all critical orbits, modulo rotations and class permutations, and test whether any is missing."""
+class Census(LandscapeFlags):
+    """List all critical orbits, modulo rotations and class permutations, and test whether any is missing.
+
+    Of the unconstrained feature model, or with --landscape of any other, modulo what it says of its symmetry.
+    """
 
     starts: int | None = None
     """Searches at most; by default until as many again as were needed bring nothing new."""
@@ -127,10 +136,10 @@ class Certify:
     """Short for --loss-set smoothing=α."""
     gamma: float | None = None
     """Short for --loss-set gamma=γ, of the focal loss."""
-    grad_tol: float = 1e-9
-    """Gradient norm above which a point is NOT_CRITICAL."""
+    grad_tol: float = 1e-8
+    """Gradient norm above which a point is NOT_CRITICAL, relative to √(f s), s = √(decay_w decay_h)."""
     gap_tol: float = 1e-9
-    """Duality gap below which a point is GLOBAL_MINIMUM."""
+    """Duality gap below which a point is GLOBAL_MINIMUM, relative to f."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object."""
 
@@ -266,23 +275,33 @@ def _sweep(flags: Sweep) -> None:
 
 def _plan(flags: Sweep) -> "SweepConfig | LandscapeConfig":
     """Return the configuration that the flags say."""
-    from ufm_jax.runs.plan import LandscapeConfig, SweepConfig, chosen_landscape
+    from ufm_jax.runs.plan import LandscapeConfig, SweepConfig
 
     names = ("starts", "seed", "spectra", "keep_points", "shard_size")
     common: dict[str, Any] = {name: getattr(flags, name) for name in names}
     common["target"] = int(flags.target) if flags.target.isdecimal() else flags.target
+    if (chosen := _chosen_landscape(flags)) is not None:
+        return LandscapeConfig(**chosen, **common)
+    decays = {name: getattr(flags, name) for name in ("decay_w", "decay_h", "decay_b")}
+    return SweepConfig(**_sizes(flags), **decays, loss=_loss(flags), space=flags.space, **common)
+
+
+def _chosen_landscape(flags: LandscapeFlags) -> dict[str, Any] | None:
+    """Return the fields of a configuration that --landscape and --set say, or None without them."""
+    from ufm_jax.runs.plan import chosen_landscape
+
     if flags.landscape is None:
         if flags.set:
             raise ValueError("set: these are parameters of --landscape, which is not given")
-        decays = {name: getattr(flags, name) for name in ("decay_w", "decay_h", "decay_b")}
-        return SweepConfig(**_sizes(flags), **decays, loss=_loss(flags), space=flags.space, **common)
-    for field in (*fields(ProblemFlags), *(f for f in fields(Sweep) if f.name == "space")):
-        if getattr(flags, field.name) != field.default:
+        return None
+    for field in fields(flags):
+        of_the_model = field.name == "space" or hasattr(ProblemFlags, field.name)
+        if of_the_model and getattr(flags, field.name) != field.default:
             raise ValueError(
                 f"{field.name}: this is a flag of the unconstrained feature model; with --landscape, "
                 f"parameters are given by --set name=value"
             )
-    return LandscapeConfig(**chosen_landscape(flags.landscape, flags.set), **common)
+    return chosen_landscape(flags.landscape, flags.set)
 
 
 def _where(config: "SweepConfig | LandscapeConfig") -> str:
@@ -297,14 +316,19 @@ def _census(flags: Census) -> None:
     from ufm_jax.report.progress import census_progress
     from ufm_jax.report.table import census_report
     from ufm_jax.runs import orbits
-    from ufm_jax.runs.plan import CensusConfig
+    from ufm_jax.runs.plan import CensusConfig, LandscapeCensusConfig
 
-    config = CensusConfig(
-        **_sizes(flags), loss=_loss(flags), **_single_decays(flags), seed=flags.seed, starts=flags.starts
-    )
+    config: CensusConfig | LandscapeCensusConfig
+    common: dict[str, Any] = {"seed": flags.seed, "starts": flags.starts}
+    if (chosen := _chosen_landscape(flags)) is None:
+        config = CensusConfig(**_sizes(flags), loss=_loss(flags), **_single_decays(flags), **common)
+    elif several := [name for name, _ in chosen["grid"]]:
+        raise ValueError(f"set: a census is of one setting, got several values of {', '.join(several)}")
+    else:
+        config = LandscapeCensusConfig(chosen["landscape"], **common)
     found, summary = orbits.run(config, flags.out, census_progress(), force=flags.force, repair=flags.repair)
     print(census_report(found, summary))
-    if not summary["complete_as_tested"]:
+    if summary["complete_as_tested"] is False:
         print(
             "ufm: the list violates a completeness test: an orbit is missing or miscounted", file=sys.stderr
         )

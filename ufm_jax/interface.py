@@ -14,14 +14,16 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape import evidence
 from ufm_jax.landscape.checks import check_finite
+from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.grid import Grid, as_grid, at_setting
-from ufm_jax.landscape.landscape import Effort, Landscape, at_lane
+from ufm_jax.landscape.landscape import Effort, Landscape
 from ufm_jax.landscape.orbits import sorted_into
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import CriticalPoint, Newton, search
 from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
+from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
+from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.numerics.checks import check_count, check_positive
 from ufm_jax.numerics.flow import Trajectory, gradient_flow
 from ufm_jax.numerics.status import Status
@@ -32,7 +34,7 @@ from ufm_jax.report.table import floats, verdict_table
 from ufm_jax.runs import engine, orbits, store
 from ufm_jax.runs.folder import configuration
 from ufm_jax.runs.orbits import Atlas
-from ufm_jax.runs.plan import CensusConfig, Plan, Spectra, Target
+from ufm_jax.runs.plan import CensusPlan, Plan, Spectra, Target
 from ufm_jax.runs.recipe import config_of, grid_of
 
 CRITICAL = ("GLOBAL_MINIMUM", "LOCAL_MINIMUM", "STRICT_SADDLE", "DEGENERATE", "UNDECIDED")
@@ -212,7 +214,7 @@ def sweep(
 def load(out: Path | str, *, landscape: Landscape | Grid | None = None) -> Run | Atlas:
     """Return the finished rows of the sweep, or the orbits of the census, in a folder.
 
-    `landscape` is what a sweep was of, where the folder cannot say it: its class may be gone.
+    `landscape` is what it was of, where the folder cannot say it: its class may be gone.
 
     Raises:
         ValueError: naming `out`, if it holds no run, nothing finished, or what cannot be read or is not its
@@ -220,8 +222,10 @@ def load(out: Path | str, *, landscape: Landscape | Grid | None = None) -> Run |
     """
     out = Path(out)
     config = configuration(out)
-    if isinstance(config, CensusConfig):
-        return orbits.atlas(config, out)
+    if isinstance(config, CensusPlan):
+        if isinstance(landscape, Grid):
+            raise ValueError("landscape: a census is of one setting, got a grid")
+        return orbits.atlas(config, out, landscape)
     grid = None if landscape is None else as_grid(landscape)
     if grid is None:
         with suppress(ValueError):  # what its name says may be gone: then `Run.point` asks for it
@@ -251,12 +255,14 @@ class Judged:
     reason: Reason  # why UNDECIDED, else NONE
     loss: float
     grad_norm: float
+    rel_grad_norm: float  # in units (`landscape.units`): what `grad_tol` bounds
     index: int | None  # negative eigenvalues of the Hessian
     nullity: int | None  # zero ones, those of the orbit among them
     orbit_dim: int | None  # dimension of the symmetry's orbit
     lambda_min: float | None  # lowest eigenvalue modulo the orbit
     bound: float | None  # on the global minimum
     gap: float | None  # loss − bound
+    rel_gap: float | None  # in units: what `gap_tol` bounds
     curvature: float | None  # vᵀHv of `direction`
     measures: dict[str, float | None]  # the landscape's own
     direction: Any = field(repr=False)  # of unit length and lowest curvature, as the point; None: none tried
@@ -266,7 +272,7 @@ class Judged:
         del shown["direction"], shown["measures"]
         shown["verdict"] = self.verdict.name
         shown["reason"] = None if self.reason == Reason.NONE else self.reason.name
-        return "\n".join(f"{name:<12} {_cell(value)}" for name, value in shown.items())
+        return "\n".join(f"{name:<14} {_cell(value)}" for name, value in shown.items())
 
 
 def classify(
@@ -279,7 +285,8 @@ def classify(
 ) -> Judged:
     """Judge one point of a landscape: compiled once a shape.
 
-    With effort "certificate" or "escape" the Hessian's eigenvalues are not computed; see `evidence.examine`.
+    `grad_tol` and `gap_tol` are relative to the landscape's units: of f, to √(f s) and to f. With effort
+    "certificate" or "escape" the Hessian's eigenvalues are not computed; see `evidence.examine`.
 
     Raises:
         ValueError: naming the leaf of x whose shape or dtype is not the landscape's, or that is not finite; a
@@ -305,11 +312,13 @@ def judged_of(seen: evidence.Examined) -> Judged:
         reason=Reason(row["reason"]),
         loss=row["loss"],
         grad_norm=row["grad_norm"],
+        rel_grad_norm=row["rel_grad_norm"],
         **counts,
         orbit_dim=None if spectrum is None else int(spectrum.orbit_dim),
         lambda_min=_finite(row["lambda_min"]),
         bound=_finite(row["dual_bound"]),
         gap=_finite(row["dual_gap"]),
+        rel_gap=_finite(row["rel_dual_gap"]),
         curvature=_finite(row["negative_curvature"]),
         measures={name: _finite(row[name]) for name in seen.evidence.measures},
         direction=seen.direction,

@@ -1,95 +1,14 @@
-"""The Python interface to what only the unconstrained feature model has: a census, your own point judged."""
+"""The Python interface to what only the unconstrained feature model has: your own point judged."""
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from ufm_jax.interface import Judged, judged_of
-from ufm_jax.landscape.landscape import Landscape
-from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL
-from ufm_jax.models.unconstrained import census as censuses
+from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
 from ufm_jax.models.unconstrained import own_point
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
 from ufm_jax.models.unconstrained.own_point import Samples
-from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
-from ufm_jax.numerics.checks import check_count
-from ufm_jax.precision import require_x64
-from ufm_jax.runs import orbits
-from ufm_jax.runs.orbits import Atlas
-from ufm_jax.runs.plan import CensusConfig
-
-
-def census(
-    prob: Landscape,
-    *,
-    starts: int | None = None,
-    seed: int = 0,
-    out: Path | str | None = None,
-    progress: bool = False,
-    force: bool = False,
-) -> Atlas:
-    """List all critical orbits of an unconstrained feature model, and test whether any is missing.
-
-    It ends when as many starts again as were needed bring nothing new and no test is violated, or after
-    `starts`. With `out` it is kept in a folder after every round: the same call, or `ufm census`, goes on
-    there, and `load` reads it. Without, an interruption loses it.
-
-    Raises:
-        ValueError: naming `prob`, if it is another landscape, or on class means; a decay that is not one
-            number; the loss, if it is not convex; the counts, if it would take hours and `force` is not
-            given; `out`, if the folder holds another run; `starts`; `seed`; if 64-bit floating point is off.
-    """
-    prob = _model(prob)
-    if starts is not None:
-        check_count(starts=starts)
-    check_count(0, seed=seed)
-    listen = None
-    if progress:
-        from ufm_jax.report.progress import census_progress
-
-        listen = census_progress("census")
-    if out is not None:
-        config = config_of(prob, starts=starts, seed=seed)
-        orbits.run(config, Path(out), listen, force=force)
-        return orbits.atlas(config, Path(out))
-    if not force:
-        censuses.check_size(prob, starts)
-    state = censuses.begin(prob)
-    if listen is not None:
-        listen(state)
-    for later in censuses.rounds(prob, state, seed=seed, starts=starts):
-        state = later
-        if listen is not None:
-            listen(state)
-    return Atlas(prob, censuses.rows(prob, state), state)
-
-
-def config_of(prob: Problem, *, starts: int | None, seed: int) -> CensusConfig:
-    """Return the configuration of a census of a problem, as `ufm census` makes it from its flags."""
-    return CensusConfig(
-        counts=prob.counts,
-        dim=prob.dim,
-        decay_w=float(prob.decay_w),
-        decay_h=float(prob.decay_h),
-        decay_b=float(prob.decay_b),
-        bias=prob.bias,
-        loss=prob.loss,
-        seed=seed,
-        starts=starts,
-    )
-
-
-def _model(prob: Landscape) -> Problem:
-    if not isinstance(prob, Problem):
-        raise ValueError(
-            f"prob: a census is of the unconstrained feature model (ufm.problem), got {type(prob).__name__}; "
-            "ufm.sweep(landscape).orbits lists the orbits that were found of any landscape"
-        )
-    check_single(prob)
-    require_x64(prob)
-    if prob.collapsed or prob.unused:
-        raise ValueError("prob: need the full problem, got one on class means; a census goes there by itself")
-    return prob
+from ufm_jax.models.unconstrained.problem import Params, Problem
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.landscape.landscape import Key, Landscape, static
+from ufm_jax.landscape.fields import static
+from ufm_jax.landscape.landscape import Key, Landscape
 
 # Of starts: the cube's volume for each atom, the distance below which two push each other apart, how often.
 VOLUME, TOUCHING, PUSHES = 1.0, 1.0, 50

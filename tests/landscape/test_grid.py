@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import make
 
+from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.grid import as_grid, at_setting, grid, num_settings
-from ufm_jax.landscape.landscape import Landscape, static
+from ufm_jax.landscape.landscape import Landscape
 
 
 class Spring(Landscape):

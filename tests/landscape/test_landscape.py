@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ufm_jax.interface import classify, sweep
-from ufm_jax.landscape.landscape import START_SCALES, Landscape, at_lane, static
+from ufm_jax.landscape.fields import at_lane, static
+from ufm_jax.landscape.landscape import START_SCALES, Landscape
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import Newton, search
 from ufm_jax.landscape.verdict import Verdict

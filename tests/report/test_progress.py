@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import make
 
-from ufm_jax.models.unconstrained.census import begin
+from ufm_jax.landscape.census import begin
 from ufm_jax.report import progress
 from ufm_jax.report.progress import Reporter, describe, duration, measured_rate
 

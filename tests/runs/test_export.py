@@ -12,25 +12,26 @@ import pytest
 from conftest import BALANCED, keys, make
 
 from ufm_jax import interface
+from ufm_jax.landscape import census, search, sound
 from ufm_jax.landscape import continuation as branches
-from ufm_jax.landscape import search, sound
 from ufm_jax.landscape.landscape import Effort
 from ufm_jax.landscape.search import CriticalPoint, EigenvectorFollowing, LevenbergMarquardt, Newton
 from ufm_jax.models.factorisation import Factorisation
-from ufm_jax.models.unconstrained import census, continuation, own_point, samples
+from ufm_jax.models.unconstrained import own_point, samples
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
 from ufm_jax.runs import engine, pipeline
 
 PLATFORMS = ("cuda", "rocm", "tpu")
 # Whose compiled functions are all hot, but for the flows: their ODE solver raises by calling back to Python,
-# which is not exported. (`downhill` has nothing else.)
-HOT = (pipeline, engine, census, continuation, interface, search, sound, branches, own_point, samples)
+# which is not exported.
+HOT = (pipeline, engine, census, interface, search, sound, branches, own_point, samples)
 NOT_EXPORTED = {interface._flow}
 LANES = 8
 FULL = make(BALANCED, 3)  # d = K: points have as many coordinates in every form
 MEANS = collapse(FULL)
 ANY = Factorisation(M=jnp.diag(jnp.arange(3.0, 0.0, -1.0)), decay=0.1, rank=2)  # of which less is known
+SOUGHT = ("minima", "saddles")
 DECAYS = ("decay_w", "decay_h", "decay_b")
 
 
@@ -92,13 +93,21 @@ def programs() -> dict[str, Program]:
                 interface._examine, (prob, x), {"effort": effort, "grad_tol": 1e-9, "gap_tol": 1e-9}
             )
         leaves = {name: getattr(prob, name) for name in prob.leaf_names()}
-        path, flat, t = (leaves, leaves), jnp.ones(prob.num_variables), jnp.ones(())
+        path, flat, t = branches.Path(leaves, leaves), jnp.ones(prob.num_variables), jnp.ones(())
         shapes = jax.eval_shape(branches._begin, prob, path, flat)[0]
         here = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), shapes)
         found |= {
             f"branch begins {kind}": Program(branches._begin, (prob, path, flat)),
             f"branch goes on {kind}": Program(branches._step, (prob, path, here, t, t)),
             f"branch judged {kind}": Program(branches._examine, (prob, leaves, x)),
+        }
+        space = census.space_of(prob)
+        flats, lanes = jnp.ones((LANES, space.num_variables)), (space, jax.random.split(key, LANES), number)
+        found |= {
+            **{f"census {t} {kind}": Program(census._drawn, lanes, {"target": t}) for t in SOUGHT},
+            f"census evidence {kind}": Program(census._examine, (prob, flats)),
+            f"census invariants {kind}": Program(census._invariants, (space, flats)),
+            f"census located {kind}": Program(census._solved, (space, space.zeros())),
         }
         found[f"slice {kind}"] = Program(interface._plane, (prob, x, x, x, jnp.ones(3)))
         found[f"_slopes {kind}"] = Program(sound._slopes, (prob, keys(0, 2)))
@@ -111,12 +120,9 @@ def programs() -> dict[str, Program]:
         "certify": Program(own_point._examine, (FULL, FULL.zeros()), {"grad_tol": 1e-9, "gap_tol": 1e-9}),
         "minimum by samples": Program(samples.find_minimum, (FULL, FULL.zeros())),
         "verdict by samples": Program(samples.judge, (FULL, FULL.zeros())),
-        "_solve": Program(census._solve, (small, raveled(MEANS))),
-        "_descend": Program(census._descend, (small, keys(0, LANES))),
-        "_examine": Program(census._examine, (MEANS, raveled(MEANS))),
-        "step": Program(continuation._step, (small, raveled(MEANS), row, row, row[0])),
-        "solve": Program(continuation._solve, (small, raveled(MEANS))),
-        "examine": Program(continuation._examine, (FULL, row, raveled(MEANS))),
+        "census, own starts": Program(
+            census._from_starts, (small, many(small.zeros())), {"method": LevenbergMarquardt()}
+        ),
     }
 
 

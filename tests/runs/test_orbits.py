@@ -10,8 +10,8 @@ from conftest import SWEEP
 
 import ufm_jax as ufm
 from ufm_jax import files as durable
+from ufm_jax.landscape import census
 from ufm_jax.landscape.evidence import examine
-from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.completeness import morse_bott
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective
@@ -48,11 +48,11 @@ def test_a_census_loads_as_points_ready_for_f_in_the_order_of_its_table(undistur
     losses = [float(line.split(",")[0]) for line in lines]
     assert losses == sorted(losses)
     assert len(atlas) == len(lines) == atlas.table.num_rows > 4
-    f = jax.jit(objective(atlas.prob))
+    f = jax.jit(objective(atlas.landscape))
     for orbit, loss in zip(atlas, losses, strict=True):
         assert orbit.params.H.shape == (3, 6)
         assert abs(float(f(orbit.params)) - loss) < 1e-12
-    seen = examine(atlas.prob, atlas[0].params).evidence
+    seen = examine(atlas.landscape, atlas[0].params).evidence
     assert ufm.Verdict(int(seen.verdict)).name == atlas[0].row.verdict == "GLOBAL_MINIMUM"
     with np.load(undisturbed / "orbits.npz") as held:
         assert held["evidence_loss"].tolist() == losses
@@ -153,7 +153,7 @@ def test_nothing_costs_more_for_surplus_dimensions():
     sizes = {"counts": CONFIG.counts, "decay_w": 5e-3, "decay_h": 1e-3, "decay_b": 1e-2}
     small, large = problem(dim=3, **sizes), problem(dim=10**8, **sizes)
     few, more = (census.find_orbits(prob, starts=100) for prob in (small, large))
-    for a, b in zip(census.rows(small, few), census.rows(large, more), strict=True):
+    for a, b in zip(census.rows(few), census.rows(more), strict=True):
         assert (a.loss, a.rank, a.copies, a.verdict) == (b.loss, b.rank, b.copies, b.verdict)
         assert b.nullity == b.orbit_dim == 10**8 * a.rank - a.rank * (a.rank + 1) // 2
     assert len(census.completeness(large, more)) == 6

@@ -10,7 +10,7 @@ What is shown: that a critical point is at each value recorded, with the verdict
 recorded points lie on one branch rests on the test of the steps, and is not proved.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -22,16 +22,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.checks import check_finite
-from ufm_jax.landscape.evidence import Evidence, examine
+from ufm_jax.landscape.evidence import Evidence, examine, measured
+from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.flat import oracle, unravel
-from ufm_jax.landscape.landscape import Landscape, at_lane
+from ufm_jax.landscape.landscape import Landscape, sizes_of
 from ufm_jax.landscape.point import ravel
-from ufm_jax.landscape.search import SOLVE_GTOL
 from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import DENSE_LIMIT, NOT_COUNTED, eigen
-from ufm_jax.landscape.verdict import GRAD_TOL, Verdict
+from ufm_jax.landscape.units import GRAD_TOL, SOLVED
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.numerics.checks import check_count
 from ufm_jax.numerics.derivatives import dense_matrix
+from ufm_jax.numerics.descent import Solution
 from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
@@ -49,6 +51,23 @@ NULL_RTOL = 1e-9  # eigenvalues of H below this, relative, have no part in H⁺
 ROWS_SHOWN = 20
 
 Fields = dict[str, Any]
+
+
+class Path(NamedTuple):
+    """Fields that change together: by equal ratios where values stay positive, else by equal differences."""
+
+    begin: Fields
+    end: Fields
+
+    def at(self, t: Float[Array, ""]) -> Fields:
+        """Return the fields at a share of the way."""
+
+        def one(a: Array, b: Array) -> Array:
+            ratio = (a > 0) & (b > 0)
+            first, last = jnp.where(ratio, a, 1.0), jnp.where(ratio, b, 1.0)
+            return jnp.where(ratio, first ** (1.0 - t) * last**t, a + t * (b - a))
+
+        return {name: jax.tree.map(one, a, self.end[name]) for name, a in self.begin.items()}
 
 
 class IndexChange(NamedTuple):
@@ -143,21 +162,20 @@ def follow(landscape: Landscape, x: Any, /, *, max_steps: int = 1000, **fields: 
     x = landscape.check(x)
     check_finite(x)
     check_landscape(landscape)
-    norm = float(landscape.evaluate(x).grad_norm)
-    if not norm <= GRAD_TOL:
+    units, slope = measured(landscape, landscape.evaluate(x))
+    if not (norm := float(slope / units.gradient)) <= GRAD_TOL:
         raise ValueError(
-            f"x: need a critical point, the norm of its gradient is {norm:.1e}, above {GRAD_TOL:g}; "
+            f"x: need a critical point, the norm of its gradient is {norm:.1e} in units, above {GRAD_TOL:g}; "
             "ufm.search(landscape, x), or with ufm.LevenbergMarquardt(), may find one near by"
         )
     space, start, back = landscape.space_at(x)
     if space.num_variables > DENSE_LIMIT:
         raise ValueError(f"landscape: need at most {DENSE_LIMIT} variables, got {space.num_variables}")
-    times, held = _walk(space, path, ravel(start), max_steps)
+    times, held = walk(space, path, ravel(start), max_steps=max_steps)
     return _judged(landscape, path, times, held, lambda y: back(unravel(space, y)))
 
 
-def _path(landscape: Landscape, fields: Fields) -> tuple[Fields, Fields]:
-    """Return the values of the fields at both ends."""
+def _path(landscape: Landscape, fields: Fields) -> Path:
     leaves = landscape.leaf_names()
     if not fields:
         raise ValueError(f"fields: give a value to go to, of one of {', '.join(leaves) or 'none'}")
@@ -169,7 +187,7 @@ def _path(landscape: Landscape, fields: Fields) -> tuple[Fields, Fields]:
             )
         begin[name] = getattr(landscape, name)
         end[name] = jax.tree.map(partial(_checked, name), begin[name], value)
-    return begin, end
+    return Path(begin, end)
 
 
 def _checked(name: str, like: Array, value: Any) -> Array:
@@ -182,16 +200,7 @@ def _checked(name: str, like: Array, value: Any) -> Array:
     return jnp.asarray(array)
 
 
-def _between(path: tuple[Fields, Fields], t: Float[Array, ""]) -> Fields:
-    def one(a: Array, b: Array) -> Array:
-        ratio = (a > 0) & (b > 0)
-        first, last = jnp.where(ratio, a, 1.0), jnp.where(ratio, b, 1.0)
-        return jnp.where(ratio, first ** (1.0 - t) * last**t, a + t * (b - a))
-
-    return {name: jax.tree.map(one, a, path[1][name]) for name, a in path[0].items()}
-
-
-class _Here(NamedTuple):
+class Here(NamedTuple):
     """A point of a branch."""
 
     x: Float[Array, " D"]
@@ -200,44 +209,47 @@ class _Here(NamedTuple):
     nearest_zero: Float[Array, ""]
 
 
-def _here(space: Landscape, path: tuple[Fields, Fields], t: Float[Array, ""], x: Float[Array, " D"]) -> _Here:
-    here = at_lane(space, _between(path, t))
+def _here(space: Landscape, path: Path, t: Float[Array, ""], x: Float[Array, " D"]) -> Here:
+    here = at_lane(space, path.at(t))
     point = here.evaluate(unravel(here, x))
     project = here.orbit(point).project
     flat = lambda apply: dense_matrix(lambda v: ravel(apply(unravel(here, v))), x)
     values, vectors, _ = eigen(flat(point.hv), flat(project))
     size = jnp.where(jnp.isfinite(values), jnp.abs(values), 0.0)
     zero = NULL_RTOL * jnp.max(size)
-    gradient = lambda t: ravel(jax.grad(at_lane(space, _between(path, t)).value)(point.x))
+    gradient = lambda t: ravel(jax.grad(at_lane(space, path.at(t)).value)(point.x))
     _, push = jax.jvp(gradient, (t,), (jnp.ones_like(t),))
     inverse = jnp.where(size > zero, 1.0 / jnp.where(size > zero, values, 1.0), 0.0)
     nearest = values[jnp.argmin(jnp.abs(values))]
     negative = jnp.sum(values < -zero).astype(jnp.int32)
-    return _Here(x, -(vectors @ (inverse * (vectors.T @ push))), negative, nearest)
+    return Here(x, -(vectors @ (inverse * (vectors.T @ push))), negative, nearest)
+
+
+def _corrected(landscape: Landscape, x: Float[Array, " D"], max_steps: int = 300) -> Solution:
+    unit = lambda value: sizes_of(landscape, value).gradient
+    return levenberg_marquardt(oracle(landscape), x, gtol=SOLVED, max_steps=max_steps, unit=unit)
 
 
 @jax.jit
-def _begin(
-    space: Landscape, path: tuple[Fields, Fields], x: Float[Array, " D"]
-) -> tuple[_Here, Bool[Array, ""]]:
+def _begin(space: Landscape, path: Path, x: Float[Array, " D"]) -> tuple[Here, Bool[Array, ""]]:
     t = jnp.zeros((), x.dtype)
-    found = levenberg_marquardt(oracle(at_lane(space, _between(path, t))), x, gtol=SOLVE_GTOL)
+    found = _corrected(at_lane(space, path.at(t)), x)
     return _here(space, path, t, found.x), found.status == Status.CONVERGED
 
 
 @jax.jit
 def _step(
     space: Landscape,
-    path: tuple[Fields, Fields],
-    here: _Here,
+    path: Path,
+    here: Here,
     t: Float[Array, ""],
     aim: Float[Array, ""],
-) -> tuple[_Here, Bool[Array, ""]]:
+) -> tuple[Here, Bool[Array, ""]]:
     """Predict and correct from t to `aim`; return the point there and whether the step is to be taken."""
     length = aim - t
     predicted = here.x + length * here.slope
-    there = at_lane(space, _between(path, aim))
-    found = levenberg_marquardt(oracle(there), predicted, gtol=SOLVE_GTOL, max_steps=CORRECTIONS)
+    there = at_lane(space, path.at(aim))
+    found = _corrected(there, predicted, CORRECTIONS)
     new = _here(space, path, aim, found.x)
     along = there.orbit(there.evaluate(unravel(there, found.x))).project
 
@@ -251,34 +263,47 @@ def _step(
     return new, (found.status == Status.CONVERGED) & (ahead <= room) & (behind <= room) & same
 
 
-def _walk(
-    space: Landscape, path: tuple[Fields, Fields], x: Float[Array, " D"], max_steps: int
-) -> tuple[list[float], list[_Here]]:
-    """Return the t and the points of accepted steps, the start among them."""
+def walk(
+    space: Landscape,
+    path: Path,
+    x: Float[Array, " D"],
+    *,
+    stops: Sequence[float] = (1.0,),
+    max_steps: int = 1000,
+) -> tuple[list[float], list[Here]]:
+    """Follow a critical point from t = 0; return t and points of the accepted steps, the start among them.
+
+    Steps end at every one of `stops`, which ascend, and the walk at the last: the last t is that, or where
+    the branch could not be followed any further.
+
+    Raises:
+        ValueError: naming x, if there is no critical point at t = 0.
+    """
     here, solved = _begin(space, path, x)
     if not solved:
         raise ValueError("x: no critical point was met from there; search from it first")
-    times, held, step = [0.0], [here], LONGEST
+    times, held, step, ahead = [0.0], [here], LONGEST, [stop for stop in stops if stop > 0.0]
     for _ in range(max_steps):
-        if times[-1] == 1.0 or step < LEAST:
+        if not ahead or step < LEAST:
             break
-        aim = 1.0 if times[-1] + step * (1 + 1e-9) >= 1.0 else times[-1] + step
+        aim = ahead[0] if times[-1] + step * (1 + 1e-9) >= ahead[0] else times[-1] + step
         new, good = _step(space, path, held[-1], *(jnp.asarray(a, x.dtype) for a in (times[-1], aim)))
         step = min(2 * step, LONGEST) if good else (aim - times[-1]) / 2
         if good:
             times.append(aim)
             held.append(new)
+            ahead = [stop for stop in ahead if stop > aim]
     return times, held
 
 
 def _judged(
     landscape: Landscape,
-    path: tuple[Fields, Fields],
+    path: Path,
     times: list[float],
-    held: list[_Here],
+    held: list[Here],
     lift: Callable[[Float[Array, " D"]], Any],
 ) -> Followed:
-    fields = [_between(path, jnp.asarray(t, here.x.dtype)) for t, here in zip(times, held, strict=True)]
+    fields = [path.at(jnp.asarray(t, here.x.dtype)) for t, here in zip(times, held, strict=True)]
     points = [lift(here.x) for here in held]
     rows = [_examine(landscape, *one) for one in zip(fields, points, strict=True)]
     stacked = lambda trees: jax.tree.map(lambda *a: np.stack([np.asarray(b) for b in a]), *trees)

@@ -38,6 +38,7 @@ class Evidence(NamedTuple):
     lambda_min_residual: Float[Array, ""]
     dual_bound: Float[Array, ""]  # on the global minimum; never above `loss`
     dual_gap: Float[Array, ""]
+    rel_dual_gap: Float[Array, ""]  # in units, which is compared with `gap_tol`
     negative_curvature: Float[Array, ""]  # lowest measured vᵀHv over the unit directions tried
     measures: dict[str, Array]  # the landscape's own
 
@@ -152,6 +153,7 @@ def _row(
         lambda_min_residual=residual,
         dual_bound=bound,
         dual_gap=point.value - bound,
+        rel_dual_gap=jnp.where(none, jnp.nan, size.gap),
         negative_curvature=curvature,
         measures=known.measures,
     )

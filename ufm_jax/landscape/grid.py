@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm_jax.landscape.landscape import Landscape, at_lane
+from ufm_jax.landscape.fields import at_lane
+from ufm_jax.landscape.landscape import Landscape
 
 
 class Grid(NamedTuple):

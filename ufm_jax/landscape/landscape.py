@@ -13,10 +13,8 @@ All that the explorer does (searches, verdicts modulo symmetry, distinct orbits,
 Everything else has a default which says that nothing more is known.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +22,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ufm_jax.landscape.checks import checked, is_numbers
+from ufm_jax.landscape.checks import checked
+from ufm_jax.landscape.fields import Structure, at_lane, static
 from ufm_jax.landscape.orbit import Orbit, orbit_of
 from ufm_jax.landscape.point import Curvature, Point, ravel
 from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, whole_block
@@ -33,17 +32,11 @@ from ufm_jax.numerics.derivatives import dense_hessian, floating
 from ufm_jax.numerics.lockstep import Sizes, Stacked
 
 Key = PRNGKeyArray
-Real = TypeVar("Real", bound="Landscape")
 Target = str | int  # "minima", "saddles" of any index, or the index of saddles
 Effort = Literal["certificate", "escape", "spectrum"]
 
 START_SCALES = (0.01, 3.0)  # range of the standard deviation of random starts
 BATCH = 64  # points evaluated at once where nobody knows better
-
-
-def static(**given: Any) -> Any:
-    """Mark a field of a landscape as a size or choice: it hashes and is compiled in; `default` as usual."""
-    return dataclasses.field(metadata={"static": True}, **given)
 
 
 class Known(NamedTuple):
@@ -67,91 +60,13 @@ class Batched(NamedTuple):
     width: int  # how many points to evaluate at once
 
 
-def _as_arrays(zeros: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a method whose leaves are arrays, where the user's may be Python's floats."""
-    return functools.wraps(zeros)(lambda self: jax.tree.map(jnp.asarray, zeros(self)))
-
-
-def _settle(self: Any, leaves: list[str], sizes: list[str]) -> None:
-    """Make leaves arrays of floating-point numbers, and check that static fields hash."""
-    for name in leaves:
-        object.__setattr__(self, name, _as_leaf(type(self).__name__, name, getattr(self, name)))
-    for name in sizes:
-        try:
-            hash(getattr(self, name))
-        except TypeError as error:
-            raise ValueError(
-                f"{name}: a static field of {type(self).__name__} must hash (tuples do, lists and arrays do "
-                f"not): {error}; an array is a leaf, which needs no static()"
-            ) from None
-
-
-def _as_leaf(owner: str, name: str, value: Any) -> Any:
-    def array(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-            return leaf
-        numbers = np.asarray(leaf)
-        if numbers.dtype.kind not in "fiu":
-            raise ValueError(
-                f"{name}: a leaf of {owner} must be numbers, got {leaf!r}; mark a size or choice as static()"
-            )
-        return jnp.asarray(numbers, None if isinstance(leaf, np.ndarray) else jnp.result_type(float))
-
-    return jax.tree.map(array, value, is_leaf=is_numbers)
-
-
-def _unflatten(cls: type[Real], leaves: tuple[str, ...], sizes: tuple[str, ...], aux: Any, held: Any) -> Real:
-    """Put a landscape together again, of whatever JAX puts in the place of leaves: nothing is checked."""
-    self = object.__new__(cls)
-    for name, value in zip((*leaves, *sizes), (*held, *aux), strict=True):
-        object.__setattr__(self, name, value)
-    return self
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, dataclasses.field))
-class Landscape:
+class Landscape(Structure):
     """A smooth function on a pytree of arrays, and what is known of it; see the module's docstring.
 
     A subclass is made a frozen dataclass with keyword arguments, and a pytree: its fields are leaves (arrays,
     or pytrees of arrays, of floating-point numbers), except those marked `static()`. Methods take one point x
     and are traced; nothing in them may depend on the numbers in x by Python's `if`.
     """
-
-    def __init_subclass__(cls, **given: Any) -> None:
-        super().__init_subclass__(**given)
-        dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
-        names = {
-            kind: [f.name for f in dataclasses.fields(cls) if bool(f.metadata.get("static")) is kind]  # type: ignore[arg-type]
-            for kind in (True, False)
-        }
-        for name in names[True] + names[False]:
-            if hasattr(Landscape, name):
-                raise TypeError(
-                    f"{name}: a field of {cls.__name__} cannot be called as what every landscape has"
-                )
-        made = cls.__init__
-        if "zeros" in vars(cls):
-            cls.zeros = _as_arrays(cls.zeros)  # type: ignore[method-assign, assignment]
-
-        @functools.wraps(made)
-        def init(self: Any, *args: Any, **fields: Any) -> None:
-            made(self, *args, **fields)
-            if type(self) is cls:
-                _settle(self, names[False], names[True])
-
-        cls.__init__ = init  # type: ignore[method-assign]
-        jax.tree_util.register_pytree_with_keys(
-            cls,
-            lambda self: (
-                [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names[False]],
-                tuple(getattr(self, name) for name in names[True]),
-            ),
-            functools.partial(_unflatten, cls, tuple(names[False]), tuple(names[True])),
-            lambda self: (
-                [getattr(self, name) for name in names[False]],
-                tuple(getattr(self, name) for name in names[True]),
-            ),
-        )
 
     # What users must give.
 
@@ -322,11 +237,6 @@ class Landscape:
             width=self.batch_size,
         )
 
-    @classmethod
-    def leaf_names(cls) -> tuple[str, ...]:
-        """Return the names of the fields that are traced."""
-        return tuple(f.name for f in dataclasses.fields(cls) if not f.metadata.get("static"))  # type: ignore[arg-type]
-
     @property
     def num_variables(self) -> int:
         """D, how many numbers a point has."""
@@ -354,6 +264,31 @@ class Landscape:
     def known_minimum(self) -> Float[Array, ""]:
         """Return the global minimum where a formula gives it, else NaN."""
         return jnp.full((), jnp.nan, jax.tree.leaves(self.zeros())[0].dtype)
+
+    # Of a census, in Python: points there are single vectors of the space of all saddles, in NumPy.
+
+    def check_census(self, starts: int | None) -> None:
+        """Refuse what no census can be of, or one of so many starts (0: till it ends; None: insisted on).
+
+        Raises:
+            ValueError: naming what is wrong.
+        """
+
+    def census_starts(self, seed: int, number: int, size: int) -> tuple[Any, Any] | None:
+        """Return a round's starts, on the first axis, and the method to search by; None: those of `draw`."""
+        return None
+
+    def same_orbit(self, x: np.ndarray, y: np.ndarray) -> bool:
+        """Say whether two points whose invariants agree are on one orbit, of discrete symmetry, too."""
+        return True
+
+    def copies_of(self, x: np.ndarray) -> int | None:
+        """Return how many orbits of the continuous symmetry a point's orbit consists of; None: not known."""
+        return None
+
+    def completeness(self, rows: list[Any], points: np.ndarray) -> list[Any]:
+        """Test a list of orbits (`census.OrbitRow`): records with a field `passed`, which may be None."""
+        return []
 
     @staticmethod
     def of(f: Callable[[Any], Float[Array, ""]], like: Any) -> "Landscape":
@@ -392,12 +327,3 @@ def sizes_of(landscape: Landscape, value: Float[Array, ""]) -> Units:
     units = landscape.units(value)
     V, C = (jnp.broadcast_to(jnp.asarray(a, value.dtype), value.shape) for a in units[:2])
     return Units(V, C, units.rtol)
-
-
-def at_lane(landscape: Real, fields: dict[str, Any]) -> Real:
-    """Return the landscape with other leaves in some of its fields, which nobody checks."""
-    other = object.__new__(type(landscape))
-    for field in dataclasses.fields(landscape):  # type: ignore[arg-type]
-        value = fields.get(field.name, getattr(landscape, field.name))
-        object.__setattr__(other, field.name, value)
-    return other

@@ -1,12 +1,18 @@
 """Which points lie on one orbit of the symmetry, by their invariants and never by their values alone."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 # Two points are on one orbit when no invariant differs by more than this, relative to 1 and the largest.
 # Points solved to ‖∇f‖ ≤ 1e-10 are good to about 1e-9; different orbits come so near each other only beside
 # a bifurcation.
 MATCH_TOL = 1e-5
+
+
+def near(invariants: Float[np.ndarray, "m F"], own: Float[np.ndarray, " F"]) -> Bool[np.ndarray, " m"]:
+    """Say of each point whether its invariants are those of one point, to `MATCH_TOL`."""
+    tolerance = MATCH_TOL * (1.0 + np.abs(own).max(initial=0.0))
+    return np.all(np.abs(invariants - own) <= tolerance, axis=1)
 
 
 def sorted_into(
@@ -24,10 +30,8 @@ def sorted_into(
     for i in np.argsort(kinds < 0, kind="stable"):  # those of a known kind first
         if numbers[i] >= 0:
             continue
-        tolerance = MATCH_TOL * (1.0 + np.abs(invariants[i]).max(initial=0.0))
-        near = np.all(np.abs(invariants - invariants[i]) <= tolerance, axis=1)
-        near &= (kinds == kinds[i]) | (kinds < 0)
-        numbers[near & (numbers < 0)] = orbits
+        alike = near(invariants, invariants[i]) & ((kinds == kinds[i]) | (kinds < 0))
+        numbers[alike & (numbers < 0)] = orbits
         numbers[i] = orbits
         orbits += 1
     first = np.unique(numbers, return_index=True)[1]

@@ -19,8 +19,6 @@ from ufm_jax.numerics.rootfind import eigenvector_following, levenberg_marquardt
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 
-SOLVE_GTOL = SOLVED  # what a search aims at, in units; it then takes one more Newton step
-
 
 class CriticalPoint(NamedTuple):
     """Where a search ended, in the landscape it was asked about."""
@@ -62,7 +60,7 @@ class Newton(NamedTuple):
     """Descent by trust-region Newton: `numerics.descent.trust_region_newton`."""
 
     max_steps: int = 500
-    gtol: float = SOLVE_GTOL
+    gtol: float = SOLVED
     radius: float = 1.0
 
     def run(self, landscape: Landscape, x: Any) -> Solution:
@@ -81,14 +79,15 @@ class LevenbergMarquardt(NamedTuple):
     """
 
     max_steps: int = 300
-    gtol: float = SOLVE_GTOL
+    gtol: float = SOLVED
 
     def run(self, landscape: Landscape, x: Any) -> Solution:
         """Search from a point of a landscape, to one of it."""
         f = even(landscape)
-        limits = {"gtol": self.gtol, "unit": f.unit}
-        first = levenberg_marquardt(f.expand, f.into(x), max_steps=self.max_steps, **limits)
-        found = natural_newton(f.expand, first.x, **limits)
+        first = levenberg_marquardt(
+            f.expand, f.into(x), gtol=self.gtol, max_steps=self.max_steps, unit=f.unit
+        )
+        found = natural_newton(f.expand, first.x, gtol=self.gtol, unit=f.unit)
         return found._replace(x=f.back(found.x), num_steps=first.num_steps + found.num_steps)
 
 
@@ -97,7 +96,7 @@ class EigenvectorFollowing(NamedTuple):
 
     index: int  # type: ignore[assignment]
     max_steps: int = 1000
-    gtol: float = SOLVE_GTOL
+    gtol: float = SOLVED
 
     def run(self, landscape: Landscape, x: Any) -> Solution:
         """Search from a point of a landscape, to one of it."""

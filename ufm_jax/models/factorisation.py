@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.landscape.landscape import Landscape, static
+from ufm_jax.landscape.fields import static
+from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.numerics.checks import check_count, check_positive
 
 # Two singular values nearer than this, as a part of the largest, are not told apart: rounding of the SVD.

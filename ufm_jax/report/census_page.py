@@ -3,19 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ufm_jax.models.unconstrained.census import OrbitRow
-from ufm_jax.report.figures import Points
+from ufm_jax.landscape.census import OrbitRow
+from ufm_jax.report import figures
 from ufm_jax.report.markup import facts, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import OUTCOMES
-from ufm_jax.runs.plan import CensusConfig
+from ufm_jax.runs.orbits import Config, table_of
 
 
 def census_page(
-    config: CensusConfig, manifest: dict[str, Any], found: list[OrbitRow], summary: dict[str, Any], out: Path
+    config: Config, manifest: dict[str, Any], found: list[OrbitRow], summary: dict[str, Any], out: Path
 ) -> str:
     """Return the page of a census."""
     orbits = [row._asdict() for row in found]
@@ -29,23 +27,12 @@ def census_page(
         lead = [paragraph("A completeness test is violated: an orbit is missing.", notice=True), *lead]
     sections = {
         "Completeness": _completeness(summary),
-        "Figures": index_figure(
-            _points(orbits),
-            "orbits",
-        ),
+        "Figures": index_figure(figures.points(table_of(found)), "orbits"),
         "Orbits": _orbit_table("All orbits, the lowest loss first", orbits),
         title: _orbit_table("Orbits without a verdict", undecided) if undecided else paragraph("None."),
         **origin(manifest, command(config, out)),
     }
     return frame("Census", config, lead, sections)
-
-
-def _points(orbits: list[dict[str, Any]]) -> Points:
-    index, loss, rank = (
-        np.array([np.nan if row[name] is None else float(row[name]) for row in orbits])
-        for name in ("index", "loss", "rank")
-    )
-    return Points(index, loss, rank, np.array([row["verdict"] for row in orbits], dtype=str))
 
 
 def _completeness(summary: dict[str, Any]) -> str:
@@ -54,6 +41,8 @@ def _completeness(summary: dict[str, Any]) -> str:
         for test in summary.get("tests", [])
     ]
     known = [(name, value) for name, value in summary.items() if name != "tests"]
+    if not tests:
+        return facts("The search", known) + paragraph("The landscape knows no test of completeness.")
     header = ("d", "Morse–Bott inequalities", "Euler sum", "R(t)")
     return facts("The search", known) + table("Completeness tests, by feature dimension", header, tests)
 

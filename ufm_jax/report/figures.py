@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Verdict
+from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.report.style import STYLE
 from ufm_jax.report.table import Setting, floats
 
@@ -99,11 +100,11 @@ def draw_index(points: Points) -> Figure:
 
 
 def draw_tolerances(table: pa.Table) -> Figure:
-    """Draw histograms of duality gap and gradient norm by verdict, with the tolerances of a verdict."""
+    """Draw histograms of duality gap and gradient norm, in units, by verdict, with the tolerances."""
     figure = Figure(figsize=(7.6, 3.6))
     left, right = figure.subplots(1, 2, sharey=True)
-    _histogram(left, table, "dual_gap", GAP_TOL, "duality gap (loss units)")
-    _histogram(right, table, "grad_norm", GRAD_TOL, r"gradient norm $\|\nabla f\|_2$")
+    _histogram(left, table, "rel_dual_gap", GAP_TOL, "duality gap, in units")
+    _histogram(right, table, "rel_grad_norm", GRAD_TOL, r"gradient norm $\|\nabla f\|_2$, in units")
     left.set_ylabel("rows")
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -111,6 +112,8 @@ def draw_tolerances(table: pa.Table) -> Figure:
 
 
 def _histogram(ax: Any, table: pa.Table, column: str, tolerance: float, label: str) -> None:
+    if column not in table.column_names:  # rows of before 0.3
+        column = column.removeprefix("rel_")
     values, verdict = floats(table[column]), np.array(table["verdict"].to_pylist())
     drawn = np.maximum(values, FLOOR)
     top = max(np.max(drawn, initial=1e-8, where=np.isfinite(drawn)), 1e-8)
@@ -227,8 +230,9 @@ def critical(table: pa.Table) -> pa.Table:
 
 
 def points(rows: pa.Table) -> Points:
-    """Return what `draw_index` draws of a sweep's rows."""
-    colour = "rank" if "rank" in rows.column_names else "nullity"
+    """Return what `draw_index` draws of a sweep's rows, or of a census's."""
+    ranked = "rank" in rows.column_names and rows["rank"].null_count < rows.num_rows
+    colour = "rank" if ranked else "nullity"
     index, loss, shown = (floats(rows[name]) for name in ("index", "loss", colour))
     return Points(index, loss, np.nan_to_num(shown), np.array(rows["verdict"].to_pylist(), dtype=str), colour)
 

@@ -7,7 +7,7 @@ from ufm_jax.report.census_page import census_page
 from ufm_jax.report.sweep_page import sweep_page
 from ufm_jax.runs.folder import configuration, manifest
 from ufm_jax.runs.orbits import results
-from ufm_jax.runs.plan import CensusConfig
+from ufm_jax.runs.plan import CensusPlan
 
 
 def write(out: Path) -> Path:
@@ -18,7 +18,7 @@ def write(out: Path) -> Path:
         OSError: if the page cannot be written.
     """
     config, held = configuration(out), manifest(out)
-    if isinstance(config, CensusConfig):
+    if isinstance(config, CensusPlan):
         content = census_page(config, held, *results(config, out), out)
     else:
         content = sweep_page(config, held, out)

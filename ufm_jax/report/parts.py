@@ -10,9 +10,9 @@ import numpy as np
 from ufm_jax.objects import Spec, assignments
 from ufm_jax.report import figures
 from ufm_jax.report.markup import code, contents, facts, figure, page, paragraph, section
-from ufm_jax.runs.plan import CensusConfig, LandscapeConfig, SweepConfig, loss_of, short_name
+from ufm_jax.runs.folder import Config
+from ufm_jax.runs.plan import LandscapeCensusConfig, LandscapeConfig, loss_of, short_name
 
-Config = SweepConfig | LandscapeConfig | CensusConfig
 LONG = 40  # characters of a parameter that a title shows
 
 
@@ -22,7 +22,7 @@ def frame(kind: str, config: Config, lead: list[str], sections: dict[str, str]) 
 
 
 def _title(config: Config) -> str:
-    if isinstance(config, LandscapeConfig):
+    if isinstance(config, LandscapeConfig | LandscapeCensusConfig):
         return _called(config.landscape.name, config.landscape)
     counts, loss = sorted(set(config.counts)), loss_of(config)
     size = f"n = {counts[0]}" if len(counts) == 1 else f"n_k = {counts[0]} to {counts[-1]}"

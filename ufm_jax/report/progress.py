@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ufm_jax.models.unconstrained.census import Census
+    from ufm_jax.landscape.census import Census
 
 LOG_EVERY = 5.0  # seconds between log lines
 WINDOW = 30.0  # seconds over which the rate is measured: the compilation before them is forgotten
@@ -160,7 +160,7 @@ def census_progress(name: str = "ufm census") -> Callable[["Census"], None]:
     return listen
 
 
-def verdict_names(codes: Iterable[float]) -> str:
+def verdict_names(codes: Iterable[int | float]) -> str:
     """Return counts of verdicts given by their codes."""
     from ufm_jax.landscape.verdict import Verdict
 

@@ -5,16 +5,25 @@ from dataclasses import fields
 from pathlib import Path
 
 from ufm_jax.objects import assignments
-from ufm_jax.runs.plan import CensusConfig, LandscapeConfig, SweepConfig, loss_of, short_name
+from ufm_jax.runs.folder import Config
+from ufm_jax.runs.plan import (
+    CensusConfig,
+    CensusPlan,
+    LandscapeCensusConfig,
+    LandscapeConfig,
+    SweepConfig,
+    loss_of,
+    short_name,
+)
 
 ELSEWHERE = ("counts", "landscape", "grid")  # flags that are made of more than one field
 ALWAYS = ("starts", "seed", "target")  # flags that a command shows though they have their default values
 
 
-def command(config: SweepConfig | LandscapeConfig | CensusConfig, out: Path) -> str:
+def command(config: Config, out: Path) -> str:
     """Return the command line that makes this run in the folder `out`."""
-    words = ["ufm", "census" if isinstance(config, CensusConfig) else "sweep"]
-    if isinstance(config, LandscapeConfig):
+    words = ["ufm", "census" if isinstance(config, CensusPlan) else "sweep"]
+    if isinstance(config, LandscapeConfig | LandscapeCensusConfig):
         words += _landscape_flags(config)
     elif len(set(config.counts)) == 1:
         words += ["--num-classes", str(len(config.counts)), "--per-class", str(config.counts[0])]
@@ -36,8 +45,9 @@ def command(config: SweepConfig | LandscapeConfig | CensusConfig, out: Path) -> 
     return shlex.join([*words, "--out", str(out)])
 
 
-def _landscape_flags(config: LandscapeConfig) -> list[str]:
-    grid = [(name, value) for name, values in config.grid for value in values]
+def _landscape_flags(config: LandscapeConfig | LandscapeCensusConfig) -> list[str]:
+    varied = config.grid if isinstance(config, LandscapeConfig) else ()
+    grid = [(name, value) for name, values in varied for value in values]
     settings = assignments([*config.landscape.settings, *grid])
     return ["--landscape", config.landscape.name, *(["--set", *settings] if settings else [])]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ufm_jax.models.unconstrained.census import OrbitRow
+from ufm_jax.landscape.census import OrbitRow
 
 
 class VerdictRow(NamedTuple):

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from ufm_jax.devices import free_memory
 from ufm_jax.landscape.evidence import Evidence
+from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.grid import Grid, num_settings
-from ufm_jax.landscape.landscape import Key, Landscape, at_lane
+from ufm_jax.landscape.landscape import Key, Landscape
 from ufm_jax.landscape.point import leaf_name
 from ufm_jax.landscape.search import CriticalPoint
 from ufm_jax.landscape.sound import check_landscape, check_settings
@@ -312,6 +313,7 @@ def table_of(
             "reason": _names(Reason, evidence.reason),
             "closed_form_loss": _shown(best),
             "rel_grad_norm": pa.array(np.asarray(evidence.rel_grad_norm)),
+            "rel_dual_gap": _shown(evidence.rel_dual_gap),
         }
     )
 

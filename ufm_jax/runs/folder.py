@@ -21,14 +21,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ufm_jax.files import LOCK, is_ours, locked, provenance, remove_stale, write_json
-from ufm_jax.runs.plan import CensusConfig, LandscapeConfig, SweepConfig, digest_of, held_landscape, held_loss
+from ufm_jax.runs.plan import (
+    CensusConfig,
+    LandscapeCensusConfig,
+    LandscapeConfig,
+    SweepConfig,
+    digest_of,
+    held_landscape,
+    held_loss,
+)
 
 UNREADABLE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises at bytes that are not its own
 METADATA = b"ufm"  # the key of a Parquet file's schema that says which run and shard it is
 MANIFEST, POINTS, ORBITS = "manifest.json", "points", "orbits.npz"
 AGAIN = "`ufm sweep` or `ufm census`, as it was given, with --repair writes it again from the files there"
 
-Config = SweepConfig | LandscapeConfig | CensusConfig
+Config = SweepConfig | LandscapeConfig | CensusConfig | LandscapeCensusConfig
 
 
 @contextmanager
@@ -136,15 +144,15 @@ def configuration(out: Path) -> Config:
         ValueError: naming `out`, as `manifest`, or if the configuration lacks what has no default.
     """
     held = manifest(out)["config"]
-    kind: type[Any] = SweepConfig if "target" in held else CensusConfig
+    kind: type[Any]
     if "landscape" in held:
-        kind, more = LandscapeConfig, held_landscape(held)
+        kind, more = (LandscapeConfig if "target" in held else LandscapeCensusConfig), held_landscape(held)
     else:
-        more = {"loss": held_loss(held)}
+        kind, more = (SweepConfig if "target" in held else CensusConfig), {"loss": held_loss(held)}
     known = {field.name for field in fields(kind)}
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in held.items() if k in known}
     try:
-        return kind(**given | more)
+        return kind(**given | {name: value for name, value in more.items() if name in known})
     except TypeError as error:
         raise ValueError(f"out: cannot read the configuration in {out / MANIFEST}: {error}") from error
 

@@ -1,9 +1,10 @@
 """A census's folder (`folder`): what was found is kept after every round; the same command goes on from it.
 
-DIR/orbits.npz     the hash of the run; representatives W (m,K,r), H (m,r,K), b (m,K), r = `rank_bound`, where
-                   column k of H is √n_k times the feature of class k (`Atlas` gives points ready for f);
-                   counts, evidence; in the order of orbits.csv
-DIR/orbits.csv     one row an orbit, lowest loss first; what was not counted is empty
+DIR/orbits.npz     the hash of the run; representatives, an array for each leaf of a point, in the space of
+                   all saddles (of f W (m,K,r), H (m,r,K), b (m,K), r = `rank_bound`, where column k of H is
+                   √n_k times the feature of class k; `Atlas` gives points ready for f); counts, evidence; in
+                   the order of orbits.csv
+DIR/orbits.csv     one row an orbit, lowest loss first; what is not known is empty
 DIR/summary.json   starts, failures, unseen mass, completeness tests
 """
 
@@ -16,40 +17,44 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pyarrow as pa
+from jax.tree_util import tree_flatten_with_path
 
 from ufm_jax.files import write_file, write_json
+from ufm_jax.landscape import census
+from ufm_jax.landscape.census import Census, OrbitRow
 from ufm_jax.landscape.checks import check_finite
-from ufm_jax.models.unconstrained import census
-from ufm_jax.models.unconstrained.census import Census, OrbitRow
-from ufm_jax.models.unconstrained.completeness import unseen_mass
-from ufm_jax.models.unconstrained.locate import locate
-from ufm_jax.models.unconstrained.model import problem
-from ufm_jax.models.unconstrained.problem import Params, Problem
-from ufm_jax.models.unconstrained.reduction import check_class_means, lift, reduced
+from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.point import leaf_name
+from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.precision import require_x64
 from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder
-from ufm_jax.runs.plan import CensusConfig, built_loss
+from ufm_jax.runs.plan import CensusConfig, LandscapeCensusConfig
+from ufm_jax.runs.recipe import landscape_of
 
+Config = CensusConfig | LandscapeCensusConfig
 Progress = Callable[[Census], None]
 Results = tuple[list[OrbitRow], dict[str, Any]]
 
 MOVE = "the same command with --repair moves it to DIR/bad and begins again"
+SAME_VALUE = 1e-9  # relative to 1 + |f|: a value computed again, by another version or device
 
 log = logging.getLogger(__name__)
 
 COUNTERS = ("num_starts", "num_failed", "last_new")
+EVIDENCE = "evidence_"  # begins the names of what was measured of each orbit
 
 
 class Orbit(NamedTuple):
-    """One orbit of a census: its row of orbits.csv, and a point of it, ready for f."""
+    """One orbit of a census: its row of orbits.csv, and a point of it, in the landscape."""
 
     row: OrbitRow
-    params: Params  # of the full problem: W (K,d), H (d,N), b (K,)
+    params: Any  # of f: W (K,d), H (d,N), b (K,)
 
     @property
-    def x(self) -> Params:
+    def x(self) -> Any:
         """The same as `params`."""
         return self.params
 
@@ -60,21 +65,24 @@ class Orbit(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Atlas:
-    """The orbits of a census, lowest loss first: `atlas[3].params`, `len(atlas)`, `atlas.table`.
+    """The orbits of a census, lowest loss first: `atlas[3].x`, `len(atlas)`, `atlas.table`.
 
     `print(atlas)` shows the table and the tests of completeness.
     """
 
-    prob: Problem
-    rows: list[OrbitRow]
+    landscape: Landscape
     state: Census
+
+    @cached_property
+    def rows(self) -> list[OrbitRow]:
+        """The lines of orbits.csv."""
+        return census.rows(self.state)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, line: int) -> Orbit:
-        row, x = self.rows[line], self.state.points[line]
-        return Orbit(row, lift(self.prob, census.representative(self.prob, x)))
+        return Orbit(self.rows[line], census.point_of(self.landscape, self.state, line))
 
     def __iter__(self) -> Iterator[Orbit]:
         return (self[line] for line in range(len(self)))
@@ -82,34 +90,35 @@ class Atlas:
     @property
     def table(self) -> pa.Table:
         """The rows, as orbits.csv has them."""
-        return pa.table({name: [getattr(row, name) for row in self.rows] for name in OrbitRow._fields})
+        return table_of(self.rows)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Starts, failures, the estimate of what is missing and the tests of completeness: summary.json's."""
-        return summarise(self.prob, self.state)
+        return summarise(self.landscape, self.state)
 
     @property
     def complete(self) -> bool | None:
-        """Whether the list passes the Morse–Bott tests at every d; None where degenerate orbits forbid them.
+        """Whether the list passes the landscape's tests: of f the Morse–Bott inequalities at every d.
 
-        False proves that an orbit is missing or miscounted, True proves nothing.
+        False proves that an orbit is missing or miscounted, True proves nothing. None: there are no tests, or
+        degenerate orbits forbid them.
         """
         passed = [test["passed"] for test in self.summary["tests"]]
-        return False if False in passed else None if None in passed else True
+        return False if False in passed else None if None in passed or not passed else True
 
     def locate(self, x: Any) -> int | None:
-        """Return the line of the orbit that a point of the problem is on, or None.
+        """Return the line of the orbit that a point of the landscape is on, or None.
 
-        Up to rotations, permutations of classes and 1e-5 of the logits. Of a continuum of degenerate orbits
-        only the one that the census keeps is known.
+        Up to its symmetries (of f rotations and permutations of classes) and 1e-5, relative. Of a continuum
+        of degenerate orbits only the one that the census keeps is known.
 
         Raises:
-            ValueError: naming W, H or b, if its shape or dtype is not the problem's.
+            ValueError: naming the leaf whose shape or dtype is not the landscape's.
         """
-        x = self.prob.check(x)
+        x = self.landscape.check(x)
         check_finite(x)
-        return locate(self.prob, self.state, x)
+        return census.locate(self.landscape, self.state, x)
 
     def plot(self) -> Any:
         """Draw index against loss of the orbits; return a matplotlib figure."""
@@ -126,26 +135,21 @@ class Atlas:
         tests = {True: "complete as tested", False: "INCOMPLETE: an orbit is missing or miscounted"}
         how = tests.get(self.complete, "completeness not testable")  # type: ignore[arg-type]
         settled = "" if self.state.settled else ", not settled"
-        return (
-            f"Atlas({len(self)} orbits of counts {self.prob.counts} in d = {self.prob.dim}; {how}{settled})"
-        )
+        made, name = self.landscape, self.landscape.name
+        if isinstance(made, Problem):
+            name = f"counts {made.counts} in d = {made.dim}"
+        return f"Atlas({len(self)} orbits of {name}; {how}{settled})"
 
 
-def problem_of(config: CensusConfig) -> Problem:
-    """Return the problem of a census."""
-    return problem(
-        counts=config.counts,
-        dim=config.dim,
-        decay_w=config.decay_w,
-        decay_h=config.decay_h,
-        decay_b=config.decay_b,
-        bias=config.bias,
-        loss=built_loss(config),
-    )
+def table_of(rows: list[OrbitRow]) -> pa.Table:
+    """Return rows as a table, null where something is not known."""
+    kinds = {"loss": pa.float64(), "verdict": pa.string()}
+    columns = {name: [getattr(row, name) for row in rows] for name in OrbitRow._fields}
+    return pa.table({name: pa.array(v, kinds.get(name, pa.int64())) for name, v in columns.items()})
 
 
 def run(
-    config: CensusConfig,
+    config: Config,
     out: Path,
     progress: Progress | None = None,
     *,
@@ -156,70 +160,76 @@ def run(
 
     Raises:
         ValueError: naming `out`, if it holds another run or other files, or if another process is at work
-            there; naming the loss, if it is not convex; naming the counts, if it would take hours and `force`
-            is not given; nothing is then written.
+            there; as `census.check`; nothing is then written.
     """
     require_x64()
-    prob = problem_of(config)
-    check_class_means(prob)
-    if not force:
-        census.check_size(prob, config.starts)
+    landscape = landscape_of(config)
+    census.check(landscape, config.starts, seed=config.seed, force=force)
     with claimed(config, out, repair=repair):
-        state = _mended(config, out) if repair else load(config, out)
+        state = _mended(config, out, landscape) if repair else load(config, out, landscape)
         open_folder(out, config, repair=repair)
         if progress is not None:
             progress(state)
         try:
-            for later in census.rounds(prob, state, seed=config.seed, starts=config.starts):
+            for later in census.rounds(landscape, state, seed=config.seed, starts=config.starts):
                 state = later
-                _save(config, out, prob, state)
-                write_rows(out / "orbits.csv", census.rows(prob, state))
+                _save(config, out, landscape, state)
+                write_rows(out / "orbits.csv", census.rows(state))
                 if progress is not None:
                     progress(state)
         finally:  # interrupted, too
-            found, summary = census.rows(prob, state), summarise(prob, state)
+            found, summary = census.rows(state), summarise(landscape, state)
             write_rows(out / "orbits.csv", found)
             write_json(out / "summary.json", {"digest": config.digest(), **summary})
     return found, summary
 
 
-def atlas(config: CensusConfig, out: Path) -> Atlas:
-    """Return the orbits that a census has found so far.
+def atlas(config: Config, out: Path, landscape: Landscape | None = None) -> Atlas:
+    """Return the orbits that a census has found so far; of `landscape`, where the folder cannot say of what.
 
     Raises:
-        ValueError: naming `out`, if it holds no orbits yet, those of another run, or cannot be read.
+        ValueError: naming `out`, if it holds no orbits yet, those of another run, or cannot be read; naming
+            the landscape, if it is not the folder's.
     """
     require_x64()
     if not (out / ORBITS).exists():
         raise ValueError(f"out: {out} holds no {ORBITS} yet; the census's command goes on")
-    prob, state = problem_of(config), load(config, out)
-    return Atlas(prob, census.rows(prob, state), state)
+    made = landscape_of(config) if landscape is None else landscape
+    state = load(config, out, made)
+    if landscape is not None and len(state.hits):
+        held = float(state.evidence["loss"][0])
+        now = float(made.value(census.point_of(made, state, 0)))
+        if not abs(now - held) <= SAME_VALUE * (1.0 + abs(held)):
+            raise ValueError(
+                f"landscape: it is not the one of {out}: at its first orbit f was {held:.10g}, and is {now}"
+            )
+    return Atlas(made, state)
 
 
-def results(config: CensusConfig, out: Path) -> Results:
+def results(config: Config, out: Path) -> Results:
     """Return the orbits found so far and their summary, from orbits.npz alone: the other files are copies.
 
     Raises:
         ValueError: as `atlas`.
     """
     held = atlas(config, out)
-    return held.rows, summarise(held.prob, held.state)
+    return held.rows, held.summary
 
 
-def load(config: CensusConfig, out: Path) -> Census:
-    """Return the census that `out` holds, or one that has found nothing yet.
+def load(config: Config, out: Path, landscape: Landscape) -> Census:
+    """Return the census of a landscape that `out` holds, or one that has found nothing yet.
 
     Raises:
         ValueError: naming `out`, if orbits.npz cannot be read or belongs to another run.
     """
     file = out / ORBITS
     if not file.exists():
-        return census.begin(problem_of(config))
+        return census.begin(landscape)
     try:
         with np.load(file, allow_pickle=False) as held:
             digest = str(held["digest"]) if "digest" in held else None
-            parts = [held[name].reshape(len(held["hits"]), -1) for name in ("W", "H", "b")]
-            evidence = {name: held[f"evidence_{name}"] for name in census.EVIDENCE}
+            parts = [held[name].reshape(len(held["hits"]), -1) for name in _leaves(landscape)]
+            evidence = {name.removeprefix(EVIDENCE): held[name] for name in held if name.startswith(EVIDENCE)}
             counters = {name: int(held[name]) for name in COUNTERS}
             points = np.concatenate(parts, axis=1)
             state = Census(points, held["hits"], held["copies"], evidence, **counters)
@@ -229,28 +239,36 @@ def load(config: CensusConfig, out: Path) -> Census:
     if digest != config.digest():
         whose = "is of another run" if digest else "does not say of which run it is (an older version's)"
         raise ValueError(f"out: {file} {whose}; {MOVE}, or choose another folder")
+    if len(points) and "orbit_dim" not in evidence:  # of an older version
+        state = state._replace(evidence=census.measured(landscape, points))
     return state
 
 
-def _mended(config: CensusConfig, out: Path) -> Census:
+def _leaves(landscape: Landscape) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the leaves of the points that a census keeps."""
+    like = jax.eval_shape(census.space_of(landscape).zeros)
+    return {leaf_name(path): leaf.shape for path, leaf in tree_flatten_with_path(like)[0]}
+
+
+def _mended(config: Config, out: Path, landscape: Landscape) -> Census:
     """Return the census that `out` holds; a bad orbits.npz is moved to DIR/bad, and it begins again."""
     try:
-        return load(config, out)
+        return load(config, out, landscape)
     except ValueError as error:
         log.warning("ufm: %s; moved to %s", error, move_to_bad(out, out / ORBITS))
-        return census.begin(problem_of(config))
+        return census.begin(landscape)
 
 
-def summarise(prob: Problem, state: Census) -> dict[str, Any]:
+def summarise(landscape: Landscape, state: Census) -> dict[str, Any]:
     """Return counters, the estimate of what is missing and the completeness tests, for JSON."""
-    tests = census.completeness(prob, state)
-    mass = unseen_mass(state.hits)
+    tests = census.completeness(landscape, state)
+    mass = census.unseen_mass(state.hits)
     return {
         "orbits": len(state.hits),
         **{name: getattr(state, name) for name in COUNTERS},
         "settled": state.settled,
         "unseen_mass": None if np.isnan(mass) else mass,
-        "complete_as_tested": all(t.passed for t in tests if t.passed is not None),
+        "complete_as_tested": all(t.passed for t in tests if t.passed is not None) if tests else None,
         "tests": [t._asdict() for t in tests],
     }
 
@@ -264,12 +282,13 @@ def write_rows(path: Path, found: list[OrbitRow]) -> None:
     write_file(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def _save(config: CensusConfig, out: Path, prob: Problem, state: Census) -> None:
-    small, m = reduced(prob), len(state.hits)
-    K, r = small.num_classes, small.dim
-    W, H, b = np.split(state.points, (K * r, 2 * K * r), axis=1)
-    arrays: dict[str, Any] = {"W": W.reshape(m, K, r), "H": H.reshape(m, r, K), "b": b}
+def _save(config: Config, out: Path, landscape: Landscape, state: Census) -> None:
+    leaves, m = _leaves(landscape), len(state.hits)
+    sizes = [int(np.prod(shape)) for shape in leaves.values()]
+    parts = np.split(state.points, np.cumsum(sizes)[:-1], axis=1)
+    named = zip(leaves.items(), parts, strict=True)
+    arrays: dict[str, Any] = {name: part.reshape(m, *shape) for (name, shape), part in named}
     arrays |= {"hits": state.hits, "copies": state.copies, "digest": np.array(config.digest())}
     arrays |= {name: np.array(getattr(state, name)) for name in COUNTERS}
-    arrays |= {f"evidence_{name}": values for name, values in state.evidence.items()}
+    arrays |= {f"{EVIDENCE}{name}": values for name, values in state.evidence.items()}
     write_file(out / ORBITS, lambda file: np.savez(file, **arrays))

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ufm_jax.landscape.evidence import Evidence, examine
-from ufm_jax.landscape.landscape import Effort, Key, Landscape, Target, at_lane
+from ufm_jax.landscape.fields import at_lane
+from ufm_jax.landscape.landscape import Effort, Key, Landscape, Target
 from ufm_jax.landscape.search import (
     CriticalPoint,
     Newton,

@@ -163,9 +163,31 @@ class SweepConfig(Plan):
 Sweep = SweepConfig | LandscapeConfig  # what a folder can hold
 
 
+class CensusPlan:
+    """A census of one landscape; `starts` bounds it, or it ends when it has settled."""
+
+    seed: int
+    starts: int | None
+
+    def __post_init__(self) -> None:
+        if self.starts is not None:
+            _check_integer("starts", self.starts, 1)
+        _check_integer("seed", self.seed, 0)
+        _check_flags(self)
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What a manifest holds of it."""
+        return _content(self)
+
+    def digest(self) -> str:
+        """Return a hash of what makes its orbits: all but `starts`, so that a census can be taken further."""
+        return _hash(self.content | {"starts": None})
+
+
 @dataclass(frozen=True)
-class CensusConfig:
-    """A census of critical orbits of one problem; `starts` bounds it, or it ends when it has settled.
+class CensusConfig(CensusPlan):
+    """A census of critical orbits of one unconstrained feature model.
 
     `loss` as of a `SweepConfig`.
 
@@ -184,21 +206,22 @@ class CensusConfig:
     starts: int | None = None
 
     def __post_init__(self) -> None:
-        if self.starts is not None:
-            _check_integer("starts", self.starts, 1)
-        _check_integer("seed", self.seed, 0)
+        super().__post_init__()
         if not isinstance(self.counts, tuple):
             raise ValueError(f"counts: need a tuple of numbers, got {self.counts!r}")
-        _check_flags(self)
 
-    @cached_property
-    def content(self) -> dict[str, Any]:
-        """What a manifest holds of it."""
-        return _content(self)
 
-    def digest(self) -> str:
-        """Return a hash of what makes its orbits: all but `starts`, so that a census can be taken further."""
-        return _hash(self.content | {"starts": None})
+@dataclass(frozen=True)
+class LandscapeCensusConfig(CensusPlan):
+    """A census of any landscape, made by its name.
+
+    Raises:
+        ValueError: as `CensusConfig`. What concerns the landscape is checked when it is made (`recipe`).
+    """
+
+    landscape: Spec
+    seed: int = 0
+    starts: int | None = None
 
 
 def digest_of(config: dict[str, Any]) -> tuple[str, str]:
@@ -282,9 +305,9 @@ def held_loss(content: Mapping[str, Any]) -> Spec:
     return Spec(name, objects.held(given), content.get("loss_source"))
 
 
-def _content(config: "Plan | CensusConfig") -> dict[str, Any]:
+def _content(config: Plan | CensusPlan) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    for field in fields(config):
+    for field in fields(config):  # type: ignore[arg-type]
         if field.name == "loss":
             content |= _held(loss_of(config))  # type: ignore[arg-type]
         elif field.name == "landscape":
@@ -305,7 +328,7 @@ def _held(loss: Spec) -> dict[str, Any]:
     return {"loss": name, **always, **({"loss_set": settings} if settings else {})}
 
 
-def _check_flags(config: "Plan | CensusConfig") -> None:
+def _check_flags(config: Plan | CensusPlan) -> None:
     if isinstance(name := getattr(config, "loss", None), str):
         object.__setattr__(config, "loss", chosen_loss(name))
     for name in ("bias", "keep_points"):

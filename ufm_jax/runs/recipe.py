@@ -11,7 +11,14 @@ from ufm_jax.landscape.grid import Grid
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.problem import Problem
-from ufm_jax.runs.plan import LandscapeConfig, Sweep, SweepConfig, built_loss
+from ufm_jax.runs.plan import (
+    CensusConfig,
+    LandscapeCensusConfig,
+    LandscapeConfig,
+    Sweep,
+    SweepConfig,
+    built_loss,
+)
 
 HELD = 10_000  # numbers of a leaf that a manifest holds
 
@@ -31,17 +38,10 @@ def grid_of(config: Sweep) -> Grid:
         prob = problem(counts=config.counts, dim=config.dim, bias=config.bias, loss=loss, **first)
         problem(counts=config.counts, dim=config.dim, bias=config.bias, **settings)  # checks all decays
         return Grid(prob, settings)
-    name, given = config.landscape.name, dict(config.landscape.settings)
-    made = []
-    for more in config.combinations:
-        both = objects.held(given | more)
-        one = objects.make("landscape", replace(config.landscape, settings=both))
-        if isinstance(one, type) or not isinstance(one, Landscape):
-            raise ValueError(
-                f"landscape: {name} must be, or return, a Landscape; got {type(one).__name__} "
-                "(a function without parameters is called, too)"
-            )
-        made.append(one)
+    given = dict(config.landscape.settings)
+    made = [
+        _made(replace(config.landscape, settings=objects.held(given | more))) for more in config.combinations
+    ]
     leaves = type(made[0]).leaf_names()
     forms: list[Any] = [jax.tree.structure(one) for one in made]
     if any(form != forms[0] for form in forms):
@@ -56,6 +56,43 @@ def grid_of(config: Sweep) -> Grid:
             f"set: {', '.join(n for n, _ in config.grid)}: all values make one and the same landscape"
         )
     return Grid(made[0], differ)
+
+
+def landscape_of(config: CensusConfig | LandscapeCensusConfig) -> Landscape:
+    """Make the landscape that a census is of.
+
+    Raises:
+        ValueError: as `grid_of`.
+    """
+    if isinstance(config, LandscapeCensusConfig):
+        return _made(config.landscape)
+    names = ("counts", "dim", "decay_w", "decay_h", "decay_b", "bias")
+    return problem(**{name: getattr(config, name) for name in names}, loss=built_loss(config))
+
+
+def _made(spec: objects.Spec) -> Landscape:
+    one = objects.make("landscape", spec)
+    if isinstance(one, type) or not isinstance(one, Landscape):
+        raise ValueError(
+            f"landscape: {spec.name} must be, or return, a Landscape; got {type(one).__name__} "
+            "(a function without parameters is called, too)"
+        )
+    return one
+
+
+def census_config_of(
+    landscape: Landscape, *, starts: int | None, seed: int
+) -> CensusConfig | LandscapeCensusConfig:
+    """Return the configuration by which a folder says what a census of this landscape is.
+
+    Raises:
+        ValueError: naming what a folder cannot hold of the landscape.
+    """
+    if isinstance(landscape, Problem):
+        decays: dict[str, Any] = {n: float(getattr(landscape, n)) for n in ("decay_w", "decay_h", "decay_b")}
+        sizes: dict[str, Any] = {n: getattr(landscape, n) for n in ("counts", "dim", "bias", "loss")}
+        return CensusConfig(**sizes, **decays, seed=seed, starts=starts)
+    return LandscapeCensusConfig(landscape_spec(landscape, set()), seed=seed, starts=starts)
 
 
 def config_of(grid: Grid, *, starts: Any, **plan: Any) -> Sweep:
@@ -92,7 +129,7 @@ def landscape_spec(landscape: Landscape, without: set[str]) -> objects.Spec:
             "top of a file, or run in memory"
         )
     settings = {}
-    for name in (field.name for field in fields(landscape)):  # type: ignore[arg-type]
+    for name in (field.name for field in fields(landscape)):
         value = getattr(landscape, name)
         if name in without:
             continue

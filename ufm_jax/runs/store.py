@@ -39,7 +39,7 @@ from ufm_jax.runs.folder import (
     said_by,
 )
 from ufm_jax.runs.plan import (
-    CensusConfig,
+    CensusPlan,
     LandscapeConfig,
     Shard,
     Sweep,
@@ -125,7 +125,7 @@ def load(out: Path | str) -> pa.Table:
         ValueError: naming `out`, if it holds no sweep, no finished shard, or one that cannot be read.
     """
     config = configuration(Path(out))
-    if isinstance(config, CensusConfig):
+    if isinstance(config, CensusPlan):
         raise ValueError(f"out: {out} holds a census, need a sweep; ufm.load reads both")
     table = read_shards(config, Path(out))
     planned = json.loads(table.schema.metadata[METADATA])["rows_planned"]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from ufm_jax.models.unconstrained.permutations import (
     Shape,
-    fingerprint,
     group_order,
     matching,
     orbitals,
@@ -50,10 +49,9 @@ def brute_force_stabiliser(shape):
 
 @pytest.mark.parametrize("counts", COUNTS)
 @given(seed=st.integers(0, 10**6))
-def test_a_permuted_point_matches_and_has_the_same_fingerprint(counts, seed):
+def test_a_permuted_point_matches(counts, seed):
     shape, _ = symmetric_shape(seed, counts)
     other = permuted(shape, np.random.default_rng(seed).permutation(len(counts)))
-    np.testing.assert_allclose(fingerprint(other), fingerprint(shape), atol=1e-12)
     found = np.array(matching(shape, other))
     np.testing.assert_allclose(other.M[np.ix_(found, found)], shape.M)
     np.testing.assert_allclose(other.b[found], shape.b)
@@ -87,7 +85,8 @@ def test_two_points_of_equal_entries_need_not_match():
     cycle[[0, 1, 2, 3], [1, 2, 3, 0]] = 1.0
     pairs[[0, 1, 2, 3], [1, 0, 3, 2]] = 1.0
     one, other = (Shape(M, np.zeros(4), np.full(4, 2)) for M in (cycle, pairs))
-    np.testing.assert_allclose(fingerprint(one), fingerprint(other), atol=1e-12)
+    for same in (np.sort, lambda M: np.linalg.svd(M, compute_uv=False)):  # what the invariants see
+        np.testing.assert_allclose(same(one.M), same(other.M), atol=1e-12)
     assert matching(one, other) is None
     assert (stabiliser_order(one), stabiliser_order(other)) == (4, 8)
 

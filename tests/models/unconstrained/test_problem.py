@@ -8,11 +8,11 @@ from conftest import dual_bound, find_critical, find_minimum, gradient_norm, mak
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ufm_jax.landscape.census import find_orbits
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.flat import hessian, unravel
 from ufm_jax.landscape.point import ravel
-from ufm_jax.models.unconstrained.census import find_orbits
 from ufm_jax.models.unconstrained.geometry import collapse_metrics
 from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.model import problem

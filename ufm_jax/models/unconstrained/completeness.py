@@ -1,4 +1,4 @@
-"""How complete is a list of critical orbits? An estimate, and two tests that a complete list must pass.
+"""How complete is a list of critical orbits? Two tests that a complete list must pass.
 
 The sublevel sets of f are compact modulo the shift of an undecayed bias, so Morse–Bott theory applies when
 every orbit is non-degenerate: with Z₂ coefficients, Σ t^index P(orbit; t) = 1 + (1 + t) R(t), where R has
@@ -31,14 +31,6 @@ class MorseBott(NamedTuple):
     passed: bool | None
 
 
-def unseen_mass(hits: Int[np.ndarray, " m"]) -> float:
-    """Estimate the chance that the next start finds a new orbit: orbits hit once over all hits (Good 1953).
-
-    It speaks of the sampler: an orbit that the starts hardly ever reach adds nothing to it. NaN without hits.
-    """
-    return float(np.sum(hits == 1) / np.sum(hits)) if np.sum(hits) else float("nan")
-
-
 def stiefel_poincare(dim: int, rank: int) -> Int[np.ndarray, " n"]:
     """Return the coefficients of P(V_{d,r}; t) = Π_{j=d−r}^{d−1} (1 + t^j) over Z₂, lowest first."""
     polynomial = np.ones(1, np.int64)
@@ -57,7 +49,9 @@ def morse_bott(orbits: list[Counted], dim: int, at: int) -> MorseBott:
     (`reduction`), and their index is affine in d.
     """
     present = [o for o in orbits if o.rank <= at]
-    terms = [(o, stiefel_poincare(at, o.rank), o.index + (at - dim) * o.per_dimension) for o in present]
+    # Of a degenerate orbit the index may not have been counted, and what is said of it here means nothing.
+    low = [max(o.index + (at - dim) * o.per_dimension, 0) for o in present]
+    terms = [(o, stiefel_poincare(at, o.rank), index) for o, index in zip(present, low, strict=True)]
     total = np.zeros(1 + max((len(p) + i for _, p, i in terms), default=1), np.int64)
     for orbit, polynomial, index in terms:
         total[index : index + len(polynomial)] += orbit.copies * polynomial

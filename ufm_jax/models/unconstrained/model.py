@@ -1,19 +1,18 @@
 """The unconstrained feature model as a landscape: what the explorer may know of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ufm_jax.landscape.landscape import Batched, Effort, Key, Known, Target, at_lane
-from ufm_jax.landscape.orbit import Orbit
-from ufm_jax.landscape.point import Point
-from ufm_jax.landscape.spectrum import Block
+from ufm_jax.landscape.fields import at_lane
+from ufm_jax.landscape.landscape import Batched, Effort, Target
 from ufm_jax.landscape.units import Units, doubt_if_even
 from ufm_jax.models.unconstrained import (
     blocks,
+    census,
     certificate,
     objective,
     reduction,
@@ -44,49 +43,35 @@ class UnconstrainedFeatureModel(Problem):
     def value(self, x: Params) -> Float[Array, ""]:
         return objective.objective(self)(x)
 
-    def evaluate(self, x: Params) -> Point:
-        return objective.expand(self, x)
-
-    def start(self, key: Key) -> Params:
-        return starts.gaussian_of_some_scale(self, key)
-
-    def draw(self, key: Key, number: Int[Array, ""], target: Target) -> Params:
-        return starts.draw(self, key, number, target)
-
-    def tangents(self, x: Params) -> Params:
-        return symmetry.tangents(self, x)
-
-    def invariants(self, x: Params) -> Float[Array, " m"]:
-        return symmetry.invariants(self, x)
+    # Written where its mathematics is; mypy minds that x is called p there.
+    evaluate = objective.expand  # type: ignore[assignment]
+    start = starts.gaussian_of_some_scale
+    draw = starts.draw
+    tangents = symmetry.tangents  # type: ignore[assignment]
+    invariants = symmetry.invariants  # type: ignore[assignment]
+    orbit = symmetry.orbit_at
+    blocks = blocks.blocks
+    known = certificate.known
+    units = sizes.units
+    coordinate_scales = sizes.scale
+    in_even_coordinates = sizes.even
+    gradient_noise = sizes.noise
+    space = reduction.space
+    space_at = reduction.space_at  # type: ignore[assignment]
+    restrict = reduction.restrict  # type: ignore[assignment]
+    lift = reduction.lift  # type: ignore[assignment]
+    known_minimum = theory.global_minimum
+    check_census = census.check
+    census_starts = census.starts
+    same_orbit = census.same_orbit
+    copies_of = census.copies
+    completeness = census.completeness
 
     def lower_bound(self, x: Params) -> Float[Array, ""]:
         return certificate.dual_bound(self, self.evaluate(x))
 
     def measures(self, x: Params) -> dict[str, Array]:
         return certificate.measures(self, x, symmetry.rank(self, x))
-
-    def orbit(self, point: Point) -> Orbit:
-        return symmetry.orbit(
-            self, point.x, reduction.feature_frame(self, point.x), symmetry.rank(self, point.x)
-        )
-
-    def blocks(self, point: Point, *, counting: bool = False) -> tuple[Orbit, list[Block]]:
-        return blocks.blocks(self, point, counting=counting)
-
-    def known(self, point: Point, effort: Effort) -> Known:
-        return certificate.known(self, point, effort)
-
-    def units(self, value: Float[Array, "..."]) -> Units:
-        return sizes.units(self, value)
-
-    def coordinate_scales(self) -> Params:
-        return sizes.scale(self)
-
-    def in_even_coordinates(self, point: Point) -> tuple[Problem, Point]:
-        return sizes.even(self, point)
-
-    def gradient_noise(self, point: Point) -> Float[Array, ""]:
-        return sizes.noise(self, point)
 
     def doubt(self, units: Units, slope: Float[Array, ""]) -> Float[Array, ""]:
         return doubt_if_even(units, slope)  # a feature coordinate may be reversed
@@ -95,18 +80,6 @@ class UnconstrainedFeatureModel(Problem):
         if not self.loss.convex:
             return ()
         return ("certificate", "escape") if target == "minima" else ("escape",)
-
-    def space(self, purpose: Target | Effort) -> Problem:
-        return reduction.space(self, purpose)
-
-    def space_at(self, x: Params) -> tuple[Problem, Params, Callable[[Params], Params]]:
-        return reduction.space_at(self, x)
-
-    def restrict(self, x: Params) -> Params:
-        return reduction.restrict(self, x)
-
-    def lift(self, x: Params) -> Params:
-        return reduction.lift(self, x)
 
     def batched(self, lanes: dict[str, Array]) -> Batched:
         return stacked.batched(at_lane(self, lanes))
@@ -125,9 +98,6 @@ class UnconstrainedFeatureModel(Problem):
             return self, {}
         each = dict(zip(decays, map(np.ravel, np.broadcast_arrays(*decays.values())), strict=True))
         return at_lane(self, {name: jnp.asarray(values[0]) for name, values in each.items()}), each
-
-    def known_minimum(self) -> Float[Array, ""]:
-        return theory.global_minimum(self)
 
 
 def problem(

@@ -13,7 +13,8 @@ import numpy as np
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.evidence import Examined, examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.verdict import GAP_TOL, GRAD_TOL, Reason, Verdict
+from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
+from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel, problem
 from ufm_jax.models.unconstrained.problem import Params, Problem

@@ -28,16 +28,6 @@ class Shape(NamedTuple):
         return MATCH_TOL * (1.0 + float(np.abs(self.M).max()))
 
 
-def fingerprint(shape: Shape) -> Float[np.ndarray, " F"]:
-    """Return numbers that every permutation leaves alone: sorted entries of M and b, singular values of M.
-
-    Each changes by at most the largest change of an entry (K times that for the singular values).
-    """
-    off_diagonal = shape.M[~np.eye(len(shape.b), dtype=bool)]
-    singular = np.linalg.svd(shape.M, compute_uv=False) / len(shape.b)
-    return np.concatenate([np.sort(np.diag(shape.M)), np.sort(off_diagonal), np.sort(shape.b), singular])
-
-
 def matching(one: Shape, other: Shape, prefix: tuple[int, ...] = ()) -> tuple[int, ...] | None:
     """Return a permutation π with other.M[π_i, π_j] = one.M[i, j], the same of b and kinds, or None.
 

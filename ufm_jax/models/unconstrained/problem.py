@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm_jax.landscape.landscape import Landscape, static
+from ufm_jax.landscape.fields import static
+from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, is_shift_invariant
 
 

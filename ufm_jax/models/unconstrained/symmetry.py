@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.orbit import Orbit
+from ufm_jax.landscape.point import Point
 from ufm_jax.models.unconstrained.problem import Params, Problem
-from ufm_jax.models.unconstrained.reduction import collapse, restrict
+from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, restrict
 
 # A singular value of W H̃ (in logits) below this is zero: solved points have 0 or more than 1e-6, except
 # within 1e-6 of a threshold such as Kθ = 1.
@@ -59,6 +60,11 @@ def orbit(prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array,
         orbit_projection(prob, p, frame, rank),
         orbit_radius(prob, p, frame, rank),
     )
+
+
+def orbit_at(prob: Problem, point: Point) -> Orbit:
+    """Return the orbit of a critical point."""
+    return orbit(prob, point.x, feature_frame(prob, point.x), rank(prob, point.x))
 
 
 def tangents(prob: Problem, p: Params) -> Params:

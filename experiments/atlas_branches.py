@@ -1,11 +1,7 @@
 """Critical orbits followed as the decays grow: which are born, split, merge and die, and where.
 
-λ_W and λ_H are multiplied by t = Kθ / (Kθ of the problem given); λ_b stays. An orbit is followed from one
-grid value of Kθ to the next by Euler's predictor −H⁺ ∂∇f/∂(Kθ) and Levenberg–Marquardt on ∇f as corrector
-(Allgower & Georg 2003). A step is taken if corrector and predictor differ little for its length (`BEND`) in
-the logits and the bias, else it is halved; an orbit that cannot be followed by steps of 2^−`HALVINGS` of the
-interval has ended there. A step that changes the index is taken only at about that least length: a longer
-one may have fallen onto a neighbour.
+λ_W and λ_H are multiplied by t = Kθ / (Kθ of the problem given); λ_b stays. Each orbit of a census is
+followed up and down a grid of Kθ (`landscape.continuation`); where it can be followed no further, it ended.
 
 For Kθ ≥ 1 nothing is followed: the origin is then the only critical point, for every d. The loss g is convex
 in the logits, so at a critical point 0 ≤ ⟨∇g(Z) − ∇g(0), Z⟩ ≤ −s ‖WH‖_* − λ_b ‖b‖² + ‖WH‖_* √n/N, where
@@ -18,40 +14,32 @@ recorded points lie on one branch rests on the acceptance test of the steps, and
 """
 
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise, permutations
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from ufm_jax.landscape.evidence import Evidence, examine
-from ufm_jax.landscape.flat import hessian, oracle, unravel
+from ufm_jax.landscape import census
+from ufm_jax.landscape.continuation import Path, walk
+from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.point import ravel
-from ufm_jax.landscape.search import SOLVE_GTOL
+from ufm_jax.landscape.search import LevenbergMarquardt, search
 from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.models.unconstrained import census
-from ufm_jax.models.unconstrained.census import shape_of
+from ufm_jax.models.unconstrained.census import METHOD, same_orbit, shape_of
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.losses import CrossEntropy
-from ufm_jax.models.unconstrained.permutations import Shape, matching, stabiliser_order
-from ufm_jax.models.unconstrained.problem import Params, Problem
-from ufm_jax.models.unconstrained.reduction import collapse, reduced
-from ufm_jax.models.unconstrained.symmetry import RANK_ATOL, orbit_dimension
-from ufm_jax.numerics.descent import Solution
-from ufm_jax.numerics.lanes import each_lane, in_batches
-from ufm_jax.numerics.rootfind import levenberg_marquardt
+from ufm_jax.models.unconstrained.permutations import Shape, stabiliser_order
+from ufm_jax.models.unconstrained.problem import Problem
+from ufm_jax.models.unconstrained.reduction import reduced
+from ufm_jax.models.unconstrained.symmetry import RANK_ATOL
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 
-BEND = 0.1  # predictor and corrector may differ by this much of max|M| per unit of log(Kθ/(1 − Kθ))
-HALVINGS = 14
 NEAR = 0.15  # of max|M|: orbits so close where one of them ends are taken to meet there
-SOLVED = 1e-9  # logits: what a corrected point is good to
-NULL_RTOL = 1e-9  # eigenvalues of H below this, relative, have no part in H⁺
-LANES = 16  # a compiled batch
+STEPS = 10_000  # at most, of one branch over the whole grid
 
 
 class Event(NamedTuple):
@@ -81,7 +69,7 @@ def kt_grid(size: int = 40, low: float = 1e-3, high: float = 0.98) -> Float[np.n
     """Return values of Kθ, even in log(Kθ/(1 − Kθ)) from `low` to `high`, and one beyond 1.
 
     Nearer 1 the orbits of one rank differ in loss by (1 − Kθ)³ and less, and a corrector that stops at
-    `SOLVE_GTOL` no longer tells them apart.
+    `units.SOLVED` no longer tells them apart.
     """
     u = np.linspace(np.log(low / (1 - low)), np.log(high / (1 - high)), size - 1)
     return np.append(1 / (1 + np.exp(-u)), 2 - high)
@@ -116,8 +104,8 @@ def follow(
     for start in censuses:
         there = at_kt(prob, float(kt[start]))
         *_, state = census.rounds(there, census.begin(there), seed=seed)
-        known = [shape_of(small, x) for x in points[~np.isnan(points[:, start, 0]), start]]
-        fresh = [x for x in state.points if all(matching(s, shape_of(small, x)) is None for s in known)]
+        known = points[~np.isnan(points[:, start, 0]), start]
+        fresh = [x for x in state.points if not any(same_orbit(small, y, x) for y in known)]
         new = np.arange(len(points), len(points) + len(fresh))
         points = np.concatenate([points, np.full((len(fresh), *points.shape[1:]), np.nan)])
         points[new, start] = np.array(fresh).reshape(len(fresh), points.shape[2])
@@ -128,23 +116,21 @@ def follow(
 
 
 def advance(
-    small: Problem, points: Float[np.ndarray, "m D"], start: float, target: float
-) -> tuple[Float[np.ndarray, "m D"], Float[np.ndarray, " m"]]:
-    """Follow critical points of the reduced problem from one Kθ < 1 to another; return points and Kθ reached.
+    small: Problem, x: Float[np.ndarray, " D"], start: float, goals: Float[np.ndarray, " m"]
+) -> tuple[list[np.ndarray], np.ndarray, float]:
+    """Follow a critical point of the reduced problem from one Kθ to others, each farther, all below 1.
 
-    A point that cannot be followed stays where its last accepted step ended.
+    Returns the points at those that were reached, and the last point on the way with its Kθ.
     """
-    x, at = points.copy(), np.full(len(points), start)
-    step = np.full(len(points), target - start)
-    least = abs(target - start) * 0.5**HALVINGS
-    while (going := np.flatnonzero((at != target) & (abs(step) >= least))).size:
-        aim = np.where(abs(target - at) <= abs(step) * (1 + 1e-9), target, at + step)
-        one = partial(_step, small, least=least)
-        found, good = in_batches(one, LANES, x[going], at[going], aim[going])
-        taken = going[good]
-        x[taken], at[taken] = found[good], aim[taken]
-        step[going] *= np.where(good, 2.0, 0.5)
-    return x, at
+    goals = goals[goals != start]
+    if not goals.size:
+        return [], x, start
+    stops = np.log(goals / start) / np.log(goals[-1] / start)
+    ends = (at_kt(small, kt) for kt in (start, goals[-1]))
+    decays = [{"decay_w": p.decay_w, "decay_h": p.decay_h} for p in ends]
+    times, held = walk(small, Path(*decays), jnp.asarray(x), stops=tuple(stops), max_steps=STEPS)
+    reached = [np.asarray(here.x) for t, here in zip(times, held, strict=True) if t in stops]
+    return reached, np.asarray(held[-1].x), float(start * (goals[-1] / start) ** times[-1])
 
 
 def distance(one: Shape, other: Shape) -> float:
@@ -161,20 +147,22 @@ def _along(
 ) -> tuple[np.ndarray, list[Event]]:
     """Follow the branches `new` along grid numbers `path`; return all branches and what was met."""
     points, live, events = points.copy(), [int(i) for i in new], set()
+    below = [g for g in path[1:] if kt[g] < 1]
+    ends = {}
+    for i in live:
+        reached, *end = advance(small, points[i, path[0]], kt[path[0]], kt[below])
+        ends[i] = tuple(end)
+        for g, x in zip(below, reached, strict=False):
+            points[i, g] = x
+        if len(reached) == len(below) < len(path) - 1:
+            points[i, path[-1]] = _corrected(small, points[i, path[-2]], kt[path[-1]])
     for a, b in pairwise(path):
-        if not live:
-            break
-        if kt[b] < 1:
-            x, at = advance(small, points[live, a], kt[a], kt[b])
-        else:
-            x, at = _corrected(small, points[live, a], kt[b])
-        lost = {i: (xi, ti) for i, xi, ti in zip(live, x, at, strict=True) if ti != kt[b]}
+        lost = [i for i in live if np.isnan(points[i, b, 0])]
         live = [i for i in live if i not in lost]
-        points[live, b] = x[at == kt[b]]
-        for i, (xi, ti) in lost.items():
-            met = _met(small, points[:, a], kt[a], i, xi, ti)
-            ends = all(np.isnan(points[j, b, 0]) for j in met)  # also where it ended alone
-            events.add(_named(kt[a], kt[b], (i, *met), pair=ends))
+        for i in lost:
+            met = _met(small, points[:, a], kt[a], i, ends[i])
+            pair = all(np.isnan(points[j, b, 0]) for j in met)  # also where it ended alone
+            events.add(_named(kt[a], kt[b], (i, *met), pair=pair))
         for group in _coinciding(small, points[:, b], live):
             stays = next((j for j in group if _same_kind(small, points[j, a], points[j, b])), group[0])
             for gone in set(group) - {stays}:
@@ -191,10 +179,11 @@ def _named(start: float, end: float, branches: tuple[int, ...], *, pair: bool) -
     return Event(kinds[not pair], low, high, tuple(sorted(branches)) if pair else branches)
 
 
-def _met(small: Problem, points: np.ndarray, start: float, i: int, x: np.ndarray, at: float) -> list[int]:
-    """Return the branches near branch i, which was lost at x and Kθ = `at`, nearest first."""
+def _met(small: Problem, points: np.ndarray, start: float, i: int, end: tuple) -> list[int]:
+    """Return the branches near branch i where it ended, a point and its Kθ, the nearest first."""
+    x, at = end
     others = np.flatnonzero(~np.isnan(points[:, 0]) & (np.arange(len(points)) != i))
-    there, _ = advance(small, points[others], start, at)
+    there = [advance(small, y, start, np.array([at]))[1] for y in points[others]]
     shape = shape_of(small, x)
     far = np.array([distance(shape, shape_of(small, y)) for y in there])
     close = np.argsort(far, kind="stable")[: int(np.sum(far <= NEAR * np.abs(shape.M).max()))]
@@ -205,9 +194,8 @@ def _coinciding(small: Problem, points: np.ndarray, live: list[int]) -> list[lis
     """Return the sets of branches that are one orbit, of those with a live branch among them."""
     groups: list[list[int]] = []
     for i in map(int, np.flatnonzero(~np.isnan(points[:, 0]))):
-        shape = shape_of(small, points[i])
         for group in groups:
-            if matching(shape_of(small, points[group[0]]), shape) is not None:
+            if same_orbit(small, points[group[0]], points[i]):
                 group.append(i)
                 break
         else:
@@ -224,34 +212,37 @@ def _same_kind(small: Problem, before: np.ndarray, after: np.ndarray) -> bool:
     return ranks[0] == ranks[1] and stabiliser_order(one) == stabiliser_order(other)
 
 
-def _corrected(
-    small: Problem, points: Float[np.ndarray, "m D"], target: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Solve at a Kθ ≥ 1 from points below 1; NaN for the Kθ reached where no critical point was met."""
-    found = jax.device_get(_solve(at_kt(small, target), jnp.asarray(points)))
-    return found.x, np.where(found.status == Status.CONVERGED, target, np.nan)
+def _corrected(small: Problem, x: Float[np.ndarray, " D"], kt: float) -> Float[np.ndarray, " D"]:
+    """Solve at a Kθ ≥ 1 from a point below 1; NaN where no critical point was met."""
+    there = at_kt(small, kt)
+    found = search(there, unravel(there, jnp.asarray(x)), LevenbergMarquardt())
+    return np.asarray(ravel(found.x)) if found.status == Status.CONVERGED else np.full_like(x, np.nan)
+
+
+def _polished(there: Problem, points: Float[np.ndarray, "m D"]) -> Float[np.ndarray, "m D"]:
+    """Solve as exactly as a census does: near Kθ = 1 an index is counted only where ∇f is next to nothing."""
+    found = search(there, jax.vmap(lambda x: unravel(there, x))(jnp.asarray(points)), METHOD)
+    good = np.asarray(found.status == Status.CONVERGED)
+    return np.where(good[:, None], jax.vmap(ravel)(found.x), points)
 
 
 def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Event]) -> Continuation:
     """Judge every branch at every grid value and list changes of rank and index."""
-    where = np.argwhere(~np.isnan(points[:, :, 0]))
-    lanes = kt[where[:, 1]], points[where[:, 0], where[:, 1]]
-    evidence = in_batches(partial(_examine, prob), census.EVIDENCE_BATCH, *lanes).columns()
     shape = points.shape[:2]
     loss = np.full(shape, np.nan)
     counts = {k: np.full(shape, -1) for k in ("rank", "index", "excess", "copies")}
     complete: list[bool | None] = []
-    for g in range(len(kt)):
-        own = where[:, 1] == g
-        b = where[own, 0]
-        there, here = at_kt(prob, float(kt[g])), {name: values[own] for name, values in evidence.items()}
+    for g, here_kt in enumerate(kt):
+        b, there = np.flatnonzero(~np.isnan(points[:, g, 0])), at_kt(prob, float(here_kt))
+        points[b, g] = _polished(reduced(there), points[b, g])
+        here = census.measured(there, points[b, g])
         copies = census.copies_of(there, points[b, g], here)
         state = census.Census(points[b, g], np.zeros(len(b), np.int64), copies, here)
         loss[b, g] = here["loss"]
-        orbit_dims = [int(orbit_dimension(there, int(rank))) for rank in here["rank"]]
-        excess = np.where(here["nullity"] == NOT_COUNTED, NOT_COUNTED, here["nullity"] - orbit_dims)
-        measured = {"rank": here["rank"], "index": here["index"], "excess": excess}
-        for name, values in (measured | {"copies": copies}).items():
+        uncounted = here["nullity"] == NOT_COUNTED
+        excess = np.where(uncounted, NOT_COUNTED, here["nullity"] - here["orbit_dim"])
+        measured = {"rank": here["rank"], "index": here["index"], "excess": excess, "copies": copies}
+        for name, values in measured.items():
             counts[name][b, g] = values
         passed = [test.passed for test in census.completeness(there, state)]
         complete.append(None if None in passed else all(passed))
@@ -261,54 +252,3 @@ def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Ev
             events.append(Event(kind, float(kt[g]), float(kt[g + 1]), (int(i),)))
     events = sorted(events, key=lambda e: (e.low, e.kind, e.branches))
     return Continuation(kt, points, loss, **counts, complete=tuple(complete), events=tuple(events))
-
-
-@jax.jit
-def _step(
-    small: Problem,
-    points: Float[Array, "B D"],
-    at: Float[Array, " B"],
-    aim: Float[Array, " B"],
-    least: float | Float[Array, ""],
-) -> tuple[Float[Array, "B D"], Bool[Array, " B"]]:
-    """Predict and correct from Kθ = `at` to `aim`; return points and whether each step is to be taken."""
-
-    def one(x: Float[Array, " D"], a: Float[Array, ""], b: Float[Array, ""]) -> tuple[Array, Array]:
-        here, there, p = at_kt(small, a), at_kt(small, b), unravel(small, x)
-        slope = ravel(
-            Params(here.decay_w * p.W / a, here.decay_h * p.H / a, jax.tree.map(jnp.zeros_like, p.b))
-        )
-        values, vectors = jnp.linalg.eigh(hessian(here, p))
-        zero = NULL_RTOL * jnp.max(jnp.abs(values))
-        inverse = jnp.where(jnp.abs(values) > zero, 1 / jnp.where(jnp.abs(values) > zero, values, 1.0), 0.0)
-        predicted = x - (b - a) * (vectors @ (inverse * (vectors.T @ slope)))
-        found = levenberg_marquardt(oracle(there), predicted, gtol=SOLVE_GTOL)
-        pairs = zip(_invariant(small, found.x), _invariant(small, predicted), strict=True)
-        far = jnp.maximum(*[jnp.max(jnp.abs(u - v)) for u, v in pairs])
-        length = jnp.abs(b - a) / (a * (1 - a))
-        straight = far <= BEND * length * jnp.max(jnp.abs(_invariant(small, x)[0])) + SOLVED
-        negative = jnp.sum(jnp.linalg.eigvalsh(hessian(there, unravel(small, found.x))) < -zero)
-        same = (negative == jnp.sum(values < -zero)) | (jnp.abs(b - a) <= 2 * least)
-        return found.x, (found.status == Status.CONVERGED) & straight & same
-
-    return each_lane(one)(points, at, aim)
-
-
-def _invariant(small: Problem, x: Float[Array, " D"]) -> tuple[Float[Array, "K K"], Float[Array, " K"]]:
-    """Return M and b, which rotations leave alone."""
-    p = unravel(small, x)
-    return p.W @ p.H, jnp.zeros(1, x.dtype) if p.b is None else p.b
-
-
-@jax.jit
-def _solve(there: Problem, points: Float[Array, "B D"]) -> Solution:
-    return each_lane(lambda x: levenberg_marquardt(oracle(there), x, gtol=SOLVE_GTOL))(points)
-
-
-@jax.jit
-def _examine(prob: Problem, kt: Float[Array, " B"], points: Float[Array, "B D"]) -> Evidence:
-    def one(t: Float[Array, ""], x: Float[Array, " D"]) -> Evidence:
-        there = at_kt(prob, t)
-        return examine(collapse(there), census.representative(there, x)).evidence
-
-    return each_lane(one)(kt, points)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import gradient_norm, make
 
+from experiments import atlas_branches
 from ufm_jax.landscape.flat import unravel
-from ufm_jax.models.unconstrained import continuation
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.permutations import Shape
@@ -17,12 +17,12 @@ from ufm_jax.models.unconstrained.theory import global_minimum
 
 K, DIM = 3, 3
 PROB = make((2, 2, 2), DIM)
-GRID = continuation.kt_grid(16)
+GRID = atlas_branches.kt_grid(16)
 
 
 @functools.cache
 def followed():
-    return continuation.follow(PROB, GRID, censuses=(8, 1))
+    return atlas_branches.follow(PROB, GRID, censuses=(8, 1))
 
 
 def etf():
@@ -33,7 +33,7 @@ def etf():
 
 @pytest.mark.parametrize("kt", [1e-3, 0.3, 1.5])
 def test_at_kt_sets_theta_and_keeps_the_ratio_of_decays(kt):
-    there = continuation.at_kt(PROB, kt)
+    there = atlas_branches.at_kt(PROB, kt)
     assert K * float(theta(there)) == pytest.approx(kt, rel=1e-14)
     assert float(there.decay_w / there.decay_h) == pytest.approx(float(PROB.decay_w / PROB.decay_h))
     assert there.decay_b == PROB.decay_b
@@ -44,11 +44,11 @@ def test_every_recorded_point_is_critical():
     for g, kt in enumerate(GRID):
         for b in np.flatnonzero(paths.rank[:, g] >= 0):
             x = jnp.asarray(paths.points[b, g])
-            assert gradient_norm(continuation.at_kt(small, kt), unravel(small, x)) < 1e-9
+            assert gradient_norm(atlas_branches.at_kt(small, kt), unravel(small, x)) < 1e-9
 
 
 def test_loss_of_the_etf_branch_is_the_closed_form():
-    expected = [float(global_minimum(continuation.at_kt(PROB, kt))) for kt in GRID[:-1]]
+    expected = [float(global_minimum(atlas_branches.at_kt(PROB, kt))) for kt in GRID[:-1]]
     np.testing.assert_allclose(followed().loss[etf()[0], :-1], expected, atol=1e-9, rtol=0)
 
 
@@ -56,8 +56,8 @@ def test_etf_ends_at_one_in_the_origin_which_becomes_the_minimum():
     paths, (best, origin) = followed(), etf()
     assert np.all(paths.rank[best, :-1] == K - 1)
     assert np.all(paths.index[best, :-1] == 0)
-    assert continuation.Event("merge", GRID[-2], GRID[-1], (best, origin)) in paths.events
-    assert continuation.Event("index", GRID[-2], GRID[-1], (origin,)) in paths.events
+    assert atlas_branches.Event("merge", GRID[-2], GRID[-1], (best, origin)) in paths.events
+    assert atlas_branches.Event("index", GRID[-2], GRID[-1], (origin,)) in paths.events
     np.testing.assert_array_equal(paths.index[origin], [(K - 1) * DIM] * 15 + [0])
     # For Kθ >= 1 nothing else is critical.
     np.testing.assert_array_equal(np.flatnonzero(paths.rank[:, -1] >= 0), [origin])
@@ -75,13 +75,13 @@ def test_all_branches_of_three_classes():
     assert paths.copies[stays, 0] == 3
     # Supercritical: what stays loses the negative direction along which the six copies lay.
     assert paths.index[stays, 0] == paths.index[stays, -2] + 1
-    assert continuation.Event("index", ends[0].low, ends[0].high, (stays,)) in paths.events
+    assert atlas_branches.Event("index", ends[0].low, ends[0].high, (stays,)) in paths.events
     assert np.all(paths.excess[paths.rank >= 0] == 0)
 
 
 def test_the_same_seed_gives_the_same_records_and_the_tests_betray_a_missing_branch():
-    grid = continuation.kt_grid(4)
-    first, second = (continuation.follow(PROB, grid, censuses=(1,), seed=3) for _ in range(2))
+    grid = atlas_branches.kt_grid(4)
+    first, second = (atlas_branches.follow(PROB, grid, censuses=(1,), seed=3) for _ in range(2))
     # The six copies live at the lowest grid value only, where no census was taken.
     assert first.complete == (False, True, True, True)
     assert first.events == second.events
@@ -92,10 +92,10 @@ def test_the_same_seed_gives_the_same_records_and_the_tests_betray_a_missing_bra
 
 def test_following_there_and_back_returns():
     paths, small = followed(), reduced(PROB)
-    there, reached = continuation.advance(small, paths.points[:2, 8], GRID[8], 0.5)
-    assert np.all(reached == 0.5)
-    back, _ = continuation.advance(small, there, 0.5, GRID[8])
-    for x, y in zip(paths.points[:2, 8], back, strict=True):
+    for x in paths.points[:2, 8]:
+        (there,), _, reached = atlas_branches.advance(small, x, GRID[8], np.array([0.5]))
+        assert reached == pytest.approx(0.5, rel=1e-14)
+        (y,), *_ = atlas_branches.advance(small, there, 0.5, GRID[8:9])
         np.testing.assert_allclose(
             *(p.W @ p.H for p in (unravel(small, jnp.asarray(z)) for z in (x, y))), atol=1e-7
         )
@@ -105,8 +105,9 @@ def test_distance_forgets_the_order_of_classes():
     rng = np.random.default_rng(0)
     M, b, counts, order = rng.normal(size=(4, 4)), rng.normal(size=4), np.ones(4, int), [2, 0, 3, 1]
     moved = Shape(M[np.ix_(order, order)], b[order], counts)
-    assert continuation.distance(Shape(M, b, counts), moved) == 0
-    assert continuation.distance(Shape(M, b, counts), moved._replace(b=moved.b + 1e-3)) == pytest.approx(1e-3)
+    assert atlas_branches.distance(Shape(M, b, counts), moved) == 0
+    moved = moved._replace(b=moved.b + 1e-3)
+    assert atlas_branches.distance(Shape(M, b, counts), moved) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(
@@ -120,4 +121,4 @@ def test_distance_forgets_the_order_of_classes():
 )
 def test_refusals_name_the_argument(prob, grid, message):
     with pytest.raises(ValueError, match=f"^{message}:"):
-        continuation.follow(prob, grid, censuses=(0,))
+        atlas_branches.follow(prob, grid, censuses=(0,))

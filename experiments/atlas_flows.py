@@ -17,11 +17,11 @@ import numpy as np
 from jax.scipy.linalg import block_diag
 from jaxtyping import Array, Bool, Float
 
+from ufm_jax.landscape.census import Census
 from ufm_jax.landscape.flat import hessian, oracle, unravel
-from ufm_jax.landscape.search import SOLVE_GTOL
+from ufm_jax.landscape.units import SOLVED
 from ufm_jax.landscape.verdict import Verdict
-from ufm_jax.models.unconstrained import census
-from ufm_jax.models.unconstrained.census import Census
+from ufm_jax.models.unconstrained.census import shape_of
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.permutations import Shape, matching
 from ufm_jax.models.unconstrained.problem import Problem
@@ -104,7 +104,7 @@ class Symmetry(NamedTuple):
 
 def symmetries(small: Problem, x: Float[np.ndarray, " D"]) -> list[Symmetry]:
     """Return all symmetries of a point, the identity first."""
-    W, shape = np.asarray(unravel(small, jnp.asarray(x)).W), census.shape_of(small, x)
+    W, shape = np.asarray(unravel(small, jnp.asarray(x)).W), shape_of(small, x)
     unused = np.eye(small.dim) - np.linalg.pinv(W, rcond=1e-6) @ W
     return [
         Symmetry(p, np.linalg.pinv(W[p], rcond=1e-6) @ W, unused)
@@ -151,7 +151,7 @@ def descend(
             atol=1e-8,
         )
         end = along.points[-1]
-        near = levenberg_marquardt(oracle(small), end, gtol=SOLVE_GTOL)
+        near = levenberg_marquardt(oracle(small), end, gtol=SOLVED)
         good = (along.status == Status.CONVERGED) & (near.status == Status.CONVERGED)
         return along.values[-1], near.x, near.value, good
 
@@ -166,7 +166,7 @@ def edges(
     `progress` is called with a line of the orbit table and the lines reached, −1 for no known orbit.
     """
     small = reduced(prob)
-    shapes = [census.shape_of(small, x) for x in state.points]
+    shapes = [shape_of(small, x) for x in state.points]
     rng, found, unknown = np.random.default_rng(seed), [], 0
     for line, x in enumerate(state.points):
         if state.evidence["verdict"][line] != Verdict.STRICT_SADDLE:
@@ -193,5 +193,5 @@ def _reached(
     # The polish must not have left: near a critical point f moves by (1e-6)²/λ.
     if not (good and abs(stopped - value) < 1e-6 and value < above):
         return -1
-    shape = census.shape_of(small, x)
+    shape = shape_of(small, x)
     return next((n for n, s in enumerate(shapes) if matching(s, shape) is not None), -1)
