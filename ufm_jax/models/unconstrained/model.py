@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ufm_jax.landscape.balls import Balls
 from ufm_jax.landscape.landscape import Batched, Effort, Key, Known, Target, at_lane
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point
 from ufm_jax.landscape.spectrum import Block, doubt_if_even
 from ufm_jax.models.unconstrained import (
+    balls,
     blocks,
     certificate,
     objective,
@@ -93,6 +95,9 @@ class UnconstrainedFeatureModel(Problem):
 
     def lift(self, x: Params) -> Params:
         return reduction.lift(self, x)
+
+    def balls(self, x: Params, **fields: Any) -> Balls:
+        return balls.model_balls(self, x, fields)
 
     def batched(self, lanes: dict[str, Array]) -> Batched:
         return stacked.batched(at_lane(self, lanes))
