@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.grid import grid as grid
     from ufm_jax.landscape.landscape import Landscape as Landscape
     from ufm_jax.landscape.landscape import static as static
+    from ufm_jax.landscape.proof import Proof as Proof
+    from ufm_jax.landscape.proof import prove as prove
     from ufm_jax.landscape.search import CriticalPoint as CriticalPoint
     from ufm_jax.landscape.search import EigenvectorFollowing as EigenvectorFollowing
     from ufm_jax.landscape.search import LevenbergMarquardt as LevenbergMarquardt
@@ -88,6 +90,7 @@ _HOMES = {
     "landscape.flat": ("hessian",),
     "model_interface": ("census", "certify", "Certified"),
     "landscape.continuation": ("follow", "Followed"),
+    "landscape.proof": ("prove", "Proof"),
     "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
     "landscape.verdict": ("Verdict", "Reason"),
     "models.unconstrained.problem": ("Params", "Problem"),

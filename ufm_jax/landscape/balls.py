@@ -1,4 +1,4 @@
-"""Ball arithmetic: what a landscape must say of itself over balls to be proved about, and signs of eigenvalues.
+"""Ball arithmetic: what a landscape must say of itself to be proved about, and signs of eigenvalues.
 
 A ball is a number known to lie within a radius of a centre; every operation encloses what it rounds (arb:
 Johansson 2017, by python-flint). Balls and matrices of them are `flint.arb` and `flint.arb_mat`, columns are
@@ -52,15 +52,19 @@ class Balls:
         return flint().arb_mat(0, len(self.start))
 
     def beyond(self, x: BallMatrix, index: int) -> Beyond:
-        """Return what more holds of the critical point that x encloses, whose index in `start`'s coordinates is this.
+        """Return what more holds of the critical point in the box x, of this index in these coordinates.
 
         Raises:
             Unproved: saying what could not be shown.
         """
         return Beyond()
 
+    def problem(self) -> dict[str, Any]:
+        """Return the landscape in exact numbers (`hexed`), for a file that another program checks."""
+        return {}
+
     def invariants(self, x: BallMatrix) -> list[Ball]:
-        """Return numbers that all symmetries leave alone, discrete ones too: orbits that differ there differ."""
+        """Return numbers that all symmetries leave alone, discrete ones too: they tell orbits apart."""
         return [self.expand(x)[0]]
 
 
@@ -167,6 +171,13 @@ def nonsingular(matrix: BallMatrix) -> bool:
         return False
     left = (identity(matrix.nrows()) - near * matrix).tolist()
     return all(sum((a.abs_upper() for a in row), flint().arb(0)) < 1 for row in left)
+
+
+def hexed(numbers: Any) -> Any:
+    """Return numbers, or nested sequences of them, exactly as text; None stays None."""
+    if isinstance(numbers, list | tuple):
+        return [hexed(number) for number in numbers]
+    return None if numbers is None else float(numbers).hex()
 
 
 def lower_float(ball: Ball) -> float:

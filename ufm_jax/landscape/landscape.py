@@ -271,7 +271,7 @@ class Landscape:
         return self, x, lambda y: y
 
     def balls(self, x: Any, **fields: Any) -> Balls:
-        """Return this landscape over balls near the critical point x, in the coordinates of a proof (`proof`).
+        """Return this landscape over balls near the critical point x, in coordinates that suit a proof.
 
         `fields` are balls in place of the exact numbers in leaves of these names.
 
@@ -279,9 +279,9 @@ class Landscape:
             ValueError: naming the landscape: by default it has no such form.
         """
         raise ValueError(
-            f"landscape: {type(self).__name__} cannot be evaluated over balls, which a proof needs: give it a method "
-            "balls(self, x, **fields) that returns a ufm_jax.landscape.balls.Balls, with f, its gradient and Hessian "
-            "and the tangents of its symmetry in python-flint's balls; models/factorisation_balls.py is an example"
+            f"landscape: {type(self).__name__} cannot be evaluated over balls, as a proof must: give it a "
+            "method balls(self, x, **fields) that returns a ufm_jax.landscape.balls.Balls: f, gradient, "
+            "Hessian and tangents of the symmetry in python-flint's balls, as ufm.Factorisation has it"
         )
 
     def draw(self, key: Key, number: Int[Array, ""], target: Target) -> Any:

@@ -4,6 +4,7 @@ DIR/orbits.npz     the hash of the run; representatives W (m,K,r), H (m,r,K), b 
                    column k of H is √n_k times the feature of class k (`Atlas` gives points ready for f);
                    counts, evidence; in the order of orbits.csv
 DIR/orbits.csv     one row an orbit, lowest loss first; what was not counted is empty
+DIR/proofs.json    where asked for (`proofs`)
 DIR/summary.json   starts, failures, unseen mass, completeness tests
 """
 
@@ -27,10 +28,12 @@ from ufm_jax.models.unconstrained.completeness import unseen_mass
 from ufm_jax.models.unconstrained.locate import locate
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.problem import Params, Problem
-from ufm_jax.models.unconstrained.reduction import check_class_means, lift, reduced
+from ufm_jax.models.unconstrained.reduction import check_class_means, lift, reduced, trimmed
 from ufm_jax.precision import require_x64
+from ufm_jax.runs import proofs
 from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder
 from ufm_jax.runs.plan import CensusConfig, built_loss
+from ufm_jax.runs.proofs import Proved
 
 Progress = Callable[[Census], None]
 Results = tuple[list[OrbitRow], dict[str, Any]]
@@ -68,6 +71,7 @@ class Atlas:
     prob: Problem
     rows: list[OrbitRow]
     state: Census
+    proved: Proved | None = None  # where `census` was asked to prove
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,7 +86,8 @@ class Atlas:
     @property
     def table(self) -> pa.Table:
         """The rows, as orbits.csv has them."""
-        return pa.table({name: [getattr(row, name) for row in self.rows] for name in OrbitRow._fields})
+        columns = {name: [getattr(row, name) for row in self.rows] for name in OrbitRow._fields}
+        return pa.table({**columns, "proved": pa.array(columns["proved"], pa.bool_())})
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -120,7 +125,8 @@ class Atlas:
     def __str__(self) -> str:
         from ufm_jax.report.table import census_report
 
-        return f"{self!r}\n{census_report(self.rows, self.summary)}"
+        told = [repr(self), census_report(self.rows, self.summary)]
+        return "\n".join(told if self.proved is None else [*told, str(self.proved)])
 
     def __repr__(self) -> str:
         tests = {True: "complete as tested", False: "INCOMPLETE: an orbit is missing or miscounted"}
@@ -151,6 +157,7 @@ def run(
     *,
     force: bool = False,
     repair: bool = False,
+    prove: bool = False,
 ) -> Results:
     """Take a census into the folder `out`, going on from what it holds; return its orbits and its summary.
 
@@ -178,8 +185,13 @@ def run(
                     progress(state)
         finally:  # interrupted, too
             found, summary = census.rows(prob, state), summarise(prob, state)
+            found = proofs.marked(out, config.digest(), found)
             write_rows(out / "orbits.csv", found)
             write_json(out / "summary.json", {"digest": config.digest(), **summary})
+        if prove:
+            proofs.write(out, config.digest(), prob, found, proved_rows(prob, state, found))
+            found = proofs.marked(out, config.digest(), found)
+            write_rows(out / "orbits.csv", found)
     return found, summary
 
 
@@ -193,7 +205,17 @@ def atlas(config: CensusConfig, out: Path) -> Atlas:
     if not (out / ORBITS).exists():
         raise ValueError(f"out: {out} holds no {ORBITS} yet; the census's command goes on")
     prob, state = problem_of(config), load(config, out)
-    return Atlas(prob, census.rows(prob, state), state)
+    return Atlas(prob, proofs.marked(out, config.digest(), census.rows(prob, state)), state)
+
+
+def proved_rows(prob: Problem, state: Census, found: list[OrbitRow]) -> Proved:
+    """Prove the orbits found (`landscape.proof`), in the coordinates of their rank.
+
+    Raises:
+        ValueError: naming the loss, if it cannot be evaluated over balls.
+    """
+    trim = trimmed(prob)
+    return proofs.prove_rows(trim, [census.representative(trim, x) for x in state.points], found)
 
 
 def results(config: CensusConfig, out: Path) -> Results:
@@ -256,11 +278,11 @@ def summarise(prob: Problem, state: Census) -> dict[str, Any]:
 
 
 def write_rows(path: Path, found: list[OrbitRow]) -> None:
-    """Write orbits.csv: the fields of `OrbitRow`, lowest loss first."""
+    """Write orbits.csv: the fields of `OrbitRow`, lowest loss first; `proved` is true, false or empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(OrbitRow._fields)
-    writer.writerows(found)
+    writer.writerows([*row[:-1], {True: "true", False: "false", None: ""}[row.proved]] for row in found)
     write_file(path, lambda file: file.write(text.getvalue().encode()))
 
 

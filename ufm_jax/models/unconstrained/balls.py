@@ -18,8 +18,8 @@ is regular, then no other σ is s, and C has r positive eigenvalues more than th
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from ufm_jax.landscape.balls import (
     Ball,
@@ -30,11 +30,11 @@ from ufm_jax.landscape.balls import (
     bordered,
     centres,
     flint,
+    hexed,
     identity,
     signs,
 )
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, Squared
-from ufm_jax.models.unconstrained.objective import columns
 from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
 from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, lift, restrict, turned
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of
@@ -74,7 +74,8 @@ class BallModel(Balls):
     def expand(self, x: BallMatrix) -> tuple[Ball, BallMatrix, BallMatrix]:
         at = self._evaluate(x)
         w, h, b = self.decays
-        squares = [sum((a * a for a in part), flint().arb(0)) for part in (at.W.entries(), at.H.entries(), at.b)]
+        parts = at.W.entries(), at.H.entries(), at.b
+        squares = [sum((a * a for a in part), flint().arb(0)) for part in parts]
         value = sum((one.value for one in at.scored), flint().arb(0))
         value += (w * squares[0] + h * squares[1] + b * squares[2]) / 2
         grad_w = at.G * at.H.transpose() + at.W * w
@@ -86,7 +87,7 @@ class BallModel(Balls):
         return value, flint().arb_mat(len(grad), 1, grad), self._hessian(at)
 
     def tangents(self, x: BallMatrix) -> BallMatrix:
-        """Return (W A, −A H̃) for A = e_a e_bᵀ − e_b e_aᵀ, a < b, and the shift of b where it is a symmetry."""
+        """Return (W A, −A H̃) for A = e_a e_bᵀ − e_b e_aᵀ, a < b, and the shift of b if it is a symmetry."""
         W, H, _ = self._parts(x)
         K, r, size = self.prob.num_classes, self.rank, x.nrows()
         rows = []
@@ -102,12 +103,14 @@ class BallModel(Balls):
         return flint().arb_mat(rows) if rows else flint().arb_mat(0, size)
 
     def beyond(self, x: BallMatrix, index: int) -> Beyond:
-        """Show the rank, count what d − r unused coordinates add, and whether the point is a global minimum."""
+        """Show the rank, count what d − r unused coordinates add, say if a global minimum is shown."""
         at, r = self._evaluate(x), self.rank
         try:
             signs(at.W.transpose() * at.W)
         except Unproved:
-            raise Unproved(f"the rank is at most {r}: that W has {r} independent columns is not shown") from None
+            raise Unproved(
+                f"that W has {r} independent columns is not shown: the rank may be lower"
+            ) from None
         more = self.dim - r
         above = self._above(at, needed=more > 0)
         total = index + more * (above or 0)
@@ -118,21 +121,31 @@ class BallModel(Balls):
             global_minimum=True if above == 0 else False if total > 0 else None,
         )
 
+    def problem(self) -> dict[str, Any]:
+        prob, loss = self.prob, self.prob.loss
+        parameters = {name: hexed(value) for name, value in vars(loss).items()}
+        return {
+            "model": "unconstrained feature model",
+            "counts": list(prob.counts),
+            "dim": self.dim,
+            "bias": prob.bias,
+            "loss": {"name": loss.name, **parameters},
+            **{name: hexed(float(getattr(prob, name))) for name in DECAYS},
+        }
+
     def invariants(self, x: BallMatrix) -> list[Ball]:
-        """Return f and sums over the logits W H̃ that rotations and permutations of like classes leave alone."""
+        """Return f and sums of W H̃ and b that rotations and permutations of like classes leave alone."""
         W, H, b = self._parts(x)
         K, M, arb = self.prob.num_classes, W * H, flint().arb
-        kinds = [int(kind) + 1 for kind in self.prob.kinds]
+        counts = self.prob.counts  # classes that permutations exchange have the same
         diagonal = [M[k, k] for k in range(K)]
         every = M.entries()
         lengths = [sum((M[j, k] ** 2 for j in range(K)), arb(0)) for k in range(K)]
-        sums = [
-            [a**power * kind for a, kind in zip(diagonal, kinds, strict=True)] for power in (1, 2, 3)
-        ]
+        sums = [[a**power * n for a, n in zip(diagonal, counts, strict=True)] for power in (1, 2, 3)]
         sums += [[a**power for a in every] for power in (2, 3, 4)]
-        sums += [[a * a * kind for a, kind in zip(lengths, kinds, strict=True)]]
+        sums += [[a * a * n for a, n in zip(lengths, counts, strict=True)]]
         if not self.shifted:
-            sums += [[a * a * kind for a, kind in zip(b, kinds, strict=True)]] if b else []
+            sums += [[a * a * n for a, n in zip(b, counts, strict=True)]] if b else []
         return [self.expand(x)[0], *(sum(terms, arb(0)) for terms in sums)]
 
     def _parts(self, x: BallMatrix) -> tuple[BallMatrix, BallMatrix, list[Ball]]:
@@ -155,10 +168,11 @@ class BallModel(Balls):
         return Evaluated(W, H, b, scored, G)
 
     def _hessian(self, at: Evaluated) -> BallMatrix:
-        """Return Σ_k J_kᵀ A_k J_k, J_k the derivative of class k's logits, and what is bilinear in W and H̃."""
+        """Return Σ_k J_kᵀ A_k J_k, J_k the derivative of class k's logits, and their second derivative's."""
         K, r = self.prob.num_classes, self.rank
         size = 2 * K * r + len(at.b)
-        slopes, pushed = [], []
+        slopes: list[list[Any]] = []
+        pushed: list[list[Any]] = []
         for k, (one, count) in enumerate(zip(at.scored, self.prob.counts, strict=True)):
             scale = 1 / flint().arb(count).sqrt()
             rows = [[0] * size for _ in range(K)]
@@ -189,7 +203,7 @@ class BallModel(Balls):
         return [w] * each + [h] * each + [b] * biases
 
     def _above(self, at: Evaluated, needed: bool) -> int | None:
-        """Count the singular values of G̃ above s; where one may be s, it is None, or an error if it is needed."""
+        """Count the singular values of G̃ above s; where another may be s, None, or an error if `needed`."""
         arb = flint().arb
         square = arb(self.decays[0]) * arb(self.decays[1])
         C = at.G * at.G.transpose() - identity(self.prob.num_classes) * square
@@ -202,8 +216,8 @@ class BallModel(Balls):
             sigma = np.linalg.svd(centres(at.G), compute_uv=False)
             nearest = sigma[np.argsort(np.abs(sigma - s))[self.rank]]
             raise Unproved(
-                f"a singular value of the class gradients, {nearest:.15g}, cannot be told from s = {s:.15g}, "
-                f"beyond the {self.rank} that equal it: the Hessian in an unused feature coordinate may be singular"
+                f"a singular value of the class gradients, {nearest:.15g}, cannot be told from s = {s:.15g} "
+                f"(beside the {self.rank} that equal it): an unused coordinate's Hessian may be singular"
             ) from None
 
 
@@ -217,8 +231,8 @@ def model_balls(prob: Problem, p: Params, fields: dict[str, Any]) -> BallModel:
     check_single(prob)
     if type(prob.loss) not in (CrossEntropy, Squared):
         raise ValueError(
-            f"loss: proofs are made for ufm.CrossEntropy and ufm.Squared themselves, got {prob.loss!r}: another "
-            "loss would need its derivatives over balls in models/unconstrained/balls.py"
+            f"loss: proofs are made of ufm.CrossEntropy and ufm.Squared themselves, got {prob.loss!r}; "
+            "another would need its derivatives over balls, in models/unconstrained/balls.py"
         )
     if unknown := set(fields) - set(DECAYS):
         raise ValueError(f"{min(unknown)}: need one of {DECAYS}")
@@ -230,14 +244,16 @@ def model_balls(prob: Problem, p: Params, fields: dict[str, Any]) -> BallModel:
 @jax.jit
 def _own_coordinates(prob: Problem, p: Params) -> Any:
     """Return p on class means, turned so that its strongest feature directions come first, and its rank."""
-    import jax.numpy as jnp
-
     small = collapse(prob)
     q = restrict(small, p)
     rank = rank_of(prob, p)
     turned_q = turned(q, feature_frame(small, q))
     used = jnp.arange(prob.dim) < rank
-    left_out = [p.H - lift(prob, q).H, jnp.where(used, 0.0, turned_q.W), jnp.where(used[:, None], 0.0, turned_q.H)]
+    left_out = [
+        p.H - lift(prob, q).H,
+        jnp.where(used, 0.0, turned_q.W),
+        jnp.where(used[:, None], 0.0, turned_q.H),
+    ]
     return turned_q, rank, jnp.sqrt(sum(jnp.sum(a**2) for a in left_out))
 
 

@@ -84,6 +84,7 @@ class OrbitRow(NamedTuple):
     copies: int  # orbits under rotations that permutations of classes make of it; 0: a continuum of orbits
     verdict: str
     hits: int
+    proved: bool | None = None  # by interval arithmetic (`landscape.proof`); None: nobody asked
 
 
 def begin(prob: Problem) -> Census:
