@@ -20,12 +20,14 @@ All of it is about the exact binary numbers in the landscape's leaves.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from ufm_jax.landscape.balls import (
+    Ball,
     BallMatrix,
     Balls,
     Beyond,
@@ -40,12 +42,21 @@ from ufm_jax.landscape.balls import (
     nonsingular,
     signs,
     stacked,
+    upper_float,
 )
 from ufm_jax.landscape.orbit import TANGENT_TOL
 
 NEWTON_STEPS = 12  # from a float64 point three are usual
 STALE = 2.0**-20  # an inverse serves for further steps while each is shorter than the last by this
 SINGULAR = 1e-10  # eigenvalues of the bordered Hessian below this, relative, are named where a proof fails
+
+
+class NotInside(Unproved):
+    """A box that Krawczyk's operator does not map into its interior, but into one of these radii."""
+
+    def __init__(self, why: str, radii: list[float]) -> None:
+        super().__init__(why)
+        self.radii = radii
 
 
 class Section(NamedTuple):
@@ -60,6 +71,7 @@ class Enclosed(NamedTuple):
 
     centre: BallMatrix
     box: BallMatrix
+    value: Ball  # f at the critical point
     index: int  # type: ignore[assignment]  # in the box's coordinates
     beyond: Beyond
 
@@ -84,7 +96,9 @@ def section_at(balls: Balls, x: BallMatrix) -> Section:
 
 
 def polished(balls: Balls, x: BallMatrix, section: Section, precision: int) -> tuple[BallMatrix, BallMatrix]:
-    """Go to the zero of F by Newton's method, in full precision; return it and the inverse of F′ near it.
+    """Go from x to the zero of F on the section through x, by Newton's method in full precision.
+
+    It comes with the inverse of F′ near it.
 
     Raises:
         Unproved: where F′ is singular, or the steps do not get short.
@@ -95,11 +109,7 @@ def polished(balls: Balls, x: BallMatrix, section: Section, precision: int) -> t
     for _ in range(NEWTON_STEPS):
         _, grad, hess = balls.expand(x)
         if inverse is None:
-            jacobian = bordered(hess, section.rows).mid()
-            try:
-                inverse = jacobian.inv().mid() if jacobian.nrows() else jacobian
-            except ZeroDivisionError:
-                raise Unproved(why_singular(jacobian, section.rows.nrows())) from None
+            inverse = inverse_near(bordered(hess, section.rows), section.rows.nrows())
         step = (inverse * stacked(grad, section.rows * (x - start))).mid()
         x = (x - column(step.entries()[:size])).mid()
         length = float(np.linalg.norm(centres(step)))
@@ -124,30 +134,66 @@ def enclosed(
     Raises:
         Unproved: saying what could not be shown.
     """
-    m, radii = section.rows.nrows(), [radius] * inverse.nrows()
+    radii = [radius] * inverse.nrows()
+    step = inverse * residual_at(balls, centre, section, centre)
+    box, value, jacobian = mapped_into_itself(balls, centre, inverse, section, step, radii)
+    index = signs(jacobian)[0] - section.rows.nrows()
+    return Enclosed(centre, box, value, index, balls.beyond(box, index))
+
+
+def residual_at(balls: Balls, x: BallMatrix, section: Section, origin: BallMatrix) -> BallMatrix:
+    """Return F(x, 0), of the section through `origin`."""
+    return stacked(balls.expand(x)[1], section.rows * (x - origin))
+
+
+def mapped_into_itself(
+    balls: Balls,
+    centre: BallMatrix,
+    inverse: BallMatrix,
+    section: Section,
+    step: BallMatrix,
+    radii: Sequence[float],
+) -> tuple[BallMatrix, Ball, BallMatrix]:
+    """Return the box of these radii (of x, then μ) around the centre, f and F′ there, if it holds one zero.
+
+    `step` encloses Y F at the centre. The zero is a critical point of f: the section is a complement of the
+    tangents all over the box.
+
+    Raises:
+        Unproved: saying what could not be shown.
+    """
     box = around(centre, radii[: centre.nrows()])
-    _, at_centre, _ = balls.expand(centre)
-    _, _, hess = balls.expand(box)
+    value, _, hess = balls.expand(box)
     jacobian = bordered(hess, section.rows)
-    residual = stacked(at_centre, section.rows * (centre - centre))
-    check_inside(krawczyk(inverse, residual, jacobian, radii), radii, jacobian, m)
+    image, arb = krawczyk(inverse, step, jacobian, radii), flint().arb
+    if not all(arb(0, r).contains_interior(a) for a, r in zip(image.entries(), radii, strict=True)):
+        raise NotInside(
+            f"no box is mapped into itself; {why_singular(jacobian, section.rows.nrows())}",
+            [upper_float(entry.abs_upper()) for entry in image.entries()],
+        )
     check_gram(balls, box, section)
-    index = signs(jacobian)[0] - m
-    return Enclosed(centre, box, index, balls.beyond(box, index))
+    return box, value, jacobian
 
 
-def krawczyk(inverse: BallMatrix, residual: BallMatrix, jacobian: BallMatrix, radii: list[Any]) -> BallMatrix:
+def inverse_near(jacobian: BallMatrix, m: int) -> BallMatrix:
+    """Return numbers near the inverse of the centre of F′.
+
+    Raises:
+        Unproved: if it has none.
+    """
+    try:
+        return jacobian.mid().inv().mid() if jacobian.nrows() else jacobian
+    except ZeroDivisionError:
+        raise Unproved(why_singular(jacobian, m)) from None
+
+
+def krawczyk(
+    inverse: BallMatrix, step: BallMatrix, jacobian: BallMatrix, radii: Sequence[float]
+) -> BallMatrix:
     """Return −Y F(z₀) + (1 − Y F′(X))(Z − z₀), Z − z₀ being the box of these radii around zero."""
     arb = flint().arb
     around_zero = column([arb(0, radius) for radius in radii])
-    return (identity(len(radii)) - inverse * jacobian) * around_zero - inverse * residual
-
-
-def check_inside(image: BallMatrix, radii: list[Any], jacobian: BallMatrix, m: int) -> None:
-    """Raise Unproved unless the image of the box is inside the box."""
-    arb = flint().arb
-    if not all(arb(0, r).contains_interior(a) for a, r in zip(image.entries(), radii, strict=True)):
-        raise Unproved(f"no box is mapped into itself; {why_singular(jacobian, m)}")
+    return (identity(len(radii)) - inverse * jacobian) * around_zero - step
 
 
 def check_gram(balls: Balls, box: BallMatrix, section: Section) -> None:

@@ -42,7 +42,7 @@ class Proof:
     precision: int | None = None  # bits
     radius: float | None = None  # ρ, of the box around `centre` that holds it
     centre: tuple[str, ...] = field(default=(), repr=False)  # exactly (`balls.written`), as `Balls.start`
-    invariants: tuple[Any, ...] = field(default=(), repr=False, compare=False)  # balls
+    invariants: tuple[Any, ...] = field(default=(), repr=False, compare=False)  # balls, of `Balls.invariants`
 
     @property
     def statement(self) -> str:
@@ -136,14 +136,13 @@ def _proved(balls: Balls, precision: int, near: float) -> Proof:
     if not distance <= near:
         raise Unproved(f"the critical point next to x is {distance:.1e} away from it")
     found = enclosed(balls, centre, inverse, section, radius)
-    value = balls.expand(found.box)[0]
     return Proof(
         proved=True,
         failed=None,
         index=found.index + found.beyond.index,
         nullity=section.rows.nrows() + found.beyond.nullity,
         rank=found.beyond.rank,
-        loss=(lower_float(value), upper_float(value)),
+        loss=(lower_float(found.value), upper_float(found.value)),
         global_minimum=found.beyond.global_minimum,
         distance=distance,
         precision=precision,

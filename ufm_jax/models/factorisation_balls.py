@@ -14,6 +14,8 @@ from ufm_jax.landscape.balls import Ball, BallMatrix, Balls, Beyond, exact, flin
 class FactorisationBalls(Balls):
     """½ ‖U Vᵀ − M‖² + λ/2 (‖U‖² + ‖V‖²) near one point, flat as `ravel` has it."""
 
+    affine = True
+
     def __init__(self, M: np.ndarray, decay: Any, U: np.ndarray, V: np.ndarray) -> None:
         self.M, self.decay, self.shapes = exact(M), decay, (U.shape, V.shape)
         self.start = np.concatenate([U.ravel(), V.ravel()])

@@ -38,7 +38,6 @@ from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, Squared
 from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
 from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, lift, restrict, turned
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of
-from ufm_jax.models.unconstrained.symmetry import shift_dimension
 
 DECAYS = ("decay_w", "decay_h", "decay_b")
 
@@ -64,12 +63,16 @@ class Evaluated(NamedTuple):
 class BallModel(Balls):
     """f on class means in r coordinates, flat as `ravel` has it: W (K, r), H̃ (r, K), b."""
 
+    affine = True
+
     def __init__(self, prob: Problem, start: Params, dropped: float, fields: dict[str, Any]) -> None:
         self.prob, self.dropped = prob, dropped
         self.rank, self.dim = start.W.shape[1], prob.dim + prob.unused
         self.start = np.concatenate([np.asarray(a, float).ravel() for a in start if a is not None])
         self.decays = [fields.get(name, float(getattr(prob, name))) for name in DECAYS]
-        self.shifted = bool(shift_dimension(prob))
+        if not (self.decays[0] > 0 and self.decays[1] > 0 and self.decays[2] >= 0):
+            raise ValueError(f"decay_w, decay_h, decay_b: need > 0, > 0 and >= 0, got {self.decays}")
+        self.shifted = prob.bias and prob.shift_invariant and bool(self.decays[2] == 0)
 
     def expand(self, x: BallMatrix) -> tuple[Ball, BallMatrix, BallMatrix]:
         at = self._evaluate(x)
@@ -134,7 +137,7 @@ class BallModel(Balls):
         }
 
     def invariants(self, x: BallMatrix) -> list[Ball]:
-        """Return f and sums of W H̃ and b that rotations and permutations of like classes leave alone."""
+        """Return sums of W H̃ and b that rotations and permutations of like classes leave alone."""
         W, H, b = self._parts(x)
         K, M, arb = self.prob.num_classes, W * H, flint().arb
         counts = self.prob.counts  # classes that permutations exchange have the same
@@ -146,7 +149,7 @@ class BallModel(Balls):
         sums += [[a * a * n for a, n in zip(lengths, counts, strict=True)]]
         if not self.shifted:
             sums += [[a * a * n for a, n in zip(b, counts, strict=True)]] if b else []
-        return [self.expand(x)[0], *(sum(terms, arb(0)) for terms in sums)]
+        return [sum(terms, arb(0)) for terms in sums]
 
     def _parts(self, x: BallMatrix) -> tuple[BallMatrix, BallMatrix, list[Ball]]:
         K, r, entries = self.prob.num_classes, self.rank, x.entries()
