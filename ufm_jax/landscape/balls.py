@@ -65,7 +65,7 @@ class Balls:
         return {}
 
     def invariants(self, x: BallMatrix) -> list[Ball]:
-        """Return numbers beside f that all symmetries leave alone, discrete ones too: to tell orbits apart."""
+        """Return numbers beside f that all symmetries leave alone, discrete ones too: to tell orbits."""
         return []
 
 

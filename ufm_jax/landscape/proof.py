@@ -131,8 +131,7 @@ def _proved(balls: Balls, precision: int, near: float) -> Proof:
     section = section_at(balls, start)
     centre, inverse = polished(balls, start, section, precision)
     radius = 2.0 ** -(precision // 2)
-    moved = float(np.linalg.norm(centres(centre - start)))
-    distance = upper_float(flint().arb(moved) + balls.dropped + radius * math.sqrt(len(balls.start)))
+    distance = _distance(balls, centres(centre - start), radius)
     if not distance <= near:
         raise Unproved(f"the critical point next to x is {distance:.1e} away from it")
     found = enclosed(balls, centre, inverse, section, radius)
@@ -150,6 +149,13 @@ def _proved(balls: Balls, precision: int, near: float) -> Proof:
         centre=tuple(written(entry) for entry in centre.entries()),
         invariants=tuple(balls.invariants(found.box)),
     )
+
+
+def _distance(balls: Balls, moved: np.ndarray, radius: float) -> float:
+    """Bound the distance from the point asked about, with room for rounding, here and where it is printed."""
+    size, apart = len(balls.start), float(np.linalg.norm(moved))
+    rounding = size * float(np.finfo(float).eps) * float(np.linalg.norm(balls.start))
+    return 1.1 * (apart + balls.dropped + radius * math.sqrt(size) + rounding)
 
 
 def prove_row(balls: Balls, row: Any) -> Proof:

@@ -8,10 +8,11 @@ C = Ξ(box − x₁)
 
 If Krawczyk's operator (`krawczyk`) of all these t and c at once maps a box Z into its interior, then for each
 t and c there is exactly one zero in Z. It depends smoothly on both, and is a critical point of the same index
-and nullity, as no matrix in the enclosure of F′ is singular. x₁* is the zero for t₁ and c* = Ξ(x₁* − x₁), if Z
-holds the small box. All zeros at t₁, as c goes from c* to 0, are on its orbit: near each of them the critical
-points are a manifold of the orbit's dimension (nullity), so that the orbit is open in it. From there t goes to
-t₂ with c = 0; there a small box around x₂ inside Z is shown to hold the zero: the next piece begins.
+and nullity, as no matrix in the enclosure of F′ is singular. x₁* is the zero for t₁ and c* = Ξ(x₁* − x₁), if
+Z holds the small box. All zeros at t₁, as c goes from c* to 0, are on its orbit: near each of them the
+critical points are a manifold of the orbit's dimension (nullity), so that the orbit is open in it. From there
+t goes to t₂ with c = 0, where a small box around x₂ inside Z is shown to hold the zero: the next piece begins
+there.
 
 Where ∇f is affine in the field, so is Y F at the centre: the hull of its values at the ends holds it. That is
 far less than what a ball for the field makes of it.
@@ -127,12 +128,12 @@ class _Branch(NamedTuple):
         return self.landscape.balls(self.start, **{self.name: value})
 
 
-def prove_branch(landscape: Landscape, x: Any, **fields: tuple[float, float]) -> ProvedBranch:
+def prove_branch(landscape: Landscape, x: Any, **fields: Any) -> ProvedBranch:
     """Prove that a critical orbit goes on, with its index, over an interval of a field of its landscape.
 
     `fields` is one field by name and the ends of the interval, which holds the landscape's own value, where x
-    is near the orbit: `prove_branch(prob, x, decay_w=(1e-3, 1e-2))`. It goes both ways from there as far as it
-    can: at a bifurcation no piece can be proved.
+    is near the orbit: `prove_branch(prob, x, decay_w=(1e-3, 1e-2))`. It goes both ways from there as far as
+    it can: at a bifurcation no piece can be proved.
 
     Raises:
         ValueError: naming the field, if there is none or several, or the interval does not hold its value; as

@@ -251,7 +251,7 @@ def _own_coordinates(prob: Problem, p: Params) -> Any:
     q = restrict(small, p)
     rank = rank_of(prob, p)
     turned_q = turned(q, feature_frame(small, q))
-    used = jnp.arange(prob.dim) < rank
+    used = jnp.arange(prob.dim, dtype=rank.dtype) < rank
     left_out = [
         p.H - lift(prob, q).H,
         jnp.where(used, 0.0, turned_q.W),
