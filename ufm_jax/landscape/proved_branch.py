@@ -272,13 +272,13 @@ def _inflated(
     balls: Balls, centre: BallMatrix, inverse: BallMatrix, section: Section, step: BallMatrix
 ) -> tuple[BallMatrix, Any, float]:
     """Return a box that is mapped into itself, f there, its largest radius: by epsilon-inflation (Rump)."""
-    radii = [SMALL + INFLATED_BY * upper_float(a.abs_upper()) for a in step.entries()]
+    radii = [4 * SMALL + INFLATED_BY * upper_float(a.abs_upper()) for a in step.entries()]
     for _ in range(INFLATIONS):
         try:
             box, value, _ = mapped_into_itself(balls, centre, inverse, section, step, radii)
             return box, value, max(radii[: centre.nrows()], default=0.0)
         except NotInside as error:
-            failed, grown = error, [SMALL + INFLATED_BY * radius for radius in error.radii]
+            failed, grown = error, [4 * SMALL + INFLATED_BY * radius for radius in error.radii]
             if not max(grown) < TOO_MUCH * max(radii):
                 break
             radii = [max(new, old) for new, old in zip(grown, radii, strict=True)]

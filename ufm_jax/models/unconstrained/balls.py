@@ -15,6 +15,7 @@ is regular, then no other σ is s, and C has r positive eigenvalues more than th
 (`certificate`; the gap closes by the identities above): the point is a global minimum in every d.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +37,14 @@ from ufm_jax.landscape.balls import (
 )
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, Squared
 from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
-from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, lift, restrict, turned
+from ufm_jax.models.unconstrained.reduction import (
+    collapse,
+    feature_frame,
+    lift,
+    rank_bound,
+    restrict,
+    turned,
+)
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 
 DECAYS = ("decay_w", "decay_h", "decay_b")
@@ -207,6 +215,8 @@ class BallModel(Balls):
 
     def _above(self, at: Evaluated, needed: bool) -> int | None:
         """Count the singular values of G̃ above s; where another may be s, None, or an error if `needed`."""
+        if self.rank == rank_bound(replace(self.prob, dim=self.prob.num_classes)):
+            return 0  # all that there are equal s; of a softmax loss the one left over is 0, as 1ᵀG̃ = 0
         arb = flint().arb
         square = arb(self.decays[0]) * arb(self.decays[1])
         C = at.G * at.G.transpose() - identity(self.prob.num_classes) * square
