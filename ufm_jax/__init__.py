@@ -37,6 +37,10 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.grid import Grid as Grid
     from ufm_jax.landscape.grid import grid as grid
     from ufm_jax.landscape.landscape import Landscape as Landscape
+    from ufm_jax.landscape.proof import Proof as Proof
+    from ufm_jax.landscape.proof import prove as prove
+    from ufm_jax.landscape.proved_branch import ProvedBranch as ProvedBranch
+    from ufm_jax.landscape.proved_branch import prove_branch as prove_branch
     from ufm_jax.landscape.search import CriticalPoint as CriticalPoint
     from ufm_jax.landscape.search import EigenvectorFollowing as EigenvectorFollowing
     from ufm_jax.landscape.search import LevenbergMarquardt as LevenbergMarquardt
@@ -90,6 +94,8 @@ _HOMES = {
     "census_interface": ("census",),
     "model_interface": ("certify", "Certified"),
     "landscape.continuation": ("follow", "Followed"),
+    "landscape.proof": ("prove", "Proof"),
+    "landscape.proved_branch": ("prove_branch", "ProvedBranch"),
     "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
     "landscape.verdict": ("Verdict", "Reason"),
     "models.unconstrained.problem": ("Params", "Problem"),

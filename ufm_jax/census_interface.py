@@ -5,6 +5,7 @@ from pathlib import Path
 from ufm_jax.landscape import census as censuses
 from ufm_jax.landscape.grid import Grid
 from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.proof import can_prove
 from ufm_jax.runs import orbits
 from ufm_jax.runs.orbits import Atlas
 from ufm_jax.runs.recipe import census_config_of
@@ -18,21 +19,26 @@ def census(
     out: Path | str | None = None,
     progress: bool = False,
     force: bool = False,
+    prove: bool = False,
 ) -> Atlas:
     """List all critical orbits of a landscape, and test whether any is missing, where it knows how.
 
     It ends when as many starts again as were needed bring nothing new and no test is violated, or after
     `starts`. With `out` it is kept in a folder after every round: the same call, or `ufm census`, goes on
-    there, and `load` reads it. Without, an interruption loses it.
+    there, and `load` reads it. Without, an interruption loses it. With `prove` each orbit found is proved,
+    and that they are pairwise different: `atlas.proved`, and DIR/proofs.json.
 
     Raises:
         ValueError: naming the landscape, if it is a grid, too large, or (of the unconstrained feature
             model) on class means; a decay that is not one number; the loss, if it is not convex; the
             counts or the landscape, if it would take hours and `force` is not given; what a folder cannot
-            hold; `out`, if the folder holds another run; `starts`; `seed`; if 64-bit floating point is off.
+            hold; `out`, if the folder holds another run; `starts`; `seed`; if 64-bit floating point is off;
+            with `prove`, what cannot be evaluated over balls; python-flint, if it is missing.
     """
     if isinstance(landscape, Grid):
         raise ValueError("landscape: a census is of one setting, got a grid")
+    if prove:
+        can_prove(landscape)
     censuses.check(landscape, starts, seed=seed, force=force)
     listen = None
     if progress:
@@ -41,7 +47,7 @@ def census(
         listen = census_progress("census")
     if out is not None:
         config = census_config_of(landscape, starts=starts, seed=seed)
-        orbits.run(config, Path(out), listen, force=force)
+        orbits.run(config, Path(out), listen, force=force, prove=prove)
         return orbits.atlas(config, Path(out))
     state = censuses.begin(landscape)
     if listen is not None:
@@ -50,4 +56,4 @@ def census(
         state = later
         if listen is not None:
             listen(state)
-    return Atlas(landscape, state)
+    return Atlas(landscape, state, orbits.proved_rows(landscape, state) if prove else None)

@@ -101,6 +101,8 @@ class Census(LandscapeFlags):
     starts: int | None = None
     """Searches at most; by default until as many again as were needed bring nothing new."""
     seed: int = 0
+    prove: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Prove each orbit found, and that they differ, by interval arithmetic, into DIR/proofs.json."""
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on although the estimate says that it will take hours."""
     repair: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -140,6 +142,8 @@ class Certify:
     """Gradient norm above which a point is NOT_CRITICAL, relative to √(f s), s = √(decay_w decay_h)."""
     gap_tol: float = 1e-9
     """Duality gap below which a point is GLOBAL_MINIMUM, relative to f."""
+    prove: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Prove by interval arithmetic that a critical orbit is next to the point, and its index."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object."""
 
@@ -313,10 +317,12 @@ def _where(config: "SweepConfig | LandscapeConfig") -> str:
 
 
 def _census(flags: Census) -> None:
+    from ufm_jax.landscape.proof import can_prove
     from ufm_jax.report.progress import census_progress
     from ufm_jax.report.table import census_report
-    from ufm_jax.runs import orbits
+    from ufm_jax.runs import orbits, proofs
     from ufm_jax.runs.plan import CensusConfig, LandscapeCensusConfig
+    from ufm_jax.runs.recipe import landscape_of
 
     config: CensusConfig | LandscapeCensusConfig
     common: dict[str, Any] = {"seed": flags.seed, "starts": flags.starts}
@@ -326,8 +332,13 @@ def _census(flags: Census) -> None:
         raise ValueError(f"set: a census is of one setting, got several values of {', '.join(several)}")
     else:
         config = LandscapeCensusConfig(chosen["landscape"], **common)
-    found, summary = orbits.run(config, flags.out, census_progress(), force=flags.force, repair=flags.repair)
+    if flags.prove:
+        can_prove(landscape_of(config))
+    how = {name: getattr(flags, name) for name in ("force", "repair", "prove")}
+    found, summary = orbits.run(config, flags.out, census_progress(), **how)
     print(census_report(found, summary))
+    if flags.prove:
+        print(proofs.told(flags.out))
     if summary["complete_as_tested"] is False:
         print(
             "ufm: the list violates a completeness test: an orbit is missing or miscounted", file=sys.stderr
@@ -378,6 +389,7 @@ def _certify(flags: Certify) -> None:
         loss=make("loss", _loss(flags)),
         grad_tol=flags.grad_tol,
         gap_tol=flags.gap_tol,
+        prove=flags.prove,
     )
     for note in result["notes"]:
         print(f"ufm: {note}", file=sys.stderr)

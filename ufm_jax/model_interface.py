@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ufm_jax.interface import Judged, judged_of
+from ufm_jax.landscape.proof import Proof
+from ufm_jax.landscape.proof import prove as prove_point
 from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
 from ufm_jax.models.unconstrained import own_point
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
@@ -23,11 +25,13 @@ class Certified(Judged):
     prob: Problem = field(repr=False)
     params: Params = field(repr=False)  # the point: samples in columns, sorted by class
     row: dict[str, Any] = field(repr=False)  # what `ufm certify --json` prints
+    proof: Proof | None = field(default=None, repr=False)  # where it was asked for
 
     def __str__(self) -> str:
         judged = Judged(**{f.name: getattr(self, f.name) for f in fields(Judged)})
         shown = {**self.decays, **{n: self.row[n] for n in ("accuracy", "closed_form_loss", "excess_loss")}}
         lines = [f"{name:<16} {'-' if value is None else f'{value:.8g}'}" for name, value in shown.items()]
+        lines += [] if self.proof is None else [str(self.proof)]
         return "\n".join([str(judged), *lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -46,6 +50,7 @@ def certify(
     samples: Samples | None = None,
     grad_tol: float = GRAD_TOL,
     gap_tol: float = GAP_TOL,
+    prove: bool = False,
 ) -> Certified:
     """Judge your own classifier W (K, d), features H and bias b (K,) where they stand.
 
@@ -53,7 +58,7 @@ def certify(
     by `samples`, which says what they are in H: "columns" or "rows". `labels` are 0..K−1 in any order.
     Ordinary weight decay λ means λ_W = λ_b = λ; without `decay_h` it is the one that balances
     λ_W‖W‖² = λ_H‖H‖², as every critical point does. A point rounded to float32 has a gradient of 1e-9 and
-    more, and needs a `grad_tol` above that.
+    more, and needs a `grad_tol` above that. With `prove`, the critical orbit next to it is proved (`prove`).
 
     Raises:
         ValueError: naming the argument that does not fit, is not finite, or leaves open what it means; a
@@ -67,11 +72,13 @@ def certify(
     point = own_point.own_point(W, H, b, labels, **decays, loss=loss, samples=samples)
     seen = own_point.examined(point, grad_tol, gap_tol)
     row = own_point.as_row(point, seen)
+    proof = prove_point(point.prob, point.params) if prove else None
     return Certified(
         **vars(judged_of(seen)),
         decays={name: row[name] for name in ("decay_w", "decay_h", "decay_b")},
         **{name: row[name] for name in ("accuracy", "closed_form_loss", "excess_loss", "notes")},
         prob=point.prob,
         params=point.params,
-        row=row,
+        row=row if proof is None else row | proof.columns(),
+        proof=proof,
     )

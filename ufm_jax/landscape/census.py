@@ -73,6 +73,7 @@ class OrbitRow(NamedTuple):
     copies: int | None  # orbits that the discrete symmetry makes of it; 0: a continuum of orbits
     verdict: str
     hits: int
+    proved: bool | None = None  # by interval arithmetic (`landscape.proof`); None: nobody asked
 
 
 def begin(landscape: Landscape) -> Census:

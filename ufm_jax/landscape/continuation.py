@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ufm_jax.landscape import units as sizes
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.evidence import Evidence, examine, measured
 from ufm_jax.landscape.fields import at_lane
@@ -29,7 +30,6 @@ from ufm_jax.landscape.landscape import Landscape, sizes_of
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import DENSE_LIMIT, NOT_COUNTED, eigen
-from ufm_jax.landscape.units import GRAD_TOL, SOLVED
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.numerics.checks import check_count
 from ufm_jax.numerics.derivatives import dense_matrix
@@ -163,9 +163,9 @@ def follow(landscape: Landscape, x: Any, /, *, max_steps: int = 1000, **fields: 
     check_finite(x)
     check_landscape(landscape)
     units, slope = measured(landscape, landscape.evaluate(x))
-    if not (norm := float(slope / units.gradient)) <= GRAD_TOL:
+    if not (norm := float(slope / units.gradient)) <= sizes.GRAD_TOL:
         raise ValueError(
-            f"x: need a critical point, the norm of its gradient is {norm:.1e} in units, above {GRAD_TOL:g}; "
+            f"x: need a critical point, the norm of its gradient is {norm:.1e} in units, above {sizes.GRAD_TOL:g}; "
             "ufm.search(landscape, x), or with ufm.LevenbergMarquardt(), may find one near by"
         )
     space, start, back = landscape.space_at(x)
@@ -227,7 +227,7 @@ def _here(space: Landscape, path: Path, t: Float[Array, ""], x: Float[Array, " D
 
 def _corrected(landscape: Landscape, x: Float[Array, " D"], max_steps: int = 300) -> Solution:
     unit = lambda value: sizes_of(landscape, value).gradient
-    return levenberg_marquardt(oracle(landscape), x, gtol=SOLVED, max_steps=max_steps, unit=unit)
+    return levenberg_marquardt(oracle(landscape), x, gtol=sizes.SOLVED, max_steps=max_steps, unit=unit)
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Classes whose fields are leaves or sizes: frozen dataclasses and pytrees; so is a subclass of `Structure`."""
+"""Classes whose fields are leaves or sizes, frozen dataclasses and pytrees: subclasses of `Structure`."""
 
 import dataclasses
 import functools

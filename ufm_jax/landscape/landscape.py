@@ -22,6 +22,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ufm_jax.landscape.balls import Balls
 from ufm_jax.landscape.checks import checked
 from ufm_jax.landscape.fields import Structure, at_lane, static
 from ufm_jax.landscape.orbit import Orbit, orbit_of
@@ -209,6 +210,20 @@ class Landscape(Structure):
         With it come x there, exactly, and the way back, an isometry that does not depend on the leaves.
         """
         return self, x, lambda y: y
+
+    def balls(self, x: Any, **fields: Any) -> Balls:
+        """Return this landscape over balls near the critical point x, in coordinates that suit a proof.
+
+        `fields` are balls in place of the exact numbers in leaves of these names.
+
+        Raises:
+            ValueError: naming the landscape: by default it has no such form.
+        """
+        raise ValueError(
+            f"landscape: {type(self).__name__} cannot be evaluated over balls, as a proof must: give it a "
+            "method balls(self, x, **fields) that returns a ufm_jax.landscape.balls.Balls: f, gradient, "
+            "Hessian and tangents of the symmetry in python-flint's balls, as ufm.Factorisation has it"
+        )
 
     def draw(self, key: Key, number: Int[Array, ""], target: Target) -> Any:
         """Return the start of this number toward a target; by default `start`, whatever the number."""

@@ -30,8 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ufm_jax.landscape.balls import Balls
 from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.models.factorisation_balls import FactorisationBalls
 from ufm_jax.numerics.checks import check_count, check_positive
 
 # Two singular values nearer than this, as a part of the largest, are not told apart: rounding of the SVD.
@@ -85,6 +87,17 @@ class Factorisation(Landscape):
         sigma = jnp.linalg.svd(self.M, compute_uv=False)
         chosen = (jnp.arange(sigma.size) < self.rank) & (sigma > self.decay)
         return jnp.sum(jnp.where(chosen, self.decay * sigma - self.decay**2 / 2, sigma**2 / 2))
+
+    def balls(self, x: Factors, **fields: Any) -> Balls:
+        """Return it over balls near x; `decay` may be a ball.
+
+        Raises:
+            ValueError: naming a field that is not `decay`.
+        """
+        if unknown := set(fields) - {"decay"}:
+            raise ValueError(f"{min(unknown)}: of this landscape, only decay can be a ball")
+        decay = fields.get("decay", float(self.decay))
+        return FactorisationBalls(np.asarray(self.M, float), decay, np.asarray(x.U), np.asarray(x.V))
 
     def measures(self, x: Factors) -> dict[str, Array]:
         """Return ‖UᵀU − VᵀV‖, which is zero at every critical point."""

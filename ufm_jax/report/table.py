@@ -118,8 +118,11 @@ def _largest(column: pa.ChunkedArray) -> str:
 
 def census_report(orbits: list[OrbitRow], summary: dict[str, Any], *, head: int = 20, tail: int = 10) -> str:
     """Return the table of orbits, of a long one the first and the last, and what is known of completeness."""
-    told = (["-" if value is None else str(value) for value in row[1:]] for row in orbits)
-    cells = [list(OrbitRow._fields), *([f"{row.loss:.8f}", *t] for row, t in zip(orbits, told, strict=True))]
+    names = [
+        name for name in OrbitRow._fields if name != "proved" or any(r.proved is not None for r in orbits)
+    ]
+    told = (["-" if (v := getattr(row, name)) is None else str(v) for name in names[1:]] for row in orbits)
+    cells = [names, *([f"{row.loss:.8f}", *t] for row, t in zip(orbits, told, strict=True))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     shown = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
     if len(orbits) > head + tail:

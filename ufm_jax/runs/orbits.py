@@ -5,6 +5,7 @@ DIR/orbits.npz     the hash of the run; representatives, an array for each leaf 
                    √n_k times the feature of class k; `Atlas` gives points ready for f); counts, evidence; in
                    the order of orbits.csv
 DIR/orbits.csv     one row an orbit, lowest loss first; what is not known is empty
+DIR/proofs.json    where asked for (`proofs`)
 DIR/summary.json   starts, failures, unseen mass, completeness tests
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from jax.tree_util import tree_flatten_with_path
@@ -26,12 +28,15 @@ from ufm_jax.files import write_file, write_json
 from ufm_jax.landscape import census
 from ufm_jax.landscape.census import Census, OrbitRow
 from ufm_jax.landscape.checks import check_finite
+from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.point import leaf_name
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.precision import require_x64
+from ufm_jax.runs import proofs
 from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder
 from ufm_jax.runs.plan import CensusConfig, LandscapeCensusConfig
+from ufm_jax.runs.proofs import Proved
 from ufm_jax.runs.recipe import landscape_of
 
 Config = CensusConfig | LandscapeCensusConfig
@@ -72,11 +77,16 @@ class Atlas:
 
     landscape: Landscape
     state: Census
+    proved: Proved | None = None  # where `census` was asked to prove
+    marks: list[bool | None] | None = None  # what a folder says of each orbit's proof
 
     @cached_property
     def rows(self) -> list[OrbitRow]:
         """The lines of orbits.csv."""
-        return census.rows(self.state)
+        found, marks = census.rows(self.state), self.marks
+        if self.proved is not None:
+            marks = [proof.proved for proof in self.proved.proofs]
+        return found if marks is None else [r._replace(proved=m) for r, m in zip(found, marks, strict=True)]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -129,7 +139,8 @@ class Atlas:
     def __str__(self) -> str:
         from ufm_jax.report.table import census_report
 
-        return f"{self!r}\n{census_report(self.rows, self.summary)}"
+        told = [repr(self), census_report(self.rows, self.summary)]
+        return "\n".join(told if self.proved is None else [*told, str(self.proved)])
 
     def __repr__(self) -> str:
         tests = {True: "complete as tested", False: "INCOMPLETE: an orbit is missing or miscounted"}
@@ -143,7 +154,7 @@ class Atlas:
 
 def table_of(rows: list[OrbitRow]) -> pa.Table:
     """Return rows as a table, null where something is not known."""
-    kinds = {"loss": pa.float64(), "verdict": pa.string()}
+    kinds = {"loss": pa.float64(), "verdict": pa.string(), "proved": pa.bool_()}
     columns = {name: [getattr(row, name) for row in rows] for name in OrbitRow._fields}
     return pa.table({name: pa.array(v, kinds.get(name, pa.int64())) for name, v in columns.items()})
 
@@ -155,6 +166,7 @@ def run(
     *,
     force: bool = False,
     repair: bool = False,
+    prove: bool = False,
 ) -> Results:
     """Take a census into the folder `out`, going on from what it holds; return its orbits and its summary.
 
@@ -179,8 +191,13 @@ def run(
                     progress(state)
         finally:  # interrupted, too
             found, summary = census.rows(state), summarise(landscape, state)
+            found = proofs.marked(out, config.digest(), found)
             write_rows(out / "orbits.csv", found)
             write_json(out / "summary.json", {"digest": config.digest(), **summary})
+        if prove:
+            proofs.write(out, config.digest(), landscape, found, proved_rows(landscape, state))
+            found = proofs.marked(out, config.digest(), found)
+            write_rows(out / "orbits.csv", found)
     return found, summary
 
 
@@ -203,7 +220,19 @@ def atlas(config: Config, out: Path, landscape: Landscape | None = None) -> Atla
             raise ValueError(
                 f"landscape: it is not the one of {out}: at its first orbit f was {held:.10g}, and is {now}"
             )
-    return Atlas(made, state)
+    marks = [row.proved for row in proofs.marked(out, config.digest(), census.rows(state))]
+    return Atlas(made, state, marks=marks)
+
+
+def proved_rows(landscape: Landscape, state: Census) -> Proved:
+    """Prove the orbits found (`landscape.proof`), in the coordinates of their rank.
+
+    Raises:
+        ValueError: naming the landscape or its loss, if it cannot be evaluated over balls.
+    """
+    space, wide = census.space_of(landscape), landscape.space("rows")
+    points = [wide.lift(unravel(space, jnp.asarray(x))) for x in state.points]
+    return proofs.prove_rows(wide, points, census.rows(state))
 
 
 def results(config: Config, out: Path) -> Results:
@@ -274,11 +303,11 @@ def summarise(landscape: Landscape, state: Census) -> dict[str, Any]:
 
 
 def write_rows(path: Path, found: list[OrbitRow]) -> None:
-    """Write orbits.csv: the fields of `OrbitRow`, lowest loss first."""
+    """Write orbits.csv: the fields of `OrbitRow`, lowest loss first; `proved` is true, false or empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(OrbitRow._fields)
-    writer.writerows(found)
+    writer.writerows([*row[:-1], {True: "true", False: "false", None: ""}[row.proved]] for row in found)
     write_file(path, lambda file: file.write(text.getvalue().encode()))
 
 

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ufm_jax.landscape.balls import Balls
 from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.landscape import Batched, Effort, Target
 from ufm_jax.landscape.units import Units, doubt_if_even
 from ufm_jax.models.unconstrained import (
+    balls,
     blocks,
     census,
     certificate,
@@ -80,6 +82,9 @@ class UnconstrainedFeatureModel(Problem):
         if not self.loss.convex:
             return ()
         return ("certificate", "escape") if target == "minima" else ("escape",)
+
+    def balls(self, x: Params, **fields: Any) -> Balls:
+        return balls.model_balls(self, x, fields)
 
     def batched(self, lanes: dict[str, Array]) -> Batched:
         return stacked.batched(at_lane(self, lanes))

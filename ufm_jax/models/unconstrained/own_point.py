@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm_jax.landscape import proof
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.evidence import Examined, examine
 from ufm_jax.landscape.spectrum import NOT_COUNTED
@@ -124,6 +125,7 @@ def certify(
     *,
     grad_tol: float = GRAD_TOL,
     gap_tol: float = GAP_TOL,
+    prove: bool = False,
     **given: Any,
 ) -> dict[str, Any]:
     """Return evidence and verdict on a point of the full problem, as plain values for JSON.
@@ -132,7 +134,8 @@ def certify(
     A point that is not critical has `verdict` NOT_CRITICAL and no index,
     nullity or λ_min; its dual bound, gap, curvature and metrics are given all the same. A saddle beyond
     `spectrum.DENSE_LIMIT` has no index and nullity. NaN becomes None. `excess_loss` is f − f*, where theory
-    knows f* = `closed_form_loss`; `notes` say what was taken for granted.
+    knows f* = `closed_form_loss`; `notes` say what was taken for granted. With `prove` come the columns of
+    `landscape.proof.Proof`.
 
     Raises:
         ValueError: as `own_point`; a tolerance, if it is not a finite number above 0.
@@ -142,7 +145,8 @@ def certify(
         given["samples"] = "columns"
         notes = ["H is square: its columns were taken to be the samples; say so if these are its rows"]
     point = own_point(*params, labels, **given)
-    return as_row(point._replace(notes=notes + point.notes), examined(point, grad_tol, gap_tol))
+    row = as_row(point._replace(notes=notes + point.notes), examined(point, grad_tol, gap_tol))
+    return row | proof.prove(point.prob, point.params).columns() if prove else row
 
 
 def examined(point: OwnPoint, grad_tol: float = GRAD_TOL, gap_tol: float = GAP_TOL) -> Examined:

@@ -1,0 +1,302 @@
+"""f over balls, in the coordinates of a critical point's own rank.
+
+A critical point of rank r is one of the problem on class means in r feature coordinates (`reduction`):
+D = 2Kr + K variables, whatever N and d. There W has rank r exactly (`beyond` shows it over the box), and
+
+*the other d − r coordinates* each add the Hessian [[λ_W I, G̃], [G̃ᵀ, λ_H I]], with as many negative
+eigenvalues as G̃ has singular values above s = √(λ_W λ_H), and zero ones where σ = s. At a critical point
+G̃H̃ᵀ = −λ_W W and WᵀG̃ = −λ_H H̃, so G̃G̃ᵀW = s²W: r of the σ are s exactly, and those of the others above s
+are the positive eigenvalues of G̃G̃ᵀ − s² on the complement of W's columns. They are counted as in `proof`: if
+
+    C = [[G̃G̃ᵀ − s² I, W], [Wᵀ, 0]]
+
+is regular, then no other σ is s, and C has r positive eigenvalues more than that.
+*Global minimum.* If no σ is above s, then Θ = G̃ is feasible for the dual problem, and its value is f exactly
+(`certificate`; the gap closes by the identities above): the point is a global minimum in every d.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ufm_jax.landscape.balls import (
+    Ball,
+    BallMatrix,
+    Balls,
+    Beyond,
+    Unproved,
+    bordered,
+    centres,
+    flint,
+    hexed,
+    identity,
+    signs,
+)
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, Squared
+from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
+from ufm_jax.models.unconstrained.reduction import (
+    collapse,
+    feature_frame,
+    lift,
+    rank_bound,
+    restrict,
+    turned,
+)
+from ufm_jax.models.unconstrained.symmetry import rank as rank_of
+
+DECAYS = ("decay_w", "decay_h", "decay_b")
+
+
+class Scored(NamedTuple):
+    """One class's loss at its logits."""
+
+    value: Ball
+    slope: list[Ball]  # K
+    curvature: list[list[Ball]]  # K x K
+
+
+class Evaluated(NamedTuple):
+    """What f and its derivatives are made of."""
+
+    W: BallMatrix
+    H: BallMatrix
+    b: list[Ball]
+    scored: list[Scored]  # of each class, times its weight
+    G: BallMatrix  # G̃
+
+
+class BallModel(Balls):
+    """f on class means in r coordinates, flat as `ravel` has it: W (K, r), H̃ (r, K), b."""
+
+    affine = True
+
+    def __init__(self, prob: Problem, start: Params, dropped: float, fields: dict[str, Any]) -> None:
+        self.prob, self.dropped = prob, dropped
+        self.rank, self.dim = start.W.shape[1], prob.dim + prob.unused
+        self.start = np.concatenate([np.asarray(a, float).ravel() for a in start if a is not None])
+        self.decays = [fields.get(name, float(getattr(prob, name))) for name in DECAYS]
+        if not (self.decays[0] > 0 and self.decays[1] > 0 and self.decays[2] >= 0):
+            raise ValueError(f"decay_w, decay_h, decay_b: need > 0, > 0 and >= 0, got {self.decays}")
+        self.shifted = prob.bias and prob.shift_invariant and bool(self.decays[2] == 0)
+
+    def expand(self, x: BallMatrix) -> tuple[Ball, BallMatrix, BallMatrix]:
+        at = self._evaluate(x)
+        w, h, b = self.decays
+        parts = at.W.entries(), at.H.entries(), at.b
+        squares = [sum((a * a for a in part), flint().arb(0)) for part in parts]
+        value = sum((one.value for one in at.scored), flint().arb(0))
+        value += (w * squares[0] + h * squares[1] + b * squares[2]) / 2
+        grad_w = at.G * at.H.transpose() + at.W * w
+        grad_h = at.W.transpose() * at.G + at.H * h
+        grad_b = [
+            sum((one.slope[j] for one in at.scored), flint().arb(0)) + b * bias for j, bias in enumerate(at.b)
+        ]
+        grad = [*grad_w.entries(), *grad_h.entries(), *grad_b]
+        return value, flint().arb_mat(len(grad), 1, grad), self._hessian(at)
+
+    def tangents(self, x: BallMatrix) -> BallMatrix:
+        """Return (W A, −A H̃) for A = e_a e_bᵀ − e_b e_aᵀ, a < b, and the shift of b if it is a symmetry."""
+        W, H, _ = self._parts(x)
+        K, r, size = self.prob.num_classes, self.rank, x.nrows()
+        rows = []
+        for a in range(r):
+            for b in range(a + 1, r):
+                row = [0] * size
+                for k in range(K):
+                    row[k * r + b], row[k * r + a] = W[k, a], -W[k, b]
+                    row[K * r + a * K + k], row[K * r + b * K + k] = -H[b, k], H[a, k]
+                rows.append(row)
+        if self.shifted:
+            rows.append([0] * (2 * K * r) + [1] * K)
+        return flint().arb_mat(rows) if rows else flint().arb_mat(0, size)
+
+    def beyond(self, x: BallMatrix, index: int) -> Beyond:
+        """Show the rank, count what d − r unused coordinates add, say if a global minimum is shown."""
+        at, r = self._evaluate(x), self.rank
+        try:
+            signs(at.W.transpose() * at.W)
+        except Unproved:
+            raise Unproved(
+                f"that W has {r} independent columns is not shown: the rank may be lower"
+            ) from None
+        more = self.dim - r
+        above = self._above(at, needed=more > 0)
+        total = index + more * (above or 0)
+        return Beyond(
+            index=more * (above or 0),
+            nullity=more * r,
+            rank=r,
+            global_minimum=True if above == 0 else False if total > 0 else None,
+        )
+
+    def problem(self) -> dict[str, Any]:
+        prob, loss = self.prob, self.prob.loss
+        parameters = {name: hexed(value) for name, value in vars(loss).items()}
+        return {
+            "model": "unconstrained feature model",
+            "counts": list(prob.counts),
+            "dim": self.dim,
+            "bias": prob.bias,
+            "loss": {"name": loss.name, **parameters},
+            **{name: hexed(float(getattr(prob, name))) for name in DECAYS},
+        }
+
+    def invariants(self, x: BallMatrix) -> list[Ball]:
+        """Return sums of W H̃ and b that rotations and permutations of like classes leave alone."""
+        W, H, b = self._parts(x)
+        K, M, arb = self.prob.num_classes, W * H, flint().arb
+        counts = self.prob.counts  # classes that permutations exchange have the same
+        diagonal = [M[k, k] for k in range(K)]
+        every = M.entries()
+        lengths = [sum((M[j, k] ** 2 for j in range(K)), arb(0)) for k in range(K)]
+        sums = [[a**power * n for a, n in zip(diagonal, counts, strict=True)] for power in (1, 2, 3)]
+        sums += [[a**power for a in every] for power in (2, 3, 4)]
+        sums += [[a * a * n for a, n in zip(lengths, counts, strict=True)]]
+        if not self.shifted:
+            sums += [[a * a * n for a, n in zip(b, counts, strict=True)]] if b else []
+        return [sum(terms, arb(0)) for terms in sums]
+
+    def _parts(self, x: BallMatrix) -> tuple[BallMatrix, BallMatrix, list[Ball]]:
+        K, r, entries = self.prob.num_classes, self.rank, x.entries()
+        W = flint().arb_mat(K, r, entries[: K * r])
+        return W, flint().arb_mat(r, K, entries[K * r : 2 * K * r]), entries[2 * K * r :]
+
+    def _evaluate(self, x: BallMatrix) -> Evaluated:
+        W, H, b = self._parts(x)
+        K, arb, counts = self.prob.num_classes, flint().arb, self.prob.counts
+        M = W * H
+        scored = []
+        for k, count in enumerate(counts):
+            scale = 1 / arb(count).sqrt()
+            logits = [M[j, k] * scale + (b[j] if b else 0) for j in range(K)]
+            scored.append(_weighted(_score(self.prob.loss, logits, k), arb(count) / self.prob.num_samples))
+        G = flint().arb_mat(
+            [[one.slope[j] / arb(n).sqrt() for one, n in zip(scored, counts, strict=True)] for j in range(K)]
+        )
+        return Evaluated(W, H, b, scored, G)
+
+    def _hessian(self, at: Evaluated) -> BallMatrix:
+        """Return Σ_k J_kᵀ A_k J_k, J_k the derivative of class k's logits, and their second derivative's."""
+        K, r = self.prob.num_classes, self.rank
+        size = 2 * K * r + len(at.b)
+        slopes: list[list[Any]] = []
+        pushed: list[list[Any]] = []
+        for k, (one, count) in enumerate(zip(at.scored, self.prob.counts, strict=True)):
+            scale = 1 / flint().arb(count).sqrt()
+            rows = [[0] * size for _ in range(K)]
+            for j, row in enumerate(rows):
+                for a in range(r):
+                    row[j * r + a] = at.H[a, k] * scale
+                    row[K * r + a * K + k] = at.W[j, a] * scale
+                if at.b:
+                    row[2 * K * r + j] = 1
+            slopes += rows
+            pushed += (flint().arb_mat(one.curvature) * flint().arb_mat(rows)).tolist() if size else []
+        if not size:
+            return flint().arb_mat(0, 0)
+        whole = (flint().arb_mat(slopes).transpose() * flint().arb_mat(pushed)).tolist()
+        for i, decay in enumerate(self._decay_of_each(len(at.b))):
+            whole[i][i] += decay
+        for j in range(K):
+            for k in range(K):
+                for a in range(r):
+                    w, h = j * r + a, K * r + a * K + k
+                    whole[w][h] += at.G[j, k]
+                    whole[h][w] += at.G[j, k]
+        return flint().arb_mat(whole)
+
+    def _decay_of_each(self, biases: int) -> list[Any]:
+        each = self.prob.num_classes * self.rank
+        w, h, b = self.decays
+        return [w] * each + [h] * each + [b] * biases
+
+    def _above(self, at: Evaluated, needed: bool) -> int | None:
+        """Count the singular values of G̃ above s; where another may be s, None, or an error if `needed`."""
+        if self.rank == rank_bound(replace(self.prob, dim=self.prob.num_classes)):
+            return 0  # all that there are equal s; of a softmax loss the one left over is 0, as 1ᵀG̃ = 0
+        arb = flint().arb
+        square = arb(self.decays[0]) * arb(self.decays[1])
+        C = at.G * at.G.transpose() - identity(self.prob.num_classes) * square
+        try:
+            return signs(bordered(C, at.W.transpose()) if self.rank else C)[1] - self.rank
+        except Unproved:
+            if not needed:
+                return None
+            s = float(square.sqrt())
+            sigma = np.linalg.svd(centres(at.G), compute_uv=False)
+            nearest = sigma[np.argsort(np.abs(sigma - s))[self.rank]]
+            raise Unproved(
+                f"a singular value of the class gradients, {nearest:.15g}, cannot be told from s = {s:.15g} "
+                f"(beside the {self.rank} that equal it): an unused coordinate's Hessian may be singular"
+            ) from None
+
+
+def model_balls(prob: Problem, p: Params, fields: dict[str, Any]) -> BallModel:
+    """Return f over balls in the coordinates of p's own rank.
+
+    Raises:
+        ValueError: naming the loss, if it is neither cross-entropy nor squared loss; a decay that is not a
+            single number, or a field that is no decay.
+    """
+    check_single(prob)
+    if type(prob.loss) not in (CrossEntropy, Squared):
+        raise ValueError(
+            f"loss: proofs are made of ufm.CrossEntropy and ufm.Squared themselves, got {prob.loss!r}; "
+            "another would need its derivatives over balls, in models/unconstrained/balls.py"
+        )
+    if unknown := set(fields) - set(DECAYS):
+        raise ValueError(f"{min(unknown)}: need one of {DECAYS}")
+    q, rank, dropped = _own_coordinates(prob, p)
+    r = int(rank)
+    return BallModel(prob, q._replace(W=q.W[:, :r], H=q.H[:r]), float(dropped), fields)
+
+
+@jax.jit
+def _own_coordinates(prob: Problem, p: Params) -> Any:
+    """Return p on class means, turned so that its strongest feature directions come first, and its rank."""
+    small = collapse(prob)
+    q = restrict(small, p)
+    rank = rank_of(prob, p)
+    turned_q = turned(q, feature_frame(small, q))
+    used = jnp.arange(prob.dim, dtype=rank.dtype) < rank
+    left_out = [
+        p.H - lift(prob, q).H,
+        jnp.where(used, 0.0, turned_q.W),
+        jnp.where(used[:, None], 0.0, turned_q.H),
+    ]
+    return turned_q, rank, jnp.sqrt(sum(jnp.sum(a**2) for a in left_out))
+
+
+def _score(loss: Loss, logits: list[Ball], label: int) -> Scored:
+    """Return ℓ, ∇ℓ and ∇²ℓ of one column, without its class weight's share in the mean."""
+    K, arb = len(logits), flint().arb
+    if isinstance(loss, Squared):
+        apart = [z - int(j == label) for j, z in enumerate(logits)]
+        value = sum((a * a for a in apart), arb(0)) / 2
+        return Scored(value, apart, [[arb(int(i == j)) for j in range(K)] for i in range(K)])
+    assert isinstance(loss, CrossEntropy)
+    smoothing = arb(loss.smoothing)
+    target = [smoothing / K + (1 - smoothing if j == label else 0) for j in range(K)]
+    moved = [z + offset for z, offset in zip(logits, loss.offsets or [0] * K, strict=True)]
+    against = [z - moved[label] for z in moved]
+    powers = [arb(1) if j == label else z.exp() for j, z in enumerate(against)]
+    total = sum(powers, arb(0))
+    share = [power / total for power in powers]
+    value = total.log() - sum((t * z for t, z in zip(target, against, strict=True)), arb(0))
+    slope = [p - t for p, t in zip(share, target, strict=True)]
+    curvature = [
+        [share[i] * (1 - share[i]) if i == j else -share[i] * share[j] for j in range(K)] for i in range(K)
+    ]
+    weight = arb(1 if loss.class_weights is None else loss.class_weights[label])
+    return _weighted(Scored(value, slope, curvature), weight)
+
+
+def _weighted(one: Scored, weight: Ball) -> Scored:
+    return Scored(
+        one.value * weight,
+        [a * weight for a in one.slope],
+        [[a * weight for a in row] for row in one.curvature],
+    )
