@@ -201,6 +201,10 @@ class Landscape:
         """Return more numbers to record of a point, each a scalar, by name."""
         return {}
 
+    def name_of(self, x: Any) -> str:
+        """Return what a critical point is called, from its numbers (it is not traced); by default nothing."""
+        return ""
+
     # What a landscape of this package overrides, for speed or knowledge.
 
     @property

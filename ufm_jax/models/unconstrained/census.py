@@ -25,6 +25,7 @@ from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained import symmetric
 from ufm_jax.models.unconstrained.completeness import Counted, MorseBott, morse_bott
 from ufm_jax.models.unconstrained.geometry import CollapseMetrics
+from ufm_jax.models.unconstrained.names import name_of
 from ufm_jax.models.unconstrained.objective import logit_gradient
 from ufm_jax.models.unconstrained.permutations import (
     Shape,
@@ -84,6 +85,8 @@ class OrbitRow(NamedTuple):
     copies: int  # orbits under rotations that permutations of classes make of it; 0: a continuum of orbits
     verdict: str
     hits: int
+    name: str = ""  # `names`
+    stabiliser: int | None = None  # number of permutations of alike classes that leave it; None: a continuum
 
 
 def begin(prob: Problem) -> Census:
@@ -182,6 +185,8 @@ def rows(prob: Problem, state: Census) -> list[OrbitRow]:
             copies=int(state.copies[i]),
             verdict=Verdict(int(e["verdict"][i])).name,
             hits=int(state.hits[i]),
+            name=name_of(prob, shape_of(reduced(prob), state.points[i])),
+            stabiliser=group_order(prob.kinds) // int(state.copies[i]) if state.copies[i] else None,
         )
         for i in range(len(state.hits))
     ]

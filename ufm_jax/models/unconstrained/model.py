@@ -14,6 +14,7 @@ from ufm_jax.landscape.spectrum import Block, doubt_if_even
 from ufm_jax.models.unconstrained import (
     blocks,
     certificate,
+    names,
     objective,
     reduction,
     stacked,
@@ -21,6 +22,7 @@ from ufm_jax.models.unconstrained import (
     symmetry,
     theory,
 )
+from ufm_jax.models.unconstrained.locate import shape_at
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, check_loss
 from ufm_jax.models.unconstrained.problem import (
     MOST,
@@ -62,6 +64,10 @@ class UnconstrainedFeatureModel(Problem):
 
     def measures(self, x: Params) -> dict[str, Array]:
         return certificate.measures(self, x, symmetry.rank(self, x))
+
+    def name_of(self, x: Params) -> str:
+        shape = shape_at(self, x)
+        return "" if shape is None else names.name_of(self, shape)
 
     def orbit(self, point: Point) -> Orbit:
         return symmetry.orbit(
