@@ -81,7 +81,7 @@ def _cross_entropy(prob: Problem, smoothing: float) -> BalancedMinimum:
     ratio = (1.0 - (K - 1) * probability) / probability  # of diagonal to off-diagonal probability
     # Exactly 0 at the origin, where the ratio of two rounded 1/K may exceed 1.
     m = jnp.where(probability < 1.0 / K, jnp.log(jnp.maximum(ratio, 1.0)), 0.0)
-    fit = -jnp.log(1.0 - (K - 1) * probability) + (K - 1) * (smoothing / K) * m
+    fit = -jnp.log1p(-(K - 1) * probability) + (K - 1) * (smoothing / K) * m
     zero = jnp.zeros_like(m)
     return BalancedMinimum(fit + (K - 1) * t * m, m, zero, zero)
 

@@ -17,8 +17,8 @@ with no logits between them are orthogonal: L is then a direct sum, written with
 | `frame(3)` | three classes alone in orthogonal directions, equal lengths; `frame[2,1]`: merged or unequal |
 | `partition[2,1,1]` | none of these: how many classes each point carries |
 
-Numbers within brackets descend. Where classes are of several kinds (`Problem.kinds`), the letters a, b, ...
-say which, a the one of most samples: `simplex[3b,a,a]` has three minority classes merged.
+Numbers within brackets descend; 1^4 is 1,1,1,1. Where classes are of several kinds (`Problem.kinds`), letters
+say which, a the kind of most samples: `simplex[3b,a,a]` has three minority classes merged.
 
 What a name says holds to `MATCH_TOL`, relative to the largest logit, as orbits are told apart. Of softmax
 losses `simplex[...]` and `simplices[...]` have one critical value each: their L minimises a convex function.
@@ -28,7 +28,9 @@ orthogonal simplices it is f in α_i > 0 and b: `candidates`.)
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import groupby
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -37,17 +39,18 @@ from ufm_jax.models.unconstrained.permutations import MATCH_TOL, Shape
 from ufm_jax.models.unconstrained.problem import Problem
 
 Matrix = Float[np.ndarray, "m m"]
-Part = tuple[Matrix, list[str]]  # logits between points, and the classes that each carries, a letter a class
+Part = tuple[np.ndarray, list[str]]  # logits between points, and what classes each carries, as letters
 
-# Spherical codes by number of points and dimension, with the inner products of their unit vectors, which
-# determine them. Six lines at equal angles in R³ are the icosahedron's diagonals (Haantjes 1948). Vectors of
-# inner products 0, ±1/2, ±1 are roots of a simply laced system: of 24 in R⁴ and of 240 in R⁸ there is one,
-# D4 and E8 (Conway & Sloane 1999, ch. 4).
+# Spherical codes by number of points and dimension: the inner products of a unit vector with all, and how
+# often each occurs; the products determine the code. Six lines at equal angles in R³ are the icosahedron's
+# diagonals (Haantjes 1948). Vectors of inner products 0, ±1/2, ±1 are roots of a simply laced system: of 24
+# in R⁴ and of 240 in R⁸ there is one, D4 and E8 (Conway & Sloane 1999, ch. 4).
 CODES = {
-    (12, 3): ("icosahedron", (1.0, 5**-0.5, -(5**-0.5), -1.0)),
-    (24, 4): ("24-cell", (1.0, 0.5, 0.0, -0.5, -1.0)),
-    (240, 8): ("E8", (1.0, 0.5, 0.0, -0.5, -1.0)),
+    (12, 3): ("icosahedron", {1.0: 1, 5**-0.5: 5, -(5**-0.5): 5, -1.0: 1}),
+    (24, 4): ("24-cell", {1.0: 1, 0.5: 8, 0.0: 6, -0.5: 8, -1.0: 1}),
+    (240, 8): ("E8", {1.0: 1, 0.5: 56, 0.0: 126, -0.5: 56, -1.0: 1}),
 }
+REPEATED = 3  # an entry that occurs more often is written as a power
 ALIKE = "."  # the letter of classes that are all of one kind
 
 
@@ -181,7 +184,7 @@ def _code(Q: Matrix, rank: int) -> str | None:
     name, apart = None, np.inf
     if (m, rank) in CODES:
         name, known = CODES[m, rank]
-        apart = np.abs(gram[..., None] - np.array(known)).min(axis=-1).max()
+        apart = np.abs(gram[..., None] - np.array([*known])).min(axis=-1).max()
     return name if apart <= tol else None
 
 
@@ -194,4 +197,11 @@ def _number(classes: str) -> str:
 
 
 def _listed(words: Iterable[str]) -> str:
-    return f"[{','.join(map(_number, sorted(words, key=lambda word: (-len(word), sorted(word)))))}]"
+    return listed(_number(word) for word in sorted(words, key=lambda word: (-len(word), sorted(word))))
+
+
+def listed(entries: Iterable[Any]) -> str:
+    """Write entries within brackets, those that occur often as powers: [3,1^4]."""
+    runs = [(str(entry), len(list(run))) for entry, run in groupby(entries)]
+    told = (f"{entry}^{n}" if n > REPEATED else ",".join([entry] * n) for entry, n in runs)
+    return f"[{','.join(told)}]"

@@ -1,0 +1,169 @@
+"""Symmetric critical points for d < K − 1, where no minimum is known: candidates for the lowest value.
+
+Balanced cross-entropy, with or without label smoothing α. At class means f is at least (at best factors)
+
+    (1/K) Σ_k [log Σ_j e^{z_jk} − ⟨t_k, z_k⟩] + θ ‖L‖_* + λ_b/2 ‖b‖²,    z_k = L_k + b,
+
+and each family below makes L positive semi-definite, so that ‖L‖_* = tr L. Within a family f is convex.
+
+* Orthogonal simplices for K/2 ≤ d < K − 1 (Jiang et al. 2023's orthoplex regime; values checked against
+  descents): K − d blocks of m_i ≥ 2 classes, L = ⊕ α_i (I − J/m_i), one bias a block. One block is the ETF.
+* Spherical codes fixed by a transitive group: L = q VVᵀ, b = 0, rows of V of unit length. The regular polygon
+  in d = 2, and `CODES`.
+
+By symmetry each is a critical point of f; none was proven to be the global minimum.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ufm_jax.models.unconstrained.closed_forms import theta
+from ufm_jax.models.unconstrained.losses import CrossEntropy
+from ufm_jax.models.unconstrained.names import CODES, listed
+from ufm_jax.models.unconstrained.problem import Problem
+
+MOST = 100  # block structures that are listed
+STEPS = 200  # of Newton: from 0 to logits of log(1/θ) it takes about as many as those have units
+
+
+class Candidate(NamedTuple):
+    """A symmetric critical point."""
+
+    name: str  # as `names` has it
+    loss: float
+    scales: tuple[float, ...]  # α of each block; q of a code
+    biases: tuple[float, ...]  # of each block
+
+
+class _Sample(NamedTuple):
+    """Samples that are alike: their share, and logits less that of their class, as rows linear in x."""
+
+    share: float
+    rows: Float[np.ndarray, "l v"]
+    times: Int[np.ndarray, " l"]  # how many classes have these logits
+    target: Float[np.ndarray, " v"]  # mean over the targets of the logits less that of the class
+
+
+def candidates(prob: Problem) -> list[Candidate]:
+    """Return the candidates of a problem, the lowest first; none where Kθ is so large that they fall to 0.
+
+    At most `MOST` block structures, the most unequal first.
+
+    Raises:
+        ValueError: for unequal counts or another loss.
+    """
+    if not (isinstance(prob.loss, CrossEntropy) and prob.loss.plain and prob.balanced):
+        raise ValueError(
+            f"loss, counts: need balanced cross-entropy without weights, got {prob.loss}, {prob.counts}"
+        )
+    K, d = prob.num_classes, prob.dim
+    if 2 * d >= K:
+        found = [orthogonal_simplices(prob, sizes) for sizes in islice(structures(K, max(K - d, 1)), MOST)]
+    else:
+        found = [_code(prob, *known)] if (known := _known_code(K, d)) else []
+    return sorted((c for c in found if c is not None), key=lambda c: c.loss)
+
+
+def structures(total: int, blocks: int, most: int | None = None) -> Iterator[tuple[int, ...]]:
+    """Yield the ways to write `total` as `blocks` numbers from `most` down to 2, in descending order."""
+    most = total if most is None else most
+    if blocks == 0:
+        if total == 0:
+            yield ()
+        return
+    for first in range(min(most, total - 2 * (blocks - 1)), 1, -1):
+        if first * blocks >= total:
+            for rest in structures(total - first, blocks - 1, first):
+                yield (first, *rest)
+
+
+def orthogonal_simplices(prob: Problem, sizes: tuple[int, ...]) -> Candidate | None:
+    """Return the critical point of orthogonal simplices of these sizes; None if a block falls to 0.
+
+    Blocks of one size share α and b, as the minimiser of a convex function is unique.
+    """
+    K, counted = prob.num_classes, sorted(Counter(sizes).items(), reverse=True)
+    m, many = (np.array(column) for column in zip(*counted, strict=True))
+    G = len(m)
+    alpha, bias = np.eye(2 * G)[:G], np.eye(2 * G)[G:] * prob.bias
+    samples = []
+    for g in range(G):
+        own = alpha[g] * (1.0 - 1.0 / m[g]) + bias[g]
+        rows = np.stack([bias[g] - alpha[g] / m[g], *bias]) - own
+        times = np.array([m[g] - 1, *(m * many - m[g] * (np.arange(G) == g))])
+        samples.append(_Sample(m[g] * many[g] / K, rows, times, times @ rows * (_smoothing(prob) / K)))
+    linear = np.concatenate([float(theta(prob)) * many * (m - 1), np.zeros(G)])
+    square = np.concatenate([np.zeros(G), float(prob.decay_b) * many * m])
+    x, loss = _minimum(samples, linear, square)
+    if x[:G].min() <= 0:
+        return None
+    name = f"simplices{listed(sizes)}" if len(sizes) > 1 else f"simplex({K})"
+    if len(sizes) > 1 and set(sizes) == {2}:
+        name = f"orthoplex({K})"
+    place = {int(size): g for g, size in enumerate(m)}
+    of_block = [place[size] for size in sizes]
+    return Candidate(name, loss, tuple(x[:G][of_block].tolist()), tuple(x[G:][of_block].tolist()))
+
+
+def _known_code(K: int, d: int) -> tuple[str, np.ndarray, np.ndarray] | None:
+    if d == 2:
+        return f"polygon({K})", np.cos(2 * np.pi * np.arange(K) / K), np.ones(K, int)
+    if (K, d) in CODES:
+        name, products = CODES[K, d]
+        return name, np.array([*products]), np.array([*products.values()])
+    return None
+
+
+def _code(prob: Problem, name: str, products: np.ndarray, times: np.ndarray) -> Candidate | None:
+    """Return the critical point along a code, given by one vector's inner products with all."""
+    K = prob.num_classes
+    rows = (products - 1.0)[1:, None]  # its own comes first
+    sample = _Sample(1.0, rows, times[1:], times[1:] @ rows * (_smoothing(prob) / K))
+    x, loss = _minimum([sample], np.array([float(theta(prob)) * K]), np.zeros(1))
+    return Candidate(name, loss, (float(x[0]),), (0.0,)) if x[0] > 0 else None
+
+
+def _smoothing(prob: Problem) -> float:
+    assert isinstance(prob.loss, CrossEntropy)
+    return prob.loss.smoothing
+
+
+def _minimum(
+    samples: list[_Sample], linear: np.ndarray, square: np.ndarray
+) -> tuple[Float[np.ndarray, " v"], float]:
+    """Minimise Σ share [log(1 + Σ times e^{rows x}) − target x] + linear x + square x²/2 by Newton's method.
+
+    Convex; where it is flat (the shift of an undecayed bias) the least step is taken.
+    """
+
+    def at(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        value, slope, curve = linear @ x + square @ x**2 / 2, linear + square * x, np.diag(square)
+        for share, rows, times, target in samples:
+            z = rows @ x
+            top = max(z.max(), 0.0)
+            weights = times * np.exp(z - top)
+            # log1p keeps a small loss, which is all that remains at small decays.
+            lse = np.log1p(weights.sum()) if top == 0.0 else top + np.log(np.exp(-top) + weights.sum())
+            p = weights / (np.exp(-top) + weights.sum())
+            mean = p @ rows
+            value = value + share * (lse - target @ x)
+            slope = slope + share * (mean - target)
+            curve = curve + share * (rows.T @ (p[:, None] * rows) - np.outer(mean, mean))
+        return float(value), slope, curve
+
+    x = np.zeros(len(linear))
+    value, slope, curve = at(x)
+    for _ in range(STEPS):
+        step = -np.linalg.lstsq(curve, slope, rcond=1e-14)[0]
+        size = 1.0 / max(1.0, np.abs(step).max() / 2.0)  # logits change by a few units at a time
+        while (later := at(x + size * step))[0] > value and size > 1e-9:
+            size /= 2
+        if later[0] >= value:
+            break
+        x, (value, slope, curve) = x + size * step, later
+    return x, value
