@@ -1,7 +1,5 @@
 """Names of critical points: closed forms, invariance, near misses, several kinds of classes."""
 
-import itertools
-
 import numpy as np
 import pytest
 from conftest import make
@@ -9,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ufm_jax.models.unconstrained import census
+from ufm_jax.models.unconstrained.candidates import icosahedron, roots
 from ufm_jax.models.unconstrained.names import listed, name_of_logits
 from ufm_jax.models.unconstrained.permutations import MATCH_TOL
 from ufm_jax.models.unconstrained.reduction import collapse, lift
@@ -47,29 +46,20 @@ def polygon(m):
     return np.cos(2 * np.pi * np.subtract.outer(np.arange(m), np.arange(m)) / m)
 
 
-def icosahedron():
-    golden = (1 + 5**0.5) / 2
-    corners = [np.roll((0.0, i, j * golden), k) for i in (1, -1) for j in (1, -1) for k in range(3)]
-    return np.array(corners) / np.linalg.norm(corners[0])
-
-
-def roots(d, halves):
-    """±e_i ± e_j, and (±1/2, ..., ±1/2) with an even number of minus signs: D_d, or E8."""
-    found = []
-    for i, j in itertools.combinations(range(d), 2):
-        for a, b in itertools.product((1.0, -1.0), repeat=2):
-            found.append(a * np.eye(d)[i] + b * np.eye(d)[j])
-    if halves:
-        signs = (s for s in itertools.product((0.5, -0.5), repeat=d) if np.prod(s) > 0)
-        found += [np.array(s) for s in signs]
-    return np.array(found) / 2**0.5
-
-
 def irregular(weights, seed=0):
     """A simplex of no symmetry whose points have weighted sum 0 and carry merged classes."""
     points = np.random.default_rng(seed).normal(size=(len(weights), len(weights) - 1))
     points -= np.average(points, axis=0, weights=weights)
     return merged(gram(points), weights)
+
+
+def orthoplex(K):
+    return direct_sum(*[simplex(2)] * (K // 2))
+
+
+def nested(weights, inner):
+    """A simplex whose first points, `inner` as seen from there, are one to all others."""
+    return irregular(weights) + direct_sum(inner, np.zeros((sum(weights[1:]),) * 2))
 
 
 NAMED = {
@@ -95,10 +85,13 @@ NAMED = {
     "polygon(5)x2": merged(polygon(5), (2,) * 5),
     "polygon(5)+origin(1)": direct_sum(polygon(5), np.zeros((1, 1))),
     "icosahedron": 9.0 * gram(icosahedron()),
-    "24-cell": gram(roots(4, halves=False)),
-    "E8": 2.0 * gram(roots(8, halves=True)),
+    "24-cell": gram(roots(4)),
+    "E8": 2.0 * gram(roots(8)),
     "frame(3)": 0.9 * np.eye(3),
     "frame[1,1]": np.diag([2.0, 1.0]),
+    "ordered[orthoplex(6)|1]": nested((6, 1), orthoplex(6)),
+    "ordered[1|simplex(3)|2]": on_a_line((1, 0, 3), (3, 1, 2)) + direct_sum(simplex(3), np.zeros((3, 3))),
+    "simplex[orthoplex(4),1,1]": nested((4, 1, 1), orthoplex(4)),
     "partition[1^4]": on_a_line((0, 1, 3, 5), (1, 1, 1, 1)) + 0.3 * on_a_line((5, 0, 2, 1), (1, 1, 1, 1)),
     "partition[2,1,1,1]": merged(polygon(5)[:4, :4], (2, 1, 1, 1)),
 }
@@ -147,7 +140,7 @@ def test_near_misses_are_not_misnamed(eps):
 
 def test_the_cuboctahedron_and_other_codes_of_known_size_are_not_taken_for_known_ones():
     rng = np.random.default_rng(0)
-    for points in (roots(3, halves=False), rng.normal(size=(12, 3)), rng.normal(size=(24, 4))):
+    for points in (roots(3), rng.normal(size=(12, 3)), rng.normal(size=(24, 4))):
         unit = points / np.linalg.norm(points, axis=1, keepdims=True)
         assert name_of_logits(gram(unit)).startswith("partition[1^")
     indefinite = direct_sum(polygon(3), -polygon(3))

@@ -16,7 +16,7 @@ By symmetry each is a critical point of f; none was proven to be the global mini
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import combinations, islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from ufm_jax.models.unconstrained.problem import Problem
 
 MOST = 100  # block structures that are listed
 STEPS = 200  # of Newton: from 0 to logits of log(1/θ) it takes about as many as those have units
+SIGNS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))
 
 
 class Candidate(NamedTuple):
@@ -167,3 +168,19 @@ def _minimum(
             break
         x, (value, slope, curve) = x + size * step, later
     return x, value
+
+
+def icosahedron() -> Float[np.ndarray, "12 3"]:
+    """Return the corners of a regular icosahedron, unit vectors."""
+    golden = (1 + 5**0.5) / 2
+    corners = [np.roll((0.0, i, j * golden), k) for i in (1, -1) for j in (1, -1) for k in range(3)]
+    return np.array(corners) / np.linalg.norm(corners[0])
+
+
+def roots(dim: int) -> Float[np.ndarray, "m d"]:
+    """Return the roots of D_d as unit vectors, of E8 for d = 8; of D4 they are the corners of the 24-cell."""
+    pairs = [
+        np.eye(dim)[i] * a + np.eye(dim)[j] * b for i, j in combinations(range(dim), 2) for a, b in SIGNS
+    ]
+    halves = [np.array(s) / 2 for s in product((1.0, -1.0), repeat=8) if np.prod(s) > 0] if dim == 8 else []
+    return np.array(pairs + halves) / 2**0.5

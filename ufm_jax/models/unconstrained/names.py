@@ -15,6 +15,7 @@ with no logits between them are orthogonal: L is then a direct sum, written with
 | `polygon(5)` | five classes, regular, in a plane; `polygon(5)x2`: each vertex carries two merged classes |
 | `icosahedron`, `24-cell`, `E8` | 12, 24, 240 classes at its vertices or roots; `x2` as above |
 | `frame(3)` | three classes alone in orthogonal directions, equal lengths; `frame[2,1]`: merged or unequal |
+| `ordered[orthoplex(6)|1]` | nested: six classes in one place of a line, apart in other directions: a pyramid |
 | `partition[2,1,1]` | none of these: how many classes each point carries |
 
 Numbers within brackets descend; 1^4 is 1,1,1,1. Where classes are of several kinds (`Problem.kinds`), letters
@@ -35,7 +36,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm_jax.models.unconstrained.permutations import MATCH_TOL, Shape
+from ufm_jax.models.unconstrained.permutations import MATCH_TOL, Shape, matching
 from ufm_jax.models.unconstrained.problem import Problem
 
 Matrix = Float[np.ndarray, "m m"]
@@ -50,6 +51,8 @@ CODES = {
     (24, 4): ("24-cell", {1.0: 1, 0.5: 8, 0.0: 6, -0.5: 8, -1.0: 1}),
     (240, 8): ("E8", {1.0: 1, 0.5: 56, 0.0: 126, -0.5: 56, -1.0: 1}),
 }
+UNKNOWN = "partition"
+MOST_POINTS = 32  # whose permutations are looked at: seconds
 REPEATED = 3  # an entry that occurs more often is written as a power
 ALIKE = "."  # the letter of classes that are all of one kind
 
@@ -68,7 +71,12 @@ def name_of_logits(L: Float[np.ndarray, "K K"], kinds: Int[np.ndarray, " K"] | N
     points = _connected(_alike(L))
     first = [point[0] for point in points]
     Q, carried = L[np.ix_(first, first)], ["".join(sorted(letters[k] for k in point)) for point in points]
-    if _rank(Q) == 1 and len(L) > 2:
+    return _whole(Q, carried)
+
+
+def _whole(Q: Matrix, carried: list[str]) -> str:
+    """Name points that are not all at 0."""
+    if _rank(Q) == 1 and sum(map(len, carried)) > 2:
         return _along_a_line(Q, carried)
     parts = _connected(np.maximum(np.abs(Q), np.abs(Q.T)) > MATCH_TOL)
     return _joined([(Q[np.ix_(part, part)], [carried[i] for i in part]) for part in parts])
@@ -166,7 +174,58 @@ def _part(Q: Matrix, carried: list[str]) -> str:
         return _along_a_line(Q, carried)
     if len(set(carried)) == 1 and (code := _code(Q, rank)):
         return code.format(_number(carried[0][0] * m)) + (f"x{weights[0]}" if weights[0] > 1 else "")
-    return f"partition{_listed(carried)}"
+    nested = _nested(Q, carried, fine=True) or _nested(Q, carried, fine=False)
+    return nested or f"{UNKNOWN}{_listed(carried)}"
+
+
+def _nested(Q: Matrix, carried: list[str], *, fine: bool) -> str | None:
+    """Name points some of which, seen from all others, are one: within themselves they differ elsewhere.
+
+    Such sets are sought among the orbits of the permutations that leave Q alone. `fine`: regular simplices
+    are left as they are, since a simplex may hold their corners one by one.
+    """
+    which, shown = np.arange(len(Q)), {}
+    for orbit in _orbits(Q, carried):
+        others = np.setdiff1d(np.arange(len(Q)), orbit)
+        seen = np.concatenate([Q[np.ix_(orbit, others)], Q[np.ix_(others, orbit)].T], axis=1)
+        if len(others) == 0 or len(orbit) == 1 or np.ptp(seen, axis=0).max() > MATCH_TOL:
+            continue
+        inside = Q[np.ix_(orbit, orbit)]
+        inner = _whole(inside - inside.mean(), words := [carried[i] for i in orbit])
+        if UNKNOWN in inner or (fine and inner.startswith("simplex(")):
+            continue
+        which[orbit] = orbit[0]
+        shown[int(orbit[0])] = _Nested("".join(words)).called(inner)
+    points, place = np.unique(which, return_inverse=True)
+    if len(points) in (1, len(Q)):
+        return None
+    mean = (place == np.arange(len(points))[:, None]) / np.bincount(place)[:, None]
+    outer = _whole(mean @ Q @ mean.T, [shown.get(int(i), carried[i]) for i in points])
+    return None if UNKNOWN in outer else outer
+
+
+class _Nested(str):
+    """Classes, as letters, that are shown by a name."""
+
+    shown: str
+
+    def called(self, name: str) -> "_Nested":
+        self.shown = name
+        return self
+
+
+def _orbits(Q: Matrix, carried: list[str]) -> list[np.ndarray]:
+    """Return the orbits of points under permutations that leave Q and what points carry alone."""
+    kinds = np.unique(carried, return_inverse=True)[1]
+
+    def first(i: int) -> Shape:
+        order = np.r_[i, np.delete(np.arange(len(Q)), i)]
+        return Shape(Q[np.ix_(order, order)], np.zeros(len(Q)), kinds[order])
+
+    if len(Q) > MOST_POINTS:
+        return []
+    shapes = [first(i) for i in range(len(Q))]
+    return _connected(np.array([[matching(a, b, (0,)) is not None for b in shapes] for a in shapes]))
 
 
 def _code(Q: Matrix, rank: int) -> str | None:
@@ -190,6 +249,8 @@ def _code(Q: Matrix, rank: int) -> str | None:
 
 def _number(classes: str) -> str:
     """Write how many classes, of each kind if there are several: 2, a, 2b, a2b."""
+    if isinstance(classes, _Nested):
+        return classes.shown
     counted = sorted(Counter(classes).items())
     if counted[0][0] == ALIKE:
         return str(len(classes))
