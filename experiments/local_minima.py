@@ -176,35 +176,30 @@ FAMILIES = (
 
 
 def plot(table: list[dict[str, Any]]) -> plt.Figure:
-    """Draw minima found and candidates, as their loss over that of the simplex in d = K − 1."""
+    """Draw how far minima found and candidates are above the lowest minimum found."""
     strengths = sorted({row["K_theta"] for row in table}, reverse=True)
-    figure, axes = plt.subplots(len(strengths), 1, figsize=(7.4, 1.2 + 2.6 * len(strengths)), squeeze=False)
+    figure, axes = plt.subplots(len(strengths), 1, figsize=(7.4, 1.4 + 2.6 * len(strengths)), squeeze=False)
     for ax, k_theta in zip(axes[:, 0], strengths, strict=True):
         chosen = [row for row in table if row["K_theta"] == k_theta]
         for place, row in enumerate(chosen):
-            known = np.array([*row["candidates"].values()]) / row["lower_bound"]
-            ax.hlines(known, place - 0.38, place + 0.38, color="0.6", lw=1.2, label="candidate", zorder=1)
-            losses = row["lowest"] + np.array([0.0, *row["others_above"]])
-            for name, loss in zip(row["names"], losses, strict=True):
-                family = FAMILIES.index(kind(name))
-                ax.plot(
-                    place,
-                    loss / row["lower_bound"],
-                    MARKERS[family],
-                    color=COLOURS[family],
-                    ms=5,
-                    mfc="none" if family == len(FAMILIES) - 1 else None,
-                    label=FAMILIES[family],
-                )
+            known = 100 * (np.array([*row["candidates"].values()]) / row["lowest"] - 1)
+            ax.hlines(known, place - 0.4, place + 0.4, color="0.6", lw=1.2, label="candidate", zorder=1)
+            above = 100 * np.array([0.0, *row["others_above"]]) / row["lowest"]
+            for name, height in zip(row["names"], above, strict=True):
+                which = FAMILIES.index(kind(name))
+                look = {"color": COLOURS[which], "mfc": "none", "ms": 5, "label": FAMILIES[which]}
+                ax.plot(place, height, MARKERS[which], **look)
         ax.set_xticks(range(len(chosen)), [f"{row['K']},{row['d']}" for row in chosen], rotation=90)
-        ax.set(title=rf"$K\theta$ = {k_theta:g}", ylabel=r"loss / simplex's", yscale="log", xlabel="K, d")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("")
+        ax.set_yscale("symlog", linthresh=0.1)
+        ax.set(
+            title=rf"$K\theta$ = {k_theta:g}", ylabel="above the lowest (%)", xlabel="K, d", ylim=(-0.05, 30)
+        )
+        ax.set_yticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
     handles: dict[str, Any] = {}
     for ax in axes.flat:
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
-    figure.suptitle("Local minima for d < K − 1: loss over that of the simplex in d = K − 1", fontsize=10)
+    figure.suptitle("Local minima found for d < K − 1, and symmetric candidates", fontsize=10)
     return figure
 
 

@@ -178,7 +178,7 @@ def icosahedron() -> Float[np.ndarray, "12 3"]:
 
 
 def roots(dim: int) -> Float[np.ndarray, "m d"]:
-    """Return the roots of D_d as unit vectors, of E8 for d = 8; of D4 they are the corners of the 24-cell."""
+    """Return the roots of D_d as unit vectors, of E8 for d = 8; those of D4 are a 24-cell's corners."""
     pairs = [
         np.eye(dim)[i] * a + np.eye(dim)[j] * b for i, j in combinations(range(dim), 2) for a, b in SIGNS
     ]

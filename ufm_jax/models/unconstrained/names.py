@@ -15,7 +15,7 @@ with no logits between them are orthogonal: L is then a direct sum, written with
 | `polygon(5)` | five classes, regular, in a plane; `polygon(5)x2`: each vertex carries two merged classes |
 | `icosahedron`, `24-cell`, `E8` | 12, 24, 240 classes at its vertices or roots; `x2` as above |
 | `frame(3)` | three classes alone in orthogonal directions, equal lengths; `frame[2,1]`: merged or unequal |
-| `ordered[orthoplex(6)|1]` | nested: six classes in one place of a line, apart in other directions: a pyramid |
+| `ordered[orthoplex(6)|1]` | nested: six classes in one place of a line, apart in other directions |
 | `partition[2,1,1]` | none of these: how many classes each point carries |
 
 Numbers within brackets descend; 1^4 is 1,1,1,1. Where classes are of several kinds (`Problem.kinds`), letters
