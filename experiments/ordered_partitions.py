@@ -16,7 +16,7 @@ one curvature to the m − 1 directions that split it. Along (v, τv, ρv) of (w
     K × curvature of f = ε (1 + τ²) − 2τ + τ² V + Kλ_b ρ² + Σ_k p(t_k) (t_k + ρ)²,
 
 p(t_k) the probability of one class of the block at class k, V the variance of w under the block's own
-probabilities. With S the least of the last two terms over ρ, *a block splits downhill iff (ε + S)(ε + V) < 1*.
+probabilities. With S the least of the last two terms over ρ, a block splits downhill iff (ε + S)(ε + V) < 1.
 
 1. If all blocks of all critical points on the border of a face split, then Σ (−1)^(index within the face) = 1
    over the critical points in the open face: those on its border have no local homology in it, as what is

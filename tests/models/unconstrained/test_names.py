@@ -90,7 +90,7 @@ NAMED = {
     "frame(3)": 0.9 * np.eye(3),
     "frame[1,1]": np.diag([2.0, 1.0]),
     "ordered[orthoplex(6)|1]": nested((6, 1), orthoplex(6)),
-    "ordered[1|simplex(3)|2]": on_a_line((1, 0, 3), (3, 1, 2)) + direct_sum(simplex(3), np.zeros((3, 3))),
+    "ordered[2|simplex(3)|1]": on_a_line((1, 0, 3), (3, 1, 2)) + direct_sum(simplex(3), np.zeros((3, 3))),
     "simplex[orthoplex(4),1,1]": nested((4, 1, 1), orthoplex(4)),
     "partition[1^4]": on_a_line((0, 1, 3, 5), (1, 1, 1, 1)) + 0.3 * on_a_line((5, 0, 2, 1), (1, 1, 1, 1)),
     "partition[2,1,1,1]": merged(polygon(5)[:4, :4], (2, 1, 1, 1)),

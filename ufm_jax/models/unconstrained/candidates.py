@@ -6,10 +6,11 @@ Balanced cross-entropy, with or without label smoothing α. At class means f is 
 
 and each family below makes L positive semi-definite, so that ‖L‖_* = tr L. Within a family f is convex.
 
-* Orthogonal simplices for K/2 ≤ d < K − 1 (Jiang et al. 2023's orthoplex regime; values checked against
-  descents): K − d blocks of m_i ≥ 2 classes, L = ⊕ α_i (I − J/m_i), one bias a block. One block is the ETF.
-* Spherical codes fixed by a transitive group: L = q VVᵀ, b = 0, rows of V of unit length. The regular polygon
-  in d = 2, and `CODES`.
+* Orthogonal simplices for K/2 ≤ d < K − 1 (the "orthoplex regime"): K − d blocks of m_i ≥ 2 classes,
+  L = ⊕ α_i (I − J/m_i), one bias a block. One block is the ETF.
+* Spherical codes fixed by a transitive group: L = q VVᵀ, rows of V of unit length. The regular polygon in
+  d = 2, `names.CODES`, and the orthoplex of K = 2d, each also with one class more, at 0; for K = 2d + 1 a
+  pentagon with pairs orthogonal to it.
 
 By symmetry each is a critical point of f; none was proven to be the global minimum.
 """
@@ -33,12 +34,27 @@ SIGNS = ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0))
 
 
 class Candidate(NamedTuple):
-    """A symmetric critical point."""
+    """A symmetric critical point: a direct sum of parts, in each of which all classes are alike."""
 
     name: str  # as `names` has it
     loss: float
-    scales: tuple[float, ...]  # α of each block; q of a code
-    biases: tuple[float, ...]  # of each block
+    scales: tuple[float, ...]  # of each distinct part, the largest first: the diagonal of L
+    biases: tuple[float, ...]
+
+
+class _Part(NamedTuple):
+    """A part of a direct sum: inner products of one unit vector with all, itself first; and how many such."""
+
+    products: Float[np.ndarray, " l"]
+    times: Int[np.ndarray, " l"]
+    many: int = 1
+
+    @property
+    def size(self) -> int:
+        return int(self.times.sum())
+
+
+POINT = _Part(np.zeros(1), np.ones(1, int))  # a class at 0
 
 
 class _Sample(NamedTuple):
@@ -63,11 +79,45 @@ def candidates(prob: Problem) -> list[Candidate]:
             f"loss, counts: need balanced cross-entropy without weights, got {prob.loss}, {prob.counts}"
         )
     K, d = prob.num_classes, prob.dim
-    if 2 * d >= K:
-        found = [orthogonal_simplices(prob, sizes) for sizes in islice(structures(K, max(K - d, 1)), MOST)]
-    else:
-        found = [_code(prob, *known)] if (known := _known_code(K, d)) else []
+    sums = _simplices(K, d) if 2 * d >= K else _codes(K, d)
+    found = (_minimised(prob, name, parts) for name, parts in islice(sums, MOST))
     return sorted((c for c in found if c is not None), key=lambda c: c.loss)
+
+
+Sums = Iterator[tuple[str, list[_Part]]]
+
+
+def _simplices(K: int, d: int) -> Sums:
+    """Yield the names and parts of K − d orthogonal simplices; of the ETF for d ≥ K − 1."""
+    for sizes in structures(K, max(K - d, 1)):
+        name = f"simplices{listed(sizes)}" if len(sizes) > 1 else f"simplex({K})"
+        if len(sizes) > 1 and set(sizes) == {2}:
+            name = f"orthoplex({K})"
+        # Parts of one size share α and b, as the minimiser of a convex function is unique.
+        yield name, [_simplex(m)._replace(many=n) for m, n in sorted(Counter(sizes).items(), reverse=True)]
+
+
+def _codes(K: int, d: int) -> Sums:
+    """Yield the names and parts of the codes of K classes, and of K − 1 with one class at 0."""
+    if 2 * d + 1 == K > 5:  # a pentagon and pairs
+        pairs = f"orthoplex({2 * d - 4})" if d > 3 else "simplex(2)"
+        yield f"{pairs}+polygon(5)", [_polygon(5), _simplex(2)._replace(many=d - 2)]
+    for m, rest, more in ((K, [], ""), (K - 1, [POINT], "+origin(1)")):
+        if m == 2 * d:
+            yield f"orthoplex({m}){more}", [_simplex(2)._replace(many=d), *rest]
+        elif d == 2:
+            yield f"polygon({m}){more}", [_polygon(m), *rest]
+        elif (m, d) in CODES:
+            name, products = CODES[m, d]
+            yield name + more, [_Part(np.array([*products]), np.array([*products.values()])), *rest]
+
+
+def _polygon(m: int) -> _Part:
+    return _Part(np.cos(2 * np.pi * np.arange(m) / m), np.ones(m, int))
+
+
+def _simplex(m: int) -> _Part:
+    return _Part(np.array([1.0, -1.0 / (m - 1)]), np.array([1, m - 1]))
 
 
 def structures(total: int, blocks: int, most: int | None = None) -> Iterator[tuple[int, ...]]:
@@ -83,50 +133,23 @@ def structures(total: int, blocks: int, most: int | None = None) -> Iterator[tup
                 yield (first, *rest)
 
 
-def orthogonal_simplices(prob: Problem, sizes: tuple[int, ...]) -> Candidate | None:
-    """Return the critical point of orthogonal simplices of these sizes; None if a block falls to 0.
-
-    Blocks of one size share α and b, as the minimiser of a convex function is unique.
-    """
-    K, counted = prob.num_classes, sorted(Counter(sizes).items(), reverse=True)
-    m, many = (np.array(column) for column in zip(*counted, strict=True))
-    G = len(m)
-    alpha, bias = np.eye(2 * G)[:G], np.eye(2 * G)[G:] * prob.bias
+def _minimised(prob: Problem, name: str, parts: list[_Part]) -> Candidate | None:
+    """Return the critical point with parts of these shapes; None if one of them falls to 0."""
+    K, G = prob.num_classes, len(parts)
+    scale, bias = np.eye(2 * G)[:G], np.eye(2 * G)[G:] * prob.bias
+    m, many = (np.array([getattr(part, name) for part in parts]) for name in ("size", "many"))
     samples = []
-    for g in range(G):
-        own = alpha[g] * (1.0 - 1.0 / m[g]) + bias[g]
-        rows = np.stack([bias[g] - alpha[g] / m[g], *bias]) - own
-        times = np.array([m[g] - 1, *(m * many - m[g] * (np.arange(G) == g))])
+    for g, part in enumerate(parts):
+        inside = part.products[:, None] * scale[g] + bias[g]
+        rows = np.concatenate([inside[1:], bias]) - inside[0]
+        times = np.concatenate([part.times[1:], m * many - m[g] * (np.arange(G) == g)])
         samples.append(_Sample(m[g] * many[g] / K, rows, times, times @ rows * (_smoothing(prob) / K)))
-    linear = np.concatenate([float(theta(prob)) * many * (m - 1), np.zeros(G)])
-    square = np.concatenate([np.zeros(G), float(prob.decay_b) * many * m])
-    x, loss = _minimum(samples, linear, square)
-    if x[:G].min() <= 0:
+    zero = np.zeros(G)
+    trace = float(theta(prob)) * many * m * [bool(part.products[0]) for part in parts]
+    x, loss = _minimum(samples, np.r_[trace, zero], np.r_[zero, float(prob.decay_b) * many * m])
+    if x[:G][trace > 0].min() <= 0:
         return None
-    name = f"simplices{listed(sizes)}" if len(sizes) > 1 else f"simplex({K})"
-    if len(sizes) > 1 and set(sizes) == {2}:
-        name = f"orthoplex({K})"
-    place = {int(size): g for g, size in enumerate(m)}
-    of_block = [place[size] for size in sizes]
-    return Candidate(name, loss, tuple(x[:G][of_block].tolist()), tuple(x[G:][of_block].tolist()))
-
-
-def _known_code(K: int, d: int) -> tuple[str, np.ndarray, np.ndarray] | None:
-    if d == 2:
-        return f"polygon({K})", np.cos(2 * np.pi * np.arange(K) / K), np.ones(K, int)
-    if (K, d) in CODES:
-        name, products = CODES[K, d]
-        return name, np.array([*products]), np.array([*products.values()])
-    return None
-
-
-def _code(prob: Problem, name: str, products: np.ndarray, times: np.ndarray) -> Candidate | None:
-    """Return the critical point along a code, given by one vector's inner products with all."""
-    K = prob.num_classes
-    rows = (products - 1.0)[1:, None]  # its own comes first
-    sample = _Sample(1.0, rows, times[1:], times[1:] @ rows * (_smoothing(prob) / K))
-    x, loss = _minimum([sample], np.array([float(theta(prob)) * K]), np.zeros(1))
-    return Candidate(name, loss, (float(x[0]),), (0.0,)) if x[0] > 0 else None
+    return Candidate(name, loss, tuple(x[:G].tolist()), tuple(x[G:].tolist()))
 
 
 def _smoothing(prob: Problem) -> float:
