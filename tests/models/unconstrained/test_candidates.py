@@ -32,6 +32,8 @@ PUBLISHED = [
     (7, 5, "simplices[5,2]", 0.4628807392, 0.0682649847),
     (7, 5, "simplices[4,3]", 0.4655049317, 0.0690737059),
     (7, 4, "simplices[3,2,2]", 0.4797347418, 0.0712333144),
+    (7, 4, "ordered[orthoplex(6)|1]", 0.4799438782, 0.0710535649),
+    (9, 5, "ordered[orthoplex(8)|1]", 0.5157354086, 0.0748086245),
 ]
 
 
@@ -113,6 +115,33 @@ def test_one_block_is_the_simplex(loss, bias, decay_b, k_theta):
     assert only.name == "simplex(5)"
     np.testing.assert_allclose(only.loss, best.loss, rtol=1e-12)
     np.testing.assert_allclose(only.scales[0], best.alpha * 4 / 5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("K", "dim"), [(5, 3), (7, 5), (8, 5)])
+@pytest.mark.parametrize("n", [1, 4])
+def test_pyramids_are_critical_points_of_their_name_and_value(K, dim, n):
+    prob = at_strength(K, dim, 0.03, n=n)
+    pyramids = [c for c in candidates(prob) if c.name.startswith(("ordered", "simplex["))]
+    assert pyramids
+    for found in pyramids:
+        c, k = K - dim, found.name.count("1") if "simplex[" in found.name else 1
+        a = K - k
+        m = a // c
+        alpha, gamma, *h = found.scales
+        within = np.kron(np.eye(c), alpha * (np.eye(m) - 1 / m))
+        L = np.zeros((K, K))
+        L[:a, :a], L[a:, a:] = within, gamma * (np.eye(k) - 1 / k)
+        u = np.r_[np.full(a, (k / (a * K)) ** 0.5), np.full(k, -((a / (k * K)) ** 0.5))]
+        L += np.outer(u, np.r_[np.full(a, h[0]), np.full(k, h[1])])
+        U, singular, Vt = np.linalg.svd(L)
+        root, tilt = np.sqrt(singular[:dim]), float(n * prob.decay_h / prob.decay_w) ** 0.25
+        W, means = U[:, :dim] * root * tilt, (root / tilt)[:, None] * Vt[:dim]
+        b = np.r_[np.full(a, found.biases[0]), np.full(k, found.biases[1])]
+        p = Params(jnp.asarray(W), jnp.asarray(np.repeat(means, n, axis=1)), jnp.asarray(b))
+        point = prob.evaluate(p)
+        assert abs(float(point.value) - found.loss) < 1e-12
+        assert float(point.grad_norm) < 1e-7
+        assert prob.name_of(p) == found.name
 
 
 def test_structures_are_all_partitions_into_so_many_parts():

@@ -4,13 +4,16 @@ Balanced cross-entropy, with or without label smoothing α. At class means f is 
 
     (1/K) Σ_k [log Σ_j e^{z_jk} − ⟨t_k, z_k⟩] + θ ‖L‖_* + λ_b/2 ‖b‖²,    z_k = L_k + b,
 
-and each family below makes L positive semi-definite, so that ‖L‖_* = tr L. Within a family f is convex.
+and ‖L‖_* is tr L for the first two families below. Within a family f is convex.
 
 * Orthogonal simplices for K/2 ≤ d < K − 1 (the "orthoplex regime"): K − d blocks of m_i ≥ 2 classes,
   L = ⊕ α_i (I − J/m_i), one bias a block. One block is the ETF.
 * Spherical codes fixed by a transitive group: L = q VVᵀ, rows of V of unit length. The regular polygon in
   d = 2, `names.CODES`, and the orthoplex of K = 2d, each also with one class more, at 0; for K = 2d + 1 a
   pentagon with pairs orthogonal to it.
+* Pyramids for K/2 ≤ d < K − 1: c = K − d equal orthogonal simplices of a classes in all, and k = K − a ≥ 1
+  points, a regular simplex, apart along one more axis: L = ⊕ α (I − J/m) ⊕ γ (I − J/k) + u hᵀ with u of unit
+  length and sum 0, u and h constant on the a classes and on the k; ‖L‖_* = α (a − c) + γ (k − 1) + ‖h‖.
 
 By symmetry each is a critical point of f; none was proven to be the global minimum.
 """
@@ -80,7 +83,9 @@ def candidates(prob: Problem) -> list[Candidate]:
         )
     K, d = prob.num_classes, prob.dim
     sums = _simplices(K, d) if 2 * d >= K else _codes(K, d)
-    found = (_minimised(prob, name, parts) for name, parts in islice(sums, MOST))
+    found = [_minimised(prob, name, parts) for name, parts in islice(sums, MOST)]
+    if K <= 2 * d < 2 * (K - 1):
+        found += [_pyramid(prob, m) for m in range(2, (K - 1) // (K - d) + 1)]
     return sorted((c for c in found if c is not None), key=lambda c: c.loss)
 
 
@@ -152,21 +157,57 @@ def _minimised(prob: Problem, name: str, parts: list[_Part]) -> Candidate | None
     return Candidate(name, loss, tuple(x[:G].tolist()), tuple(x[G:].tolist()))
 
 
+def _pyramid(prob: Problem, m: int) -> Candidate | None:
+    """Return the critical point of K − d orthogonal simplices of m classes and the other classes apart.
+
+    Variables: scales α and γ, features h along the common axis, and biases, of the simplices and the points.
+    """
+    K, c = prob.num_classes, prob.num_classes - prob.dim
+    a, k = c * m, K - c * m
+    alpha, gamma, *h = np.eye(6)[:4]
+    b = np.eye(6)[4:] * prob.bias
+    u = np.array([(k / (a * K)) ** 0.5, -((a / (k * K)) ** 0.5)])
+    # Logits of the classes of its own simplex (itself first), of the other simplices, and of the points.
+    base = [alpha * x + u[0] * h[0] + b[0] for x in (1.0 - 1.0 / m, -1.0 / m, 0.0)]
+    seen = np.array([*base, u[1] * h[0] + b[1]])
+    ends = [gamma * x + u[1] * h[1] + b[1] for x in (1.0 - 1.0 / k, -1.0 / k)]
+    tops = np.array([*ends, u[0] * h[1] + b[0]])
+    samples = []
+    for share, logits, times in ((a, seen, [m - 1, a - m, k]), (k, tops, [k - 1, a])):
+        rows = logits[1:] - logits[0]
+        target = np.array(times) @ rows * (_smoothing(prob) / K)
+        samples.append(_Sample(share / K, rows, np.array(times), target))
+    strength = float(theta(prob))
+    linear = strength * ((a - c) * alpha + (k - 1) * gamma)
+    square = float(prob.decay_b) * np.array([0, 0, 0, 0, a, k])
+    norm = strength * np.array([0, 0, a**0.5, k**0.5, 0, 0])
+    x, loss = _minimum(samples, linear, square, norm)
+    if x[0] <= 0 or (k > 1 and x[1] <= 0) or np.abs(x[2:4]).min() < 1e-6:
+        return None
+    inner = f"orthoplex({a})" if m == 2 else f"simplices{listed([m] * c)}"
+    name = f"ordered[{inner}|1]" if k == 1 else f"simplex{listed([inner, *[1] * k])}"
+    return Candidate(name, loss, tuple(x[:4].tolist()), tuple(x[4:].tolist()))
+
+
 def _smoothing(prob: Problem) -> float:
     assert isinstance(prob.loss, CrossEntropy)
     return prob.loss.smoothing
 
 
 def _minimum(
-    samples: list[_Sample], linear: np.ndarray, square: np.ndarray
+    samples: list[_Sample], linear: np.ndarray, square: np.ndarray, norm: np.ndarray | None = None
 ) -> tuple[Float[np.ndarray, " v"], float]:
-    """Minimise Σ share [log(1 + Σ times e^{rows x}) − target x] + linear x + square x²/2 by Newton's method.
+    """Minimise Σ share [log(1 + Σ times e^{rows x}) − target x] + linear x + square x²/2 + ‖norm x‖.
 
-    Convex; where it is flat (the shift of an undecayed bias) the least step is taken.
+    Convex, by Newton's method; where it is flat (the shift of an undecayed bias) the least step is taken.
     """
 
     def at(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         value, slope, curve = linear @ x + square @ x**2 / 2, linear + square * x, np.diag(square)
+        if norm is not None:
+            length, pull = np.linalg.norm(norm * x), norm**2 * x
+            value, slope = value + length, slope + pull / length
+            curve = curve + (np.diag(norm**2) - np.outer(pull, pull) / length**2) / length
         for share, rows, times, target in samples:
             z = rows @ x
             top = max(z.max(), 0.0)
@@ -180,7 +221,7 @@ def _minimum(
             curve = curve + share * (rows.T @ (p[:, None] * rows) - np.outer(mean, mean))
         return float(value), slope, curve
 
-    x = np.zeros(len(linear))
+    x = np.zeros(len(linear)) if norm is None else np.sign(norm)
     value, slope, curve = at(x)
     for _ in range(STEPS):
         step = -np.linalg.lstsq(curve, slope, rcond=1e-14)[0]
@@ -202,8 +243,7 @@ def icosahedron() -> Float[np.ndarray, "12 3"]:
 
 def roots(dim: int) -> Float[np.ndarray, "m d"]:
     """Return the roots of D_d as unit vectors, of E8 for d = 8; those of D4 are a 24-cell's corners."""
-    pairs = [
-        np.eye(dim)[i] * a + np.eye(dim)[j] * b for i, j in combinations(range(dim), 2) for a, b in SIGNS
-    ]
+    e = np.eye(dim)
+    pairs = [a * e[i] + b * e[j] for i, j in combinations(range(dim), 2) for a, b in SIGNS]
     halves = [np.array(s) / 2 for s in product((1.0, -1.0), repeat=8) if np.prod(s) > 0] if dim == 8 else []
     return np.array(pairs + halves) / 2**0.5
