@@ -25,7 +25,7 @@ probabilities. With S the least of the last two terms over ρ, a block splits do
 2. Unconditionally: the origin, S = V = 0, splits for all ε < 1. So all partitions into two blocks exist.
 
 It ends where a block no longer splits (there two blocks of a longer partition meet), or where the point of a
-face is no minimum within it (it has branched). Measured here: both, following each partition from ε = 0.1,
+face is no minimum within it (it has branched). Measured here: both, following each partition from ε = 0.03,
 and a census at a grid of ε. Not proven: that all blocks split inside the window.
 """
 
@@ -45,7 +45,7 @@ from ufm_jax.models.unconstrained.census import find_orbits, rows
 from ufm_jax.models.unconstrained.completeness import unseen_mass
 from ufm_jax.models.unconstrained.model import problem
 
-START = 0.1  # ε from which partitions are followed: there all of K ≤ 6 exist
+START = 0.03  # ε from which partitions are followed: there all of K ≤ 6 exist
 RESIDUAL = 1e-11  # largest entry of the gradient at a point that counts as solved
 APART = 1e-4  # least distance of neighbouring w: nearer ones have met
 HALVINGS = 20  # of the interval of log ε in which something happens
@@ -56,8 +56,8 @@ class Config:
     """Class numbers; ε of the censuses, their starts; steps per factor 10 and ends of following."""
 
     classes: tuple[int, ...] = (3, 4, 5, 6)
-    k_theta: tuple[float, ...] = (1e-3, 2e-3, 3e-3, 5e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-    starts: int = 3000
+    k_theta: tuple[float, ...] = (1e-3, 2e-3, 3e-3, 5e-3, 0.01, 0.03, 0.08, 0.15, 0.2, 0.3, 0.5, 0.9)
+    starts: int = 2000
     decay_b: float = 1e-2
     steps: int = 12
     ends: tuple[float, float] = (1e-4, 0.99)

@@ -1,11 +1,13 @@
 """Names of critical points: closed forms, invariance, near misses, several kinds of classes."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ufm_jax as ufm
 from ufm_jax.models.unconstrained import census
 from ufm_jax.models.unconstrained.candidates import icosahedron, roots
 from ufm_jax.models.unconstrained.names import listed, name_of_logits
@@ -190,3 +192,19 @@ def test_names_do_not_depend_on_rotations_and_permutations_of_a_point():
         assert collapse(prob).name_of(q) == prob.name_of(lift(prob, q)) == row.name
         unbalanced = lift(prob, q._replace(W=2.0 * q.W))  # not critical: it may be anything
         assert prob.name_of(unbalanced) == ("origin" if row.rank == 0 else "")
+
+
+def test_a_sweep_names_its_orbits_where_it_kept_points():
+    prob = make((2, 2, 2), 2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    run = ufm.sweep(prob, starts=20, target="both")
+    named = dict(zip(run.orbits["loss"].to_pylist(), run.orbits["name"].to_pylist(), strict=True))
+    assert named[min(named)] == "simplex(3)"
+    assert named[max(named)] == "origin"
+    assert "simplex(3)" in str(run)
+    assert "name" not in ufm.sweep(prob, starts=20, target="both", keep_points=False).orbits.column_names
+
+
+def test_other_landscapes_have_no_names():
+    landscape = ufm.Landscape.of(lambda x: jnp.sum((x**2 - 1.0) ** 2), like=jnp.zeros(1))
+    assert landscape.name_of(jnp.ones(1)) == ""
+    assert "name" not in ufm.sweep(landscape, starts=4).orbits.column_names
