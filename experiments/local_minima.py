@@ -192,7 +192,7 @@ def plot(table: list[dict[str, Any]]) -> plt.Figure:
         ax.set_xticks(range(len(chosen)), [f"{row['K']},{row['d']}" for row in chosen], rotation=90)
         ax.set_yscale("symlog", linthresh=0.1)
         ax.set(
-            title=rf"$K\theta$ = {k_theta:g}", ylabel="above the lowest (%)", xlabel="K, d", ylim=(-0.05, 30)
+            title=rf"$K\theta$ = {k_theta:g}", ylabel="above the lowest (%)", xlabel="K, d", ylim=(-0.05, 60)
         )
         ax.set_yticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
     handles: dict[str, Any] = {}

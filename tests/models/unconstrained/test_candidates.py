@@ -10,7 +10,8 @@ from conftest import CE, SMOOTH, make
 from ufm_jax.landscape.search import Newton, search
 from ufm_jax.models.unconstrained.candidates import candidates, icosahedron, roots, structures
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum
-from ufm_jax.models.unconstrained.names import CODES
+from ufm_jax.models.unconstrained.geometry import simplex_etf
+from ufm_jax.models.unconstrained.names import CODES, name_of_logits
 from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.models.unconstrained.theory import predict
 
@@ -179,3 +180,40 @@ def test_only_balanced_cross_entropy_has_candidates():
     weighted = replace(CE, class_weights=(1.0, 2.0, 1.0, 1.0))
     with pytest.raises(ValueError, match=r"^loss, counts: need balanced cross-entropy"):
         candidates(make((2,) * 4, 2, loss=weighted))
+
+
+@pytest.mark.parametrize(("K", "dim"), [(3, 1), (5, 2), (6, 2), (7, 3), (9, 4), (7, 5), (8, 6), (12, 3)])
+def test_names_are_those_of_the_logits(K, dim):
+    prob = at_strength(K, dim, 0.02)
+    for found in candidates(prob):
+        if found.name.startswith(("ordered[simplices", "ordered[orth", "simplex[")):
+            continue  # pyramids have their own test
+        L, at = np.zeros((K, K)), 0
+        for V in (code for part in found.name.split("+") for code in vectors(part)):
+            L[at : at + len(V), at : at + len(V)] = V @ V.T
+            at += len(V)
+        assert at == K
+        order = np.random.default_rng(0).permutation(K)
+        assert name_of_logits(L[np.ix_(order, order)]) == found.name
+
+
+def vectors(part):
+    """Unit vectors of each orthogonal part of a name without nesting."""
+    kind, _, rest = part.partition("(" if "(" in part else "[")
+    if kind == "ordered":
+        return [np.array([[1.0], [0.0], [-1.0]])]
+    if kind == "simplices":
+        words = [word.split("^") for word in rest.rstrip("]").split(",")]
+        sizes = [int(w[0]) for w in words for _ in range(int(w[1]) if len(w) > 1 else 1)]
+        return [simplex_etf(m, m - 1) for m in sizes]
+    size = int(rest.rstrip(")")) if rest else 0
+    if kind == "orthoplex":
+        return [np.array([[1.0], [-1.0]])] * (size // 2)
+    return [
+        {
+            "simplex": lambda: simplex_etf(size, size - 1),
+            "origin": lambda: np.zeros((size, 1)),
+            "polygon": lambda: circle(size),
+            "icosahedron": icosahedron,
+        }[kind]()
+    ]

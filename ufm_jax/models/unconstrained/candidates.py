@@ -109,7 +109,8 @@ def _codes(K: int, d: int) -> Sums:
         yield f"{pairs}+polygon(5)", [_polygon(5), _simplex(2)._replace(many=d - 2)]
     for m, rest, more in ((K, [], ""), (K - 1, [POINT], "+origin(1)")):
         if m == 2 * d:
-            yield f"orthoplex({m}){more}", [_simplex(2)._replace(many=d), *rest]
+            name = f"orthoplex({m}){more}" if d > 1 else "ordered[1|1|1]"
+            yield name, [_simplex(2)._replace(many=d), *rest]
         elif d == 2:
             yield f"polygon({m}){more}", [_polygon(m), *rest]
         elif (m, d) in CODES:

@@ -99,8 +99,8 @@ def _few_dimensions(prob: Problem) -> dict[str, Any]:
         return {"regime": "origin", "loss": float(whole.loss), "rank": 0, "bias": 0.0}
     found = candidates(prob)
     about = "orthogonal simplices" if prob.num_classes <= 2 * prob.dim else "spherical codes"
-    what = "candidates, none proven to be the global minimum" if found else "no closed form"
-    out: dict[str, Any] = {"regime": f"{about}: {what}", "lower_bound": float(whole.loss)}
+    what = f"{about} are candidates, none proven to be the global minimum" if found else about
+    out: dict[str, Any] = {"regime": f"no closed form: {what}", "lower_bound": float(whole.loss)}
     out |= {"candidates": {c.name: c.loss for c in found}}
     return out | ({"candidate": found[0].name, "candidate_loss": found[0].loss} if found else {})
 
