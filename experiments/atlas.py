@@ -117,7 +117,7 @@ def main(scale: Scale = "default") -> None:
     states, tables, best, facts, good = {}, {}, {}, {}, True
     for K, prob in problems.items():
         states[K] = take_census(prob, config.seed)
-        tables[K], summary = census.rows(states[K]), summarise(prob, states[K])
+        tables[K], summary = census.rows(prob, states[K]), summarise(prob, states[K])
         best[K] = float(global_minimum(prob))
         print(f"\nK = {K}, d = {K - 1}\n{census_report(tables[K], summary, head=10)}\n", flush=True)
         write_rows(folder(scale) / f"atlas_K{K}.csv", tables[K])

@@ -107,7 +107,8 @@ class Run:
     def orbits(self) -> pa.Table:
         """The distinct critical orbits of each setting, the lowest first: one row of `table` stands for each.
 
-        That row is the one of least gradient; `hits` counts those that ended there, `row` is its number.
+        That row is the one of least gradient; `hits` counts those that ended there, `row` is its number,
+        `name` what the landscape calls it, if it has names and points were kept.
         """
         norms = self.table["grad_norm"].to_numpy()
         members = [np.flatnonzero(self.orbit == line) for line in range(self.orbit.max(initial=-1) + 1)]
@@ -115,7 +116,20 @@ class Run:
         names = ("loss", "verdict", "index", "nullity", "lambda_min", *self.plan.columns)
         table = self.table.select(names).take(best).replace_schema_metadata()
         hits = pa.array([len(rows) for rows in members], pa.int64())
-        return table.append_column("hits", hits).append_column("row", pa.array(best, pa.int64()))
+        table = table.append_column("hits", hits).append_column("row", pa.array(best, pa.int64()))
+        called = self._names(best)
+        return table.append_column("name", pa.array(called, pa.string())) if any(called) else table
+
+    def _names(self, rows: np.ndarray) -> list[str]:
+        """Return what the landscape calls the points of rows; nothing where they were not kept."""
+        if self.points is None or self.grid is None:
+            return [""] * len(rows)
+
+        def name(row: int) -> str:
+            here = at_setting(self._made, int(self.setting[row])).space("points")
+            return here.name_of(jax.tree.map(lambda a: jnp.asarray(a[row]), self.points))
+
+        return [name(int(row)) for row in rows]
 
     def point(self, row: int) -> CriticalPoint:
         """Return where the search of a row ended, in the full space; where it was not kept, search again.
@@ -152,9 +166,10 @@ class Run:
         lines.append(f"{found.num_rows} distinct critical orbits")
         alike = {name for name in self.plan.columns if len(set(found[name].to_pylist())) == 1}
         columns = [name for name in found.column_names if name not in alike | {"row", "lambda_min"}]
-        lines.append("".join(f"{name:>17}" for name in columns))
-        for line in found.select(columns).slice(0, ORBITS_SHOWN).to_pylist():
-            lines.append("".join(f"{_cell(line[name]):>17}" for name in columns))
+        rows = found.select(columns).slice(0, ORBITS_SHOWN).to_pylist()
+        shown = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
+        widths = [max(17, 2 + max(map(len, column))) for column in zip(*shown, strict=True)]
+        lines += ["".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in shown]
         if found.num_rows > ORBITS_SHOWN:
             lines.append(f"... and {found.num_rows - ORBITS_SHOWN} more in .orbits")
         return "\n".join(lines)

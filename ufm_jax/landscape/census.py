@@ -74,6 +74,8 @@ class OrbitRow(NamedTuple):
     verdict: str
     hits: int
     proved: bool | None = None  # by interval arithmetic (`landscape.proof`); None: nobody asked
+    name: str = ""  # `Landscape.name_of`
+    stabiliser: int | None = None  # order of the discrete symmetry that leaves the orbit in place
 
 
 def begin(landscape: Landscape) -> Census:
@@ -173,9 +175,9 @@ def _unfinished(landscape: Landscape, state: Census) -> bool:
     return any(test.passed is False for test in completeness(landscape, state))
 
 
-def rows(state: Census) -> list[OrbitRow]:
+def rows(landscape: Landscape, state: Census) -> list[OrbitRow]:
     """Return the orbits found, in their order."""
-    e = state.evidence
+    e, space = state.evidence, space_of(landscape)
     return [
         OrbitRow(
             loss=float(e["loss"][i]),
@@ -186,6 +188,8 @@ def rows(state: Census) -> list[OrbitRow]:
             copies=_counted(state.copies[i]),
             verdict=Verdict(int(e["verdict"][i])).name,
             hits=int(state.hits[i]),
+            name=space.name_of(unravel(space, jnp.asarray(state.points[i]))),
+            stabiliser=space.discrete_order // int(state.copies[i]) if state.copies[i] > 0 else None,
         )
         for i in range(len(state.hits))
     ]
@@ -197,7 +201,7 @@ def _counted(number: Any) -> int | None:
 
 def completeness(landscape: Landscape, state: Census) -> list[Any]:
     """Return what the landscape's tests say of the list: [] where it knows none."""
-    return landscape.completeness(rows(state), state.points)
+    return landscape.completeness(rows(landscape, state), state.points)
 
 
 def unseen_mass(hits: Int[np.ndarray, " m"]) -> float:

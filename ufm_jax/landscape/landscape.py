@@ -117,6 +117,10 @@ class Landscape(Structure):
         """Return more numbers to record of a point, each a scalar, by name."""
         return {}
 
+    def name_of(self, x: Any) -> str:
+        """Return what a critical point is called, from its numbers (it is not traced); by default nothing."""
+        return ""
+
     def units(self, value: Float[Array, "..."]) -> Units:
         """Return sizes of f and of its curvature where f is `value`: what is small is small beside these.
 
@@ -300,6 +304,11 @@ class Landscape(Structure):
     def copies_of(self, x: np.ndarray) -> int | None:
         """Return how many orbits of the continuous symmetry a point's orbit consists of; None: not known."""
         return None
+
+    @property
+    def discrete_order(self) -> int:
+        """The order of the discrete symmetry, by which `copies_of` are counted."""
+        return 1
 
     def completeness(self, rows: list[Any], points: np.ndarray) -> list[Any]:
         """Test a list of orbits (`census.OrbitRow`): records with a field `passed`, which may be None."""

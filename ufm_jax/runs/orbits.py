@@ -83,7 +83,7 @@ class Atlas:
     @cached_property
     def rows(self) -> list[OrbitRow]:
         """The lines of orbits.csv."""
-        found, marks = census.rows(self.state), self.marks
+        found, marks = census.rows(self.landscape, self.state), self.marks
         if self.proved is not None:
             marks = [proof.proved for proof in self.proved.proofs]
         return found if marks is None else [r._replace(proved=m) for r, m in zip(found, marks, strict=True)]
@@ -186,11 +186,11 @@ def run(
             for later in census.rounds(landscape, state, seed=config.seed, starts=config.starts):
                 state = later
                 _save(config, out, landscape, state)
-                write_rows(out / "orbits.csv", census.rows(state))
+                write_rows(out / "orbits.csv", census.rows(landscape, state))
                 if progress is not None:
                     progress(state)
         finally:  # interrupted, too
-            found, summary = census.rows(state), summarise(landscape, state)
+            found, summary = census.rows(landscape, state), summarise(landscape, state)
             found = proofs.marked(out, config.digest(), found)
             write_rows(out / "orbits.csv", found)
             write_json(out / "summary.json", {"digest": config.digest(), **summary})
@@ -220,7 +220,7 @@ def atlas(config: Config, out: Path, landscape: Landscape | None = None) -> Atla
             raise ValueError(
                 f"landscape: it is not the one of {out}: at its first orbit f was {held:.10g}, and is {now}"
             )
-    marks = [row.proved for row in proofs.marked(out, config.digest(), census.rows(state))]
+    marks = [row.proved for row in proofs.marked(out, config.digest(), census.rows(made, state))]
     return Atlas(made, state, marks=marks)
 
 
@@ -232,7 +232,7 @@ def proved_rows(landscape: Landscape, state: Census) -> Proved:
     """
     space, wide = census.space_of(landscape), landscape.space("rows")
     points = [wide.lift(unravel(space, jnp.asarray(x))) for x in state.points]
-    return proofs.prove_rows(wide, points, census.rows(state))
+    return proofs.prove_rows(wide, points, census.rows(landscape, state))
 
 
 def results(config: Config, out: Path) -> Results:

@@ -200,7 +200,7 @@ def test_classes_of_unequal_weight_are_not_interchanged(weights, own):
     loss = Tempered(1.0, weights) if own else CrossEntropy(class_weights=weights)
     prob = problem(num_classes=3, per_class=5, dim=2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2, loss=loss)
     state = census.find_orbits(prob, seed=0, starts=1000)
-    rows = census.rows(state)
+    rows = census.rows(prob, state)
     assert [row.copies for row in rows] == [1, 2, 1, 1, 2, 1]
     assert [test.passed for test in census.completeness(prob, state)] == [True, True]
     np.testing.assert_allclose(

@@ -207,12 +207,14 @@ KEYS = {
     *("softmax_off_diagonal", "w_norm", "h_norm", "bias", "nullity", "merge_threshold"),
     *("origin_lambda_min", "origin_index", "rank", "hessian_min_nonzero", "hessian_max", "dying_count"),
     *("symmetric_loss", "symmetric_logit_gap"),
+    *("candidate", "candidate_loss", "candidates", "lower_bound"),
 }
 FRAME = {"w_norm", "h_norm", "bias"}
 CLOSED_FORM = {"regime", "loss", "rank"} | FRAME
 SOFTMAX_MINIMUM = {"logit_gap", "softmax_off_diagonal", "nullity", "hessian_min_nonzero", "hessian_max"}
 ORIGIN = {"origin_lambda_min", "origin_index"}
 SYMMETRIC = {"symmetric_loss", "symmetric_logit_gap"}
+ENOUGH_DIMENSIONS = {"candidate", "candidate_loss", "candidates", "lower_bound"}  # or another loss
 NOT_CROSS_ENTROPY = SOFTMAX_MINIMUM | ORIGIN | {"merge_threshold"}
 NOT_SQUARED = {"dying_count"} | SYMMETRIC
 
@@ -225,6 +227,7 @@ NOT_SQUARED = {"dying_count"} | SYMMETRIC
         (make(BALANCED, 2, decay_w=1.0, decay_h=1.0), {"nullity"} | NOT_SQUARED),
         (make(BALANCED, 3, loss=SQUARED), NOT_CROSS_ENTROPY | NOT_SQUARED),
         (make(BALANCED, 1), CLOSED_FORM | SOFTMAX_MINIMUM | NOT_SQUARED),
+        (make((2,) * 5, 3), CLOSED_FORM | SOFTMAX_MINIMUM | NOT_SQUARED),
         (make(BALANCED, 2, loss=SQUARED), CLOSED_FORM | NOT_CROSS_ENTROPY | NOT_SQUARED),
         (make(IMBALANCED, 2), CLOSED_FORM | SOFTMAX_MINIMUM | ORIGIN | {"kt"} | NOT_SQUARED),
         (make(IMBALANCED, 2, loss=SQUARED, bias=False), FRAME | NOT_CROSS_ENTROPY | {"kt"} | SYMMETRIC),
@@ -233,7 +236,7 @@ NOT_SQUARED = {"dying_count"} | SYMMETRIC
         (make(BALANCED, 1, loss=Focal(2.0)), CLOSED_FORM | NOT_CROSS_ENTROPY | NOT_SQUARED),
     ],
     ids=[
-        *("etf", "smoothed", "origin", "squared", "below", "squared below", "imbalanced"),
+        *("etf", "smoothed", "origin", "squared", "below", "orthoplex", "squared below", "imbalanced"),
         *("imbalanced squared", "imbalanced undecayed", "focal", "focal below"),
     ],
 )
@@ -241,6 +244,8 @@ def test_predict_has_fixed_keys_and_null_where_nothing_is_known(prob, unknown):
     said = predict(prob)
     assert set(said) == KEYS
     assert said["regime"].startswith("no closed form") == (unknown >= CLOSED_FORM)
+    few = isinstance(prob.loss, type(CE)) and prob.balanced and prob.dim < prob.num_classes - 1
+    unknown = unknown if few else unknown | ENOUGH_DIMENSIONS
     assert {key for key, value in said.items() if value is None} == unknown - {"regime"}
     assert json.loads(json.dumps(said, allow_nan=False)) == said
 

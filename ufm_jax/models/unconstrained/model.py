@@ -16,6 +16,7 @@ from ufm_jax.models.unconstrained import (
     blocks,
     census,
     certificate,
+    names,
     objective,
     reduction,
     sizes,
@@ -25,6 +26,7 @@ from ufm_jax.models.unconstrained import (
     theory,
 )
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, check_loss
+from ufm_jax.models.unconstrained.permutations import group_order
 from ufm_jax.models.unconstrained.problem import (
     MOST,
     Params,
@@ -67,6 +69,7 @@ class UnconstrainedFeatureModel(Problem):
     census_starts = census.starts
     same_orbit = census.same_orbit
     copies_of = census.copies
+    name_of = names.name_at  # type: ignore[assignment]
     completeness = census.completeness
 
     def lower_bound(self, x: Params) -> Float[Array, ""]:
@@ -77,6 +80,10 @@ class UnconstrainedFeatureModel(Problem):
 
     def doubt(self, units: Units, slope: Float[Array, ""]) -> Float[Array, ""]:
         return doubt_if_even(units, slope)  # a feature coordinate may be reversed
+
+    @property
+    def discrete_order(self) -> int:
+        return group_order(self.kinds)
 
     def efforts(self, target: Target) -> tuple[Effort, ...]:
         if not self.loss.convex:

@@ -1,11 +1,13 @@
 """What theory says of a problem: the global minimum where it is known, and a summary of every prediction."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ufm_jax.models.unconstrained.candidates import candidates
 from ufm_jax.models.unconstrained.closed_forms import (
     balanced_minimum,
     dying_count,
@@ -27,6 +29,7 @@ KEYS = (
     *("kt", "regime", "loss", "rank", "logit_gap", "softmax_off_diagonal", "w_norm", "h_norm", "bias"),
     *("nullity", "hessian_min_nonzero", "hessian_max", "origin_lambda_min", "origin_index"),
     *("merge_threshold", "dying_count", "symmetric_loss", "symmetric_logit_gap"),
+    *("candidate", "candidate_loss", "candidates", "lower_bound"),
 )
 
 
@@ -57,7 +60,9 @@ def predict(prob: Problem) -> dict[str, Any]:
     classes of equal count n_c (minority collapse, Hong & Ling 2023), one for each count that at least two
     classes share; `dying_count`: classes of at most so many samples have w_k = 0 (squared loss without a
     bias); `symmetric_loss`, `symmetric_logit_gap`: of the lowest simplex ETF for focal loss, which need not
-    be the global minimiser.
+    be the global minimiser. For balanced cross-entropy in d < K − 1: `candidates`, f at symmetric critical
+    points by name (module `candidates`); the lowest, `candidate` of `candidate_loss`, is not proven to be the
+    global minimum; `lower_bound`, f* of d = K − 1, bounds it.
     """
     check_single(prob)
     if prob.num_classes > MOST_CLASSES:
@@ -78,11 +83,26 @@ def _minimum(prob: Problem) -> dict[str, Any]:
     if np.isfinite(lowest):
         rank = int(jnp.sum(soft_threshold(prob).singular_values > 0))
         return {"regime": "soft-thresholded targets" if rank else "origin", "loss": lowest, "rank": rank}
+    if isinstance(prob.loss, CrossEntropy) and prob.loss.plain and prob.balanced:
+        return _few_dimensions(prob)
     unknown = {"regime": "no closed form for this loss, dimension and class counts"}
     if type(prob.loss) is Focal and prob.balanced and prob.dim >= prob.num_classes - 1:
         best = symmetric_minimum(prob)
         return unknown | {"symmetric_loss": float(best.loss), "symmetric_logit_gap": float(best.gap)}
     return unknown
+
+
+def _few_dimensions(prob: Problem) -> dict[str, Any]:
+    """What is known of balanced cross-entropy in d < K − 1; where the origin is best of all d, it is here."""
+    whole = balanced_minimum(replace(prob, dim=prob.num_classes - 1))
+    if float(whole.alpha) == 0.0:
+        return {"regime": "origin", "loss": float(whole.loss), "rank": 0, "bias": 0.0}
+    found = candidates(prob)
+    about = "orthogonal simplices" if prob.num_classes <= 2 * prob.dim else "spherical codes"
+    what = f"{about} are candidates, none proven to be the global minimum" if found else about
+    out: dict[str, Any] = {"regime": f"no closed form: {what}", "lower_bound": float(whole.loss)}
+    out |= {"candidates": {c.name: c.loss for c in found}}
+    return out | ({"candidate": found[0].name, "candidate_loss": found[0].loss} if found else {})
 
 
 def _balanced(prob: Problem) -> dict[str, Any]:
