@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from experiments.atlas_figures import plot_branches, plot_graph, plot_orbits, relative_heights
+from experiments.atlas.figures import plot_branches, plot_graph, plot_orbits, relative_heights
 from experiments.common import STYLE, Scale, folder, save, set_up
 from ufm_jax.models.unconstrained import census, continuation
 from ufm_jax.models.unconstrained.census import Census
