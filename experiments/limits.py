@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.benchmark.contenders import problem_of, setting
 from experiments.common import set_up
-from experiments.contenders import problem_of, setting
 from ufm_jax.landscape.flat import oracle
 from ufm_jax.landscape.search import descend_together
 from ufm_jax.models.unconstrained.problem import Problem

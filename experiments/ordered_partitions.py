@@ -199,7 +199,7 @@ def take_census(config: Config, K: int, k_theta: float) -> dict[str, Any]:
     return {
         "K": K,
         "K_theta": k_theta,
-        "points": sum(row.copies * (2 if row.rank else 1) for row in found),
+        "points": sum((row.copies or 0) * (2 if row.rank else 1) for row in found),
         "fubini": fubini(K),
         "missing": sorted(set(expected) - set(names)),
         "more_than_one": sorted({name for name in names if names.count(name) > 1}),

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import accelerator, accelerator_plan, agreement
-from experiments import accelerator_stages as stages
-from experiments.accelerator import Amount, Config
-from experiments.accelerator_plan import Plan, Stage
-from experiments.accelerator_results import name_of
-from experiments.agreement import Rows
+from experiments.accelerator import __main__ as accelerator
+from experiments.accelerator import agreement, stages
+from experiments.accelerator import plan as accelerator_plan
+from experiments.accelerator.__main__ import Amount, Config
+from experiments.accelerator.agreement import Rows
+from experiments.accelerator.plan import Plan, Stage
+from experiments.accelerator.results import name_of
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.runs import engine, pipeline

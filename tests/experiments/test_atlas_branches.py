@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import gradient_norm, make
 
-from experiments import atlas_branches
+from experiments.atlas import branches as atlas_branches
 from ufm_jax.landscape.flat import unravel
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.losses import CrossEntropy

@@ -6,11 +6,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from experiments import two_trees
-from experiments.compare import said_of_rates
-from experiments.differences import differences, distance, said, table_of
-from experiments.two_trees import trees
-from experiments.workloads import SCALES, points
+from experiments.compare import two_trees
+from experiments.compare.__main__ import said_of_rates
+from experiments.compare.differences import differences, distance, said, table_of
+from experiments.compare.two_trees import trees
+from experiments.compare.workloads import SCALES, points
 
 KEY = ("target", "start")
 ROWS = {

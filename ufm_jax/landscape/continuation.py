@@ -166,7 +166,7 @@ def follow(landscape: Landscape, x: Any, /, *, max_steps: int = 1000, **fields: 
     if not (norm := float(slope / units.gradient)) <= sizes.GRAD_TOL:
         raise ValueError(
             f"x: need a critical point, the norm of its gradient is {norm:.1e} in units, above "
-            f"{sizes.GRAD_TOL:g}; ufm.search(landscape, x), or with ufm.LevenbergMarquardt(), may find one near by"
+            f"{sizes.GRAD_TOL:g}; ufm.search(landscape, x), or with ufm.LevenbergMarquardt(), may find one"
         )
     space, start, back = landscape.space_at(x)
     if space.num_variables > DENSE_LIMIT:

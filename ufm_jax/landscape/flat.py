@@ -60,10 +60,15 @@ def oracle(landscape: Landscape) -> Oracle:
 
 
 def hessian(landscape: Landscape, x: Any) -> Float[Array, "D D"]:
-    """Return the dense Hessian in the order of `ravel`.
+    """Return the dense Hessian in the order of `ravel`; compiled once a shape.
 
     Raises:
         ValueError: naming the leaf of x whose shape or dtype is not the landscape's.
     """
-    vector = ravel(landscape.check(x))
+    return _hessian(landscape, landscape.check(x))
+
+
+@jax.jit
+def _hessian(landscape: Landscape, x: Any) -> Float[Array, "D D"]:
+    vector = ravel(x)
     return dense_matrix(oracle(landscape)(vector).hv, vector)

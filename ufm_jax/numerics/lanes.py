@@ -6,9 +6,8 @@ from operator import itemgetter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def each_lane(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,15 +45,17 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
     others repeat one. Every device gets as many as the others, or one less. The results are on the host.
     """
     total, devices, parts = len(jax.tree.leaves(args)[0]), jax.local_device_count(), []
+    put = functools.partial(jax.device_put, device=NamedSharding(_mesh(), SPLIT))
     for first in range(0, total, size * devices):
         number = min(total - first, size * devices)
         share = -(-number // devices)
         begin = np.minimum(share * np.arange(devices), number)
         counts = np.minimum(begin + share, number) - begin
         lanes = np.minimum(first + begin[:, None] + np.arange(size), total - 1)
-        # Taken by NumPy, which copies rows; on a device it would be a gather of single numbers.
-        share_of_each = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[lanes.ravel()]), args)  # noqa: B023
-        out = jax.device_get(f(*share_of_each, jnp.asarray(counts, jnp.int32)))
+        # Taken by NumPy, which copies rows; on a device it would be a gather of single numbers. And put where
+        # they belong, or JAX compiles a program for each shape to cut it.
+        share_of_each = jax.tree.map(lambda a: put(np.asarray(a)[lanes.ravel()]), args)  # noqa: B023
+        out = jax.device_get(f(*share_of_each, put(counts.astype(np.int32))))
         wanted = (np.arange(size) < counts[:, None]).ravel()
         parts.append(jax.tree.map(itemgetter(wanted), out))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
@@ -96,9 +97,14 @@ def over_devices(f: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def apply(common: Any, *args: Any) -> Any:
-        mesh = Mesh(np.array(jax.local_devices()), ("lanes",))
-        split = PartitionSpec("lanes")
-        specs = (PartitionSpec(), *(split for _ in args))
-        return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(common, *args)
+        specs = (PartitionSpec(), *(SPLIT for _ in args))
+        return jax.shard_map(f, mesh=_mesh(), in_specs=specs, out_specs=SPLIT, check_vma=False)(common, *args)
 
     return apply
+
+
+SPLIT = PartitionSpec("lanes")  # equal shares of a leading axis
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), ("lanes",))

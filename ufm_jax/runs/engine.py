@@ -91,12 +91,12 @@ def check(config: Sweep) -> None:
     work = work_of(config)
     require_x64(work.landscape)
     check_target(work.landscape, config.target)
-    check_settings(work.landscape, config.columns)
     check_landscape(work.landscape)
     name = "landscape"
     if isinstance(config, SweepConfig):
         name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
-    check_memory(work.landscape, config.targets, name)
+    check_memory(work.landscape, config.targets, name)  # before measures are traced, which hold constants
+    check_settings(work.landscape, config.columns)
 
 
 def check_target(landscape: Landscape, target: Target) -> None:
@@ -196,8 +196,8 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
     made = InMemory(grid=grid, starts=int(starts), **plan)
     check_landscape(grid.landscape)
     check_target(grid.landscape, made.target)
-    check_settings(grid.landscape, made.columns)
     check_memory(work_on(grid, made).landscape, made.targets)
+    check_settings(grid.landscape, made.columns)
     return made, own
 
 

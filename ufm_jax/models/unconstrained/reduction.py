@@ -208,12 +208,17 @@ def full_spectrum(prob: Problem, p: Params) -> np.ndarray:
     Raises:
         ValueError: naming W, H or b, if its shape or dtype is not the collapsed problem's.
     """
-    p = replace(collapse(prob), unused=0).check(p)
+    blocks = _blocks(prob, replace(collapse(prob), unused=0).check(p))
+    between, tail, within = (np.linalg.eigvalsh(block) for block in blocks)
     d, small = prob.dim, reduced(prob)
-    q = restrict(small, turned(p, feature_frame(prob, p)))
-    between = np.linalg.eigvalsh(hessian(small, q))
-    tail = np.linalg.eigvalsh(tail_hessian(small, logit_gradient(small, q)))
-    within = np.linalg.eigvalsh(within_class_hessians(small, q))
     unused = np.full((prob.num_samples - prob.num_classes) * (d - small.dim), float(prob.decay_h))
     repeated = (np.repeat(w, n - 1) for w, n in zip(within, prob.counts, strict=True))
     return np.sort(np.concatenate([between, *[tail] * (d - small.dim), *repeated, unused]))
+
+
+@jax.jit
+def _blocks(prob: Problem, p: Params) -> tuple[Array, Array, Array]:
+    """Return the Hessian between class means, of an unused feature coordinate, and within each class."""
+    small = reduced(prob)
+    q = restrict(small, turned(p, feature_frame(prob, p)))
+    return hessian(small, q), tail_hessian(small, logit_gradient(small, q)), within_class_hessians(small, q)

@@ -1,6 +1,6 @@
 """The stages of `experiments.accelerator`, in the process that has the device: one JSON object a line.
 
-`python -m experiments.accelerator_stages PLAN` does the stages that the file PLAN names, in their order. It
+`python -m experiments.accelerator.stages PLAN` does the stages that the file PLAN names, in their order. It
 says `begun`, `found` (a result, as soon as there is one) and `done` of each, `skipped` where the time left is
 less than what a stage like it took, `too_large` of a batch that does not fit, and `failed` where one raised:
 then this process ends, as its device may be unwell, and whoever started it starts another for the rest.
@@ -18,8 +18,9 @@ from unittest import mock
 import jax
 import numpy as np
 
-from experiments import agreement, limits
-from experiments.accelerator_plan import Kind, Plan, Stage
+from experiments import limits
+from experiments.accelerator import agreement
+from experiments.accelerator.plan import Kind, Plan, Stage
 from experiments.common import set_up
 from ufm_jax.files import provenance
 from ufm_jax.models.unconstrained.problem import Problem

@@ -16,10 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from experiments import atlas_branches
-from experiments.atlas_branches import Continuation
-from experiments.atlas_figures import plot_branches, plot_graph, plot_orbits, relative_heights
-from experiments.atlas_flows import Edge, Sampling, edges
+from experiments.atlas import branches as atlas_branches
+from experiments.atlas.branches import Continuation
+from experiments.atlas.figures import plot_branches, plot_graph, plot_orbits, relative_heights
+from experiments.atlas.flows import Edge, Sampling, edges
 from experiments.common import STYLE, Scale, folder, save, set_up
 from ufm_jax.landscape import census
 from ufm_jax.landscape.census import Census

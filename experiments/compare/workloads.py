@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.differences import Table, table_of
+from experiments.compare.differences import Table, table_of
 
 DECAYS = ("--decay-w", "5e-3", "--decay-h", "1e-3", "--decay-b", "1e-2")
 MAIN = ("--num-classes", "4", "--per-class", "5", "--dim", "6")  # K, n, d of most

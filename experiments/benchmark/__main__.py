@@ -1,7 +1,7 @@
 """Starts a second, side by side: SciPy in processes, plain JAX, and this package, on the same starts.
 
-Every contender runs in a process of its own (`experiments.contenders`), one after another in this run, and
-one NumPy referee looks at the points of all. `experiments.limits` says how far the hot path is from the best.
+Every contender runs in a process of its own (`contenders`), one after another in this run, and one NumPy
+referee looks at the points of all. `experiments.limits` says how far the hot path is from the best.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from matplotlib.ticker import NullLocator
 
+from experiments.benchmark.contenders import LARGE, SMALL
 from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
 
 LABELS = {
@@ -26,7 +27,6 @@ LABELS = {
     "ours": "(vi) ufm_jax",
     "ours-spectra": "(vi) with every spectrum",
 }
-SMALL, LARGE = (4, 5, 6), (10, 20, 16)  # K, n, d
 # Starts and repeats. Plain JAX diagonalises a Hessian of size 3,370 at K = 10: half a minute a start.
 MAIN = {
     SMALL: {"scipy": (600, 2), "optax-vmap": (256, 2), "jit-loop": (100, 2), "scipy-means": (600, 2),
@@ -68,7 +68,7 @@ def contend(name: str, sizes: tuple[int, int, int], starts: int, repeats: int) -
         RuntimeError: with its standard error, if it failed.
     """
     print(f"{name} K={sizes[0]} n={sizes[1]} d={sizes[2]}, {starts} starts", file=sys.stderr, flush=True)
-    result = _json_of("experiments.contenders", name, *sizes, starts, repeats)
+    result = _json_of("experiments.benchmark.contenders", name, *sizes, starts, repeats)
     seconds = result["warm_s"] or result["first_s"]
     return result | {
         "us_a_start": seconds / starts * 1e6,

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 
-from experiments.atlas_branches import Continuation, Event, at_kt
-from experiments.atlas_flows import Edge
+from experiments.atlas.branches import Continuation, Event, at_kt
+from experiments.atlas.flows import Edge
 from experiments.common import MARKERS
 from ufm_jax.landscape.census import OrbitRow
 from ufm_jax.models.unconstrained.closed_forms import theta

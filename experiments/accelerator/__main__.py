@@ -2,14 +2,14 @@
 
     python -m experiments.accelerator --scale smoke|default|paper --budget 480
 
-On whatever device JAX finds: `experiments.agreement` compares rows toward minima and saddles with the CPU's,
-and `experiments.accelerator_stages` measures judged starts a second over growing batches, beside the device's
-own rates. Both run in processes of their own; this one touches no device. It hears each result as it comes,
-writes all there are into accelerator_DEVICE.json after each, ends what has not ended by the budget, and draws
-what there is. A stage that fails, crashes or hangs is one error in that file; a fresh process does the rest.
+On whatever device JAX finds: `agreement` compares rows toward minima and saddles with the CPU's, and `stages`
+measures judged starts a second over growing batches, beside the device's own rates. Both run in processes of
+their own; this one touches no device. It hears each result as it comes, writes all there are into
+accelerator_DEVICE.json after each, ends what has not ended by the budget, and draws what there is. A stage
+that fails, crashes or hangs is one error in that file; a fresh process does the rest.
 
-Exit status 1: rows differ beyond what `experiments.agreement` allows, or a stage failed. Stages left undone
-at the budget are named, and are no failure.
+Exit status 1: rows differ beyond what `agreement` allows, or a stage failed. Stages left undone at the budget
+are named, and are no failure.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from typing import Any
 
 import tyro
 
-from experiments.accelerator_figure import plot
-from experiments.accelerator_plan import Plan, stages
-from experiments.accelerator_results import Results, facts, name_of, table
-from experiments.agreement import Sizes
-from experiments.benchmark import LARGE, SMALL
+from experiments.accelerator.agreement import Sizes
+from experiments.accelerator.figure import plot
+from experiments.accelerator.plan import Plan, stages
+from experiments.accelerator.results import Results, facts, name_of, table
+from experiments.benchmark.contenders import LARGE, SMALL
 from experiments.common import Scale, record, save, set_up
 
 RESERVE = 0.03  # share of the budget, and seconds, kept for the figure
@@ -58,7 +58,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much: see `accelerator_plan.Plan`."""
+    """How much: see `plan.Plan`."""
 
     sizes: tuple[Sizes, ...] = (SMALL, LARGE)
     rows: int = 2000
@@ -91,7 +91,7 @@ def run(config: Config, amount: Amount, keep: Callable[[Results], None] = lambda
         )
         while todo and time.time() < deadline:
             (folder / "plan.json").write_text(replace(plan, stages=tuple(todo)).text())
-            command = [sys.executable, "-m", "experiments.accelerator_stages", str(folder / "plan.json")]
+            command = [sys.executable, "-m", "experiments.accelerator.stages", str(folder / "plan.json")]
             how = "ended"
             for said in heard(command, env, deadline, PATIENCE * config.budget):
                 how = said.get("how", how)
@@ -149,7 +149,14 @@ def heard(
 def _reference(amount: Amount, folder: Path, env: dict[str, str], until: float) -> Callable[[], None]:
     """Begin to make the CPU's rows; return what ends it. `folder` holds `done` or `ended` when it has."""
     each = [",".join(map(str, sizes)) for sizes in amount.sizes]
-    command = [sys.executable, "-m", "experiments.agreement", str(folder), str(amount.rows), *each]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.accelerator.agreement",
+        str(folder),
+        str(amount.rows),
+        *each,
+    ]
     process = subprocess.Popen(command, env=env | {"JAX_PLATFORMS": "cpu"})
     stop = threading.Event()
 

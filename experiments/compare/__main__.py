@@ -16,11 +16,11 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from experiments.differences import TOLERANCE, Differences, Table, differences, said
-from experiments.two_trees import Ending, Tree, check, one_line, side_by_side, trees
-from experiments.workloads import FULL, SCALES, Rate, Work, certificates, read
+from experiments.compare.differences import TOLERANCE, Differences, Table, differences, said
+from experiments.compare.two_trees import Ending, Tree, check, one_line, side_by_side, trees
+from experiments.compare.workloads import FULL, SCALES, Rate, Work, certificates, read
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One contender of the benchmark in a process of its own: `python -m experiments.contenders NAME K n d S R`.
+"""A contender in a process of its own: `python -m experiments.benchmark.contenders NAME K n d S R`.
 
 Prints one JSON object: seconds of the first call on S starts (with compilation, or the start of processes)
 and of the best of R later ones, peak memory, what the referee says of the points. All have the same starts.
@@ -19,11 +19,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes of one thread, w
 
 import numpy as np
 
-from experiments import peers
-from experiments.peers import Setting
+from experiments.benchmark import peers
+from experiments.benchmark.peers import Setting
 from ufm_jax.devices import cores
 from ufm_jax.runs.plan import Spectra
 
+SMALL, LARGE = (4, 5, 6), (10, 20, 16)  # K, n, d
 SEED = 0
 DECAY_W, DECAY_B = 5e-4, 1e-2
 REFEREED = 400  # points that the referee looks at, spread evenly over the starts

@@ -1,7 +1,7 @@
 """Do two devices agree? Rows made on the CPU, beside what another device makes of the same starts and points.
 
-`python -m experiments.agreement FOLDER ROWS K,n,d ...` makes the rows of the CPU, in a process of its own:
-what is compiled depends on the process's own backend (`numerics.lanes`, `stacked.batch_size`). Two
+`python -m experiments.accelerator.agreement FOLDER ROWS K,n,d ...` makes the rows of the CPU, in a process of
+its own: what is compiled depends on the process's own backend (`numerics.lanes`, `stacked.batch_size`). Two
 statements are checked. *Judged*: the CPU's points, judged by the other device, have the same verdict and
 index, and the loss within `LOSS_TOL`; this must hold of every row. *Searched*: the other device's own search
 from the same start ends in such a row. Another device rounds otherwise, and near the border of a basin that
@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from experiments.benchmark.contenders import setting
 from experiments.common import set_up
-from experiments.contenders import setting
 from ufm_jax.files import write_file
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.verdict import Verdict

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments.agreement import TARGETS, Sizes
+from experiments.accelerator.agreement import TARGETS, Sizes
 from ufm_jax.runs.plan import Target
 
 Kind = Literal["device", "searched", "judged", "rate", "spectra", "batches"]
