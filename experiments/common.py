@@ -40,7 +40,8 @@ def record(name: str, scale: Scale, made_by: Any = None, **facts: Any) -> Path:
     They come from this process, or from the one that says `made_by`.
     """
     module = sys.modules["__main__"].__spec__
-    command = f"python -m {module.name if module else name} --scale {scale}"
+    of = module.name.removesuffix(".__main__") if module else name
+    command = f"python -m {of} --scale {scale}"
     path = folder(scale) / f"{name}.json"
     write_json(path, {"command": command, "scale": scale, **facts, **(made_by or provenance())})
     return path
