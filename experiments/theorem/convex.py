@@ -1,28 +1,27 @@
-"""The convex function of docs/theorem.md over a chart of column spaces, and its derivatives, on numbers or
-intervals.
+"""The convex function of docs/theorem.md over a chart of column spaces, and its derivatives.
 
-K classes, balanced; ε = Kθ, β = Kλ_b. A column space of dimension r in the plane 1ᵀx = 0 is spanned by V(s) =
-V₀ + N₀ S, S the (K−1−r) × r matrix of the entries of s. With y = (M, X, b), M symmetric positive definite r ×
-r, X r × K, b ∈ R^K,
+K classes, balanced; ε = Kθ; γ² = 1/(1 + Kλ_b): γ = 1 is λ_b = 0, γ = 0 no bias. A column space of dimension r
+in the plane 1ᵀx = 0 is spanned by V(s) = V₀ + N₀ S, S the (K−1−r) × r matrix of the entries of s. With y =
+(M, X, c), M symmetric positive definite r × r, X r × K, c ∈ R^K, and the bias b = γc,
 
-    φ(y, s) = Σ_k crossentropy(V x_k + b, k) + ε/2 tr(VᵀV M) + ε/2 tr(Xᵀ M⁻¹ X) + β/2 |b|² + ½ (1ᵀb)²
+    φ = Σ_k crossentropy(V x_k + γc, k) + ε/2 tr(VᵀV M) + ε/2 tr(Xᵀ M⁻¹ X) + (1 − γ²)/2 |c|² + ½ (1ᵀc)²
 
-is convex in y. With G = softmax(VX + b1ᵀ) − I and Q = M⁻¹X its gradient g and R = ∂φ/∂S are
+is convex in y (Kλ_b |b|² = (1 − γ²) |c|²). Its gradient g and R = ∂φ/∂S are, with G = softmax(VX + γc1ᵀ) − I
+and Q = M⁻¹X,
 
-    ε/2 (VᵀV − QQᵀ),   VᵀG + εQ,   G1 + βb + (1ᵀb) 1,          R = N₀ᵀ (G Xᵀ + ε V M).
+    ε/2 (VᵀV − QQᵀ),   VᵀG + εQ,   γ G1 + (1 − γ²) c + (1ᵀc) 1,          R = N₀ᵀ (G Xᵀ + ε V M).
 
 g = 0 has one solution for each V at most, and critical points of rank r are the zeros of R there. The same
-code runs on float arrays and on `Interval`s: what it needs are +, −, ×, @ and softmax and inverse of either.
+code runs on float arrays and on `Interval`s: what it needs are +, −, ×, @, and softmax and inverse of either.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.theorem.intervals import Interval, exp, interval, log, reciprocal, root
+from experiments.theorem.intervals import Interval, exp, interval, log, reciprocal
 
 
 class Chart(NamedTuple):
@@ -31,7 +30,6 @@ class Chart(NamedTuple):
     """
 
     V: np.ndarray  # (m + 1, K, r), m = (K − 1 − r) r
-    bias: bool = True
 
     @property
     def rank(self) -> int:
@@ -53,7 +51,7 @@ class Chart(NamedTuple):
     @property
     def unknowns(self) -> int:
         r = self.rank
-        return r * (r + 1) // 2 + (r + self.bias) * self.num_classes
+        return r * (r + 1) // 2 + (r + 1) * self.num_classes
 
 
 def _zeros(like: Any, *shape: int) -> Any:
@@ -61,18 +59,17 @@ def _zeros(like: Any, *shape: int) -> Any:
 
 
 def unpack(chart: Chart, y: Any) -> tuple[Any, Any, Any]:
-    """Return M (..., r, r), X (..., r, K), b (..., K) of y (..., D); b = 0 without a bias."""
+    """Return M (..., r, r), X (..., r, K), c (..., K) of y (..., D)."""
     r, K, lead = chart.rank, chart.num_classes, y.shape[:-1]
     rows, columns = chart.pairs
     t = len(rows)
     M = _zeros(y, *lead, r, r)
     M[..., rows, columns] = y[..., :t]
     M[..., columns, rows] = y[..., :t]
-    X = y[..., t : t + r * K].reshape(*lead, r, K)
-    return M, X, y[..., t + r * K :] if chart.bias else _zeros(y, *lead, K)
+    return M, y[..., t : t + r * K].reshape(*lead, r, K), y[..., t + r * K :]
 
 
-def pack(chart: Chart, of_M: Any, of_X: Any, of_b: Any) -> Any:
+def pack(chart: Chart, of_M: Any, of_X: Any, of_c: Any) -> Any:
     """Return the vector (..., D) of a gradient: entries off M's diagonal count twice."""
     r, K, lead = chart.rank, chart.num_classes, of_M.shape[:-2]
     rows, columns = chart.pairs
@@ -80,8 +77,7 @@ def pack(chart: Chart, of_M: Any, of_X: Any, of_b: Any) -> Any:
     g = _zeros(of_M, *lead, chart.unknowns)
     g[..., :t] = of_M[..., rows, columns] * np.where(rows == columns, 1.0, 2.0)
     g[..., t : t + r * K] = of_X.reshape(*lead, r * K)
-    if chart.bias:
-        g[..., t + r * K :] = of_b
+    g[..., t + r * K :] = of_c
     return g
 
 
@@ -100,11 +96,10 @@ def frame(chart: Chart, F: np.ndarray, like: Any) -> Frame:
 
 def change_basis(chart: Chart, y: np.ndarray, F: np.ndarray) -> np.ndarray:
     """Return y (..., n, D) of the chart's own basis, of the frame F's: M = F M' Fᵀ, X = F X'."""
-    M, X, b = unpack(chart, y)
+    M, X, c = unpack(chart, y)
     M, X = F @ M @ transposed(F), F @ X
     rows, columns = chart.pairs
-    parts = [M[..., rows, columns], X.reshape(*X.shape[:-2], -1)]
-    return np.concatenate([*parts, b] if chart.bias else parts, axis=-1)
+    return np.concatenate([M[..., rows, columns], X.reshape(*X.shape[:-2], -1), c], axis=-1)
 
 
 def subspace(fr: Frame, s: Any) -> Any:
@@ -124,7 +119,7 @@ def softmax(Z: Any) -> Any:
 
 
 def denominators(differences: Interval) -> Interval:
-    """Return Σ_l exp(z_l − z_j), j on axis 1, of differences z_l − z_j, (n, l, j, k): the inverse of softmax."""
+    """Return 1 / softmax, Σ_l exp(z_l − z_j), j on axis 1, from differences z_l − z_j, (n, l, j, k)."""
     K = differences.shape[1]
     E = exp(differences)
     E[:, range(K), range(K)] = 1.0
@@ -170,36 +165,37 @@ class At(NamedTuple):
     V: Any  # (n, K, r)
     M: Any  # (n, r, r)
     X: Any  # (n, r, K)
-    b: Any  # (n, K)
+    c: Any  # (n, K)
     inverse: Any  # M⁻¹
     Q: Any  # (n, r, K)
     p: Any  # (n, K, K), column k that of class k
     G: Any
     epsilon: Any  # (n, 1, 1)
-    beta: Any
+    gamma: Any
+
+
+def logits(V: Any, X: Any, c: Any, gamma: Any) -> Any:
+    """Return Z = VX + γc1ᵀ, (n, K, K)."""
+    return V @ X + gamma * c[:, :, None]
 
 
 def at(chart: Chart, fr: Frame, y: Any, x: Any, p: Any = None) -> At:
-    """Evaluate at y (n, D), x = (s, ε, β) (n, m + 2); with p given where it is known better than by Z's
-    intervals.
-    """
+    """Evaluate at y (n, D), x = (s, ε, γ) (n, m + 2); p is given where better intervals of it are known."""
     m = chart.dim
-    M, X, b = unpack(chart, y)
-    V = subspace(fr, x[:, :m])
-    if p is None:
-        Z = V @ X + b[:, :, None]
-        p = softmax(Z)
+    M, X, c = unpack(chart, y)
+    V, epsilon, gamma = subspace(fr, x[:, :m]), x[:, m, None, None], x[:, m + 1, None, None]
+    p = softmax(logits(V, X, c, gamma)) if p is None else p
     inv = inverse(M)
-    G = p - np.eye(chart.num_classes)
-    return At(fr, V, M, X, b, inv, inv @ X, p, G, x[:, m, None, None], x[:, m + 1, None, None])
+    return At(fr, V, M, X, c, inv, inv @ X, p, p - np.eye(chart.num_classes), epsilon, gamma)
 
 
 def gradient(chart: Chart, a: At) -> Any:
     """Return g, (n, D)."""
+    gamma = a.gamma[:, 0]
     of_M = (transposed(a.V) @ a.V - a.Q @ transposed(a.Q)) * (a.epsilon * 0.5)
     of_X = transposed(a.V) @ a.G + a.epsilon * a.Q
-    of_b = a.G.sum(2) + a.beta[:, 0] * a.b + a.b.sum(1)[:, None]
-    return pack(chart, of_M, of_X, of_b)
+    of_c = gamma * a.G.sum(2) + (1.0 - gamma * gamma) * a.c + a.c.sum(1)[:, None]
+    return pack(chart, of_M, of_X, of_c)
 
 
 def tilt(chart: Chart, a: At) -> Any:
@@ -225,12 +221,12 @@ class Motion(NamedTuple):
     V: Any  # (n, q, K, r)
     M: Any
     X: Any
-    b: Any
+    c: Any
     Q: Any
     p: Any  # (n, q, K, K)
     shifted: Any  # Z' less its mean under p, (n, q, K, K)
-    epsilon: Any  # (n, q, 1, 1)
-    beta: Any
+    epsilon: np.ndarray  # (n, q, 1, 1), 0 or 1
+    gamma: np.ndarray
 
 
 def _subspace_motion(fr: Frame, dx: np.ndarray) -> Any:
@@ -242,23 +238,23 @@ def _subspace_motion(fr: Frame, dx: np.ndarray) -> Any:
     return V
 
 
-def logits_motion(chart: Chart, fr: Frame, V: Any, X: Any, dy: Any, dx: np.ndarray) -> Any:
-    """Return Z', (n, q, K, K), along directions dy (n, q, D), dx (q, m + 2)."""
-    _, dX, db = unpack(chart, dy)
-    dV = _subspace_motion(fr, dx)
-    return dV @ X[:, None] + V[:, None] @ dX + db[..., None]
+def logits_motion(fr: Frame, dx: np.ndarray, V: Any, X: Any, c: Any, gamma: Any, dX: Any, dc: Any) -> Any:
+    """Return Z', (n, q, K, K), along directions dX (n, q, r, K), dc (n, q, K), dx (q, m + 2)."""
+    along_c = gamma[:, None] * dc[..., None] + c[:, None, :, None] * dx[:, -1, None, None]
+    return _subspace_motion(fr, dx) @ X[:, None] + V[:, None] @ dX + along_c
 
 
 def motion(chart: Chart, a: At, dy: Any, dx: np.ndarray, dZ: Any = None) -> Motion:
     """Return derivatives along dy (n, q, D) and unit vectors or zeros dx (q, m + 2)."""
-    m = chart.dim
-    dM, dX, db = unpack(chart, dy)
-    dV = _subspace_motion(a.frame, dx)
-    dZ = logits_motion(chart, a.frame, a.V, a.X, dy, dx) if dZ is None else dZ
+    dM, dX, dc = unpack(chart, dy)
+    if dZ is None:
+        dZ = logits_motion(a.frame, dx, a.V, a.X, a.c, a.gamma, dX, dc)
     p = a.p[:, None]
     shifted = _less_mean(p, dZ)
     dQ = a.inverse[:, None] @ (dX - dM @ a.Q[:, None])
-    return Motion(dV, dM, dX, db, dQ, p * shifted, shifted, dx[:, m, None, None], dx[:, m + 1, None, None])
+    unit = np.broadcast_to(dx[:, -2:, None, None], (a.V.shape[0], len(dx), 2, 1, 1))
+    dV = _subspace_motion(a.frame, dx)
+    return Motion(dV, dM, dX, dc, dQ, p * shifted, shifted, unit[:, :, 0], unit[:, :, 1])
 
 
 def _less_mean(p: Any, dZ: Any) -> Any:
@@ -273,83 +269,71 @@ def _less_mean(p: Any, dZ: Any) -> Any:
 
 def slope(chart: Chart, a: At, d: Motion) -> tuple[Any, Any]:
     """Return derivatives of g, (n, q, D), and of R, (n, q, m), along the directions of a `motion`."""
-    V, M, X, b, Q, G = (part[:, None] for part in (a.V, a.M, a.X, a.b, a.Q, a.G))
-    eps, beta = a.epsilon[:, None], a.beta[:, None]
-    VdV, QdQ = transposed(V) @ d.V, Q @ transposed(d.Q)
-    S = (transposed(V) @ V) - Q @ transposed(Q)
-    dS = VdV + transposed(VdV) - (QdQ + transposed(QdQ))
-    of_M = dS * (eps * 0.5) + S * (0.5 * d.epsilon)
+    V, M, X, c, Q, G = (part[:, None] for part in (a.V, a.M, a.X, a.c, a.Q, a.G))
+    eps, gamma, dgamma = a.epsilon[:, None], a.gamma[:, None, 0], d.gamma[..., 0]
+    S = transposed(V) @ V - Q @ transposed(Q)
+    of_M = _balance_motion(V, Q, d) * (eps * 0.5) + S * (0.5 * d.epsilon)
     of_X = transposed(d.V) @ G + transposed(V) @ d.p + eps * d.Q + Q * d.epsilon
-    of_b = d.p.sum(-1) + beta[..., 0] * d.b + d.beta[..., 0] * b + d.b.sum(-1)[..., None]
+    of_c = gamma * d.p.sum(-1) + (1.0 - gamma * gamma) * d.c + d.c.sum(-1)[..., None]
+    of_c = of_c + (G.sum(-1) - 2.0 * (gamma * c)) * dgamma
     W = (V @ d.M + d.V @ M) * eps + (V @ M) * d.epsilon
     of_s = d.p @ transposed(X) + G @ transposed(d.X) + W
-    return pack(chart, of_M, of_X, of_b), _along(chart, a.frame.F, of_s)
+    return pack(chart, of_M, of_X, of_c), _along(chart, a.frame.F, of_s)
+
+
+def _balance_motion(V: Any, Q: Any, d: Motion) -> Any:
+    """Return the derivative of VᵀV − QQᵀ."""
+    VdV, QdQ = transposed(V) @ d.V, Q @ transposed(d.Q)
+    return VdV + transposed(VdV) - (QdQ + transposed(QdQ))
 
 
 def bend(chart: Chart, a: At, d: Motion, i: np.ndarray, j: np.ndarray) -> tuple[Any, Any]:
-    """Return second derivatives of g and R along pairs (i, j) of directions, straight in y and s."""
-    one, two = (Motion(*(part[:, w] if is_batched(part) else part[w] for part in d)) for w in (i, j))
-    V, X, Q, p = (part[:, None] for part in (a.V, a.X, a.Q, a.p))
-    eps = a.epsilon[:, None]
-    # Z'' = 2 V'X' symmetrised; p'' = p (z̃_i z̃_j − mean + Z'' − mean)
-    ddZ = one.V @ two.X + two.V @ one.X
-    product = one.shifted * two.shifted
-    ddp = p * (_less_mean(p, product) + _less_mean(p, ddZ))
+    """Return second derivatives of g and R along pairs (i, j) of directions, straight in y and x."""
+    one, two = (Motion(*(part[:, w] for part in d)) for w in (i, j))
+    V, M, X, c, Q, p = (part[:, None] for part in (a.V, a.M, a.X, a.c, a.Q, a.p))
+    eps, gamma, gamma_1, gamma_2 = (
+        a.epsilon[:, None],
+        a.gamma[:, None, 0],
+        one.gamma[..., 0],
+        two.gamma[..., 0],
+    )
+    # With z̃ = z' less its mean under p: p' = p z̃, p'' = p (z̃_i z̃_j + z'', less their means)
+    ddZ = one.V @ two.X + two.V @ one.X + one.c[..., None] * two.gamma + two.c[..., None] * one.gamma
+    ddp = p * (_less_mean(p, one.shifted * two.shifted) + _less_mean(p, ddZ))
     ddQ = -(a.inverse[:, None] @ (one.M @ two.Q + two.M @ one.Q))
     VV, QQ, QddQ = transposed(one.V) @ two.V, one.Q @ transposed(two.Q), Q @ transposed(ddQ)
     ddS = VV + transposed(VV) - (QQ + transposed(QQ)) - (QddQ + transposed(QddQ))
-
-    def dS(o: Motion) -> Any:
-        VdV, QdQ = transposed(V) @ o.V, Q @ transposed(o.Q)
-        return VdV + transposed(VdV) - (QdQ + transposed(QdQ))
-
-    of_M = ddS * (eps * 0.5) + dS(one) * (0.5 * two.epsilon) + dS(two) * (0.5 * one.epsilon)
+    of_M = ddS * (eps * 0.5)
+    of_M = (
+        of_M
+        + _balance_motion(V, Q, one) * (0.5 * two.epsilon)
+        + _balance_motion(V, Q, two) * (0.5 * one.epsilon)
+    )
     of_X = transposed(one.V) @ two.p + transposed(two.V) @ one.p + transposed(V) @ ddp
     of_X = of_X + eps * ddQ + two.Q * one.epsilon + one.Q * two.epsilon
-    of_b = ddp.sum(-1) + two.b * one.beta[..., 0] + one.b * two.beta[..., 0]
-    WM = one.V @ two.M + two.V @ one.M
-    W = WM * eps + _VM(a, one) * two.epsilon + _VM(a, two) * one.epsilon
+    of_c = gamma * ddp.sum(-1) - 2.0 * (c * (gamma_1 * gamma_2))
+    of_c = (
+        of_c
+        + (two.p.sum(-1) - 2.0 * (gamma * two.c)) * gamma_1
+        + (one.p.sum(-1) - 2.0 * (gamma * one.c)) * gamma_2
+    )
+    W = (one.V @ two.M + two.V @ one.M) * eps
+    W = W + (V @ one.M + one.V @ M) * two.epsilon + (V @ two.M + two.V @ M) * one.epsilon
     of_s = ddp @ transposed(X) + one.p @ transposed(two.X) + two.p @ transposed(one.X) + W
-    return pack(chart, of_M, of_X, of_b), _along(chart, a.frame.F, of_s)
-
-
-def _VM(a: At, o: Motion) -> Any:
-    return a.V[:, None] @ o.M + o.V @ a.M[:, None]
-
-
-def is_batched(part: Any) -> bool:
-    """Say whether a part of a Motion has a batch axis: ε' and β' have none."""
-    return len(part.shape) == 4 or (len(part.shape) == 3 and part.shape[-2:] != (1, 1))
+    return pack(chart, of_M, of_X, of_c), _along(chart, a.frame.F, of_s)
 
 
 def loss(chart: Chart, fr: Frame, y: Interval, x: Interval) -> Interval:
-    """Enclose f = (Σ_k cross-entropy + ε tr(VᵀV M) + β/2 |b|²) / K at zeros of g, where Xᵀ M⁻¹ X = QᵀMQ, QQᵀ
-    = VᵀV.
+    """Enclose f at zeros of g, where tr(Xᵀ M⁻¹ X) = tr(VᵀV M):
+
+    K f = Σ_k cross-entropy + ε tr(VᵀV M) + (1 − γ²)/2 |c|².
     """
     K, n = chart.num_classes, y.shape[0]
-    M, X, b = unpack(chart, y)
-    V = subspace(fr, x[:, :-2])
-    Z = V @ X + b[:, :, None]
+    M, X, c = unpack(chart, y)
+    V, gamma = subspace(fr, x[:, :-2]), x[:, -1]
+    Z = logits(V, X, c, gamma[:, None, None])
     D = denominators(Z[:, :, None] - Z[:, None, :])
     mistakes = log(D[:, range(K), range(K)]).sum(1)
     trace = (V * (V @ M)).reshape(n, -1).sum(1)
-    total = mistakes + x[:, -2] * trace + (b * b).sum(1) * x[:, -1] * 0.5
+    total = mistakes + x[:, -2] * trace + (c * c).sum(1) * (1.0 - gamma * gamma) * 0.5
     return total * reciprocal(interval(np.full(n, float(K))))
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Balanced cross-entropy: decays as given in binary; `decay_b` None for no bias."""
-
-    num_classes: int
-    per_class: int
-    decay_w: float
-    decay_h: float
-    decay_b: float | None
-
-    def strengths(self) -> Interval:
-        """Enclose (ε, β) = (K √(n λ_W λ_H), Kλ_b); β is 0 without a bias, where it means nothing."""
-        K = float(self.num_classes)
-        epsilon = root(interval(np.array([self.decay_w])) * self.decay_h * float(self.per_class)) * K
-        beta = interval(np.array([self.decay_b or 0.0])) * K if self.decay_b else interval(np.zeros(1))
-        return Interval(np.r_[epsilon.lo, beta.lo], np.r_[epsilon.hi, beta.hi])

@@ -33,9 +33,9 @@ def _squares(chart: Chart, a: At) -> Interval:
     K, r, D, n = chart.num_classes, chart.rank, chart.unknowns, len(a.p.lo)
     rows, columns = chart.pairs
     t = len(rows)
-    shift = t + r * K  # where b begins
+    shift = t + r * K  # where c begins
     j, l = np.triu_indices(K, 1)
-    count = K * len(j) + K * r + chart.bias * (K + 1)
+    count = K * len(j) + K * r + K + 1
     T = Interval(np.zeros((n, count, D)), np.zeros((n, count, D)))
     # √(p_j p_l) of the change of z_j − z_l, at each class
     p = np.maximum(a.p.lo, 0.0)
@@ -45,10 +45,10 @@ def _squares(chart: Chart, a: At) -> Interval:
         slot = k * len(j)
         for e in range(r):
             T[:, slot : slot + len(j), t + e * K + k] = apart[:, :, e] * weight[:, :, k]
-        if chart.bias:
-            for i in range(len(j)):
-                T[:, slot + i, shift + j[i]] = weight[:, i, k]
-                T[:, slot + i, shift + l[i]] = -weight[:, i, k]
+        for i in range(len(j)):
+            of_c = a.gamma[:, 0, 0] * weight[:, i, k]
+            T[:, slot + i, shift + j[i]] = of_c
+            T[:, slot + i, shift + l[i]] = -of_c
     # √(ελ) (dX − dM Q), a class's column at a time: M ⪯ ‖M‖ = 1/λ in the norm of row sums, so that M⁻¹ ⪰ λ
     norm = a.M.size().sum(2).max(1) * MORE
     lam = np.where(positive_definite(a.M), reciprocal(interval(norm)).lo, np.nan)
@@ -61,12 +61,12 @@ def _squares(chart: Chart, a: At) -> Interval:
             T[:, slot + e, i] = -(a.Q[:, f, k] * scale)
             if e != f:
                 T[:, slot + f, i] = -(a.Q[:, e, k] * scale)
-    # √β db, 1ᵀdb
-    if chart.bias:
-        slot = K * len(j) + K * r
-        for k in range(K):
-            T[:, slot + k, shift + k] = np.sqrt(np.maximum(a.beta.lo[:, 0, 0], 0.0)) * LESS
-        T[:, slot + K, shift:] = 1.0
+    # √(1 − γ²) dc, 1ᵀdc
+    slot = K * len(j) + K * r
+    own = np.maximum((1.0 - a.gamma * a.gamma).lo[:, 0, 0], 0.0)
+    for k in range(K):
+        T[:, slot + k, shift + k] = np.sqrt(own) * LESS
+    T[:, slot + K, shift:] = 1.0
     return T
 
 

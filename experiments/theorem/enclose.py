@@ -1,7 +1,7 @@
 """What is proved over one box of column spaces: where φ's minimiser y is, and whether R has a zero there; in
 batches.
 
-For x = (s, ε, β) in a box c ± ρ let ŷ be an approximate minimiser at c, P ≈ dy/dx there, and y = ŷ + P (x −
+For x = (s, ε, γ) in a box c ± ρ let ŷ be an approximate minimiser at c, P ≈ dy/dx there, and y = ŷ + P (x −
 c) + C w, C a fixed matrix (about H^{−1/2}, H the Hessian of φ in y). Suppose that for all x of the box and
 all |w| ≤ h
 
@@ -16,8 +16,8 @@ R.
 
 *μ.* The Hessian is a sum of squares Σ_i ω_i (t_i·v)²: over classes and pairs j < l, ω = p_j p_l and t·v = the
 change of z_j − z_l at the class (diag(p) − ppᵀ = Σ_{j<l} p_j p_l (e_j − e_l)(e_j − e_l)ᵀ); of the decays, ε
-|M^{−1/2} (dX − dM Q)|², β|db|² and (1ᵀdb)². With lower bounds of ω over the box, and λ ≤ M⁻¹ in place of M⁻¹
-(the basis of a column space is chosen such that M ≈ 1), let T be the matrix with rows √ω_i t_i: √μ ≥
+|M^{−1/2} (dX − dM Q)|², (1 − γ²) |dc|² and (1ᵀdc)². With lower bounds of ω over the box, and λ ≤ M⁻¹ in place
+of M⁻¹ (the basis of a column space is chosen such that M ≈ 1), let T be the matrix with rows √ω_i t_i: √μ ≥
 σ_min(TC) ≥ σ_min(mid) − |rad|_F, mid ± rad enclosing TC over the box.
 
 Then R(y(x), x) lies in its Taylor enclosure widened by |Cᵀ R_y| Γ/μ; and d/ds_j R(y(s), s) in R' widened by
@@ -41,11 +41,11 @@ from experiments.theorem.minimiser import derivatives, solve
 
 TRIES = 3  # of guessing h
 LEAST = 1e-12  # h to begin with: below it rounding keeps Γ from being less than μh
-ROUNDOFF = 1e-12  # radii of (ε, β) below this come from rounding, and Taylor's formula does not follow them
+ROUNDOFF = 1e-12  # radii of (ε, γ) below this come from rounding, and Taylor's formula does not follow them
 
 
 class Boxes(NamedTuple):
-    """Boxes centre ± radius of x = (s, ε, β), a guess of y at each centre, and one of h."""
+    """Boxes centre ± radius of x = (s, ε, γ), a guess of y at each centre, and one of h."""
 
     centre: np.ndarray  # (n, m + 2)
     radius: np.ndarray  # (n, m + 2)
@@ -66,7 +66,7 @@ class Enclosed(NamedTuple):
 
     solved: np.ndarray  # the minimiser is enclosed over the whole box
     excluded: np.ndarray  # no zero of R
-    unique: np.ndarray  # exactly one zero of R for each (ε, β), and it lies inside
+    unique: np.ndarray  # exactly one zero of R for each (ε, γ), and it lies inside
     R: Interval  # (n, m)
     newton: np.ndarray  # (n, m): the step of Newton's method from the centre, to find zeros by
     guess: np.ndarray  # (n, D): ŷ
@@ -89,7 +89,7 @@ class _Centre(NamedTuple):
     y: np.ndarray
     P: np.ndarray  # (n, D, q)
     C: np.ndarray  # (n, D, D)
-    g: Interval  # (n, D), at c; for all (ε, β) of the box if the directions are those of s alone
+    g: Interval  # (n, D), at c; for all (ε, γ) of the box if the directions are those of s alone
     R: Interval
     dg: Interval  # (n, q, D) along (P_j, e_j)
     dR: Interval
@@ -139,7 +139,7 @@ def _enclose(chart: Chart, boxes: Boxes) -> Enclosed:
 
 
 def _directions(chart: Chart, boxes: Boxes) -> np.ndarray:
-    """Return the parameters that Taylor's formula follows: s alone if the boxes of (ε, β) are roundoff, else
+    """Return the parameters that Taylor's formula follows: s alone if the boxes of (ε, γ) are roundoff, else
     all.
     """
     wide = bool(np.any(boxes.radius[:, chart.dim :] > ROUNDOFF))
@@ -164,7 +164,7 @@ def _centre(chart: Chart, boxes: Boxes, dx: np.ndarray) -> _Centre:
     frame = convex.frame(chart, F, x)
     a = convex.at(chart, frame, interval(y), x)
     slopes = convex.slope(chart, a, convex.motion(chart, a, interval(transposed(P)), dx))
-    Z = a.V @ a.X + a.b[:, :, None]
+    Z = convex.logits(a.V, a.X, a.c, a.gamma)
     return _Centre(frame, y, P, C, convex.gradient(chart, a), convex.tilt(chart, a), *slopes, Z)
 
 
@@ -177,20 +177,23 @@ def _over(chart: Chart, boxes: Boxes, k: _Centre, dx: np.ndarray, h: np.ndarray)
     y = moved + Interval(-away, away) + k.y
     V = convex.subspace(k.frame, x[:, : chart.dim])
     P = interval(transposed(k.P))
-    dZ = convex.logits_motion(chart, k.frame, V, unpack(chart, y)[1], P, dx)
-    a = convex.at(chart, k.frame, y, x, _softmax(chart, k.Z, V, dZ, delta, away))
+    gamma = x[:, -1, None, None]
+    dX, dc = unpack(chart, P)[1:]
+    dZ = convex.logits_motion(k.frame, dx, V, *unpack(chart, y)[1:], gamma, dX, dc)
+    a = convex.at(chart, k.frame, y, x, _softmax(chart, k.Z, V, gamma, dZ, delta, away))
     d = convex.motion(chart, a, P, dx, dZ)
     g2, R2 = convex.bend(chart, a, d, *np.triu_indices(len(dx)))
     return _Over(y, a, d, g2, R2, convexity(chart, k.C, a))
 
 
 def _softmax(
-    chart: Chart, Z: Interval, V: Interval, dZ: Interval, delta: Interval, away: np.ndarray
+    chart: Chart, Z: Interval, V: Interval, gamma: Interval, dZ: Interval, delta: Interval, away: np.ndarray
 ) -> Interval:
     """Enclose p over the box: differences of logits are those at the centre + Z' δ + what w adds, V X_w +
     b_w.
     """
-    _, of_X, of_b = unpack(chart, away)
+    _, of_X, of_c = unpack(chart, away)
+    of_b = gamma.size()[:, 0] * of_c * MORE
     differences = Z[:, :, None] - Z[:, None, :]  # (n, l, j, k)
     by_delta = dZ[:, :, :, None] - dZ[:, :, None, :]  # (n, q, l, j, k)
     differences = differences + (by_delta * delta[:, :, None, None, None]).sum(1)
@@ -251,7 +254,7 @@ def _conclude(
     dg, dR = convex.slope(chart, over.a, over.d)
     slack = reach[:, :, None] * (_norm(_apply(Ct, dg))[:, :m] / over.mu[:, None])[:, None, :] * MORE
     total = transposed(dR[:, :m]) + Interval(-slack, slack)  # (n, component of R, along)
-    # R at s = the centre; with (ε, β) followed, for all of them, else as they are in k.R
+    # R at s = the centre; with (ε, γ) followed, for all of them, else as they are in k.R
     if q > m:
         still_rho = np.where(np.arange(q) < m, 0.0, rho)
         at = _taylor(k.R, k.dR, over.R2, still_rho) + Interval(-error, error)
@@ -280,5 +283,5 @@ def _of_centre(k: _Centre, which: np.ndarray) -> _Centre:
 
 def _of_over(o: _Over, which: np.ndarray) -> _Over:
     a = At(_of_frame(o.a.frame, which), *(part[which] for part in o.a[1:]))
-    d = Motion(*(part[which] if convex.is_batched(part) else part for part in o.d))
+    d = Motion(*(part[which] for part in o.d))
     return _Over(o.y[which], a, d, o.g2[which], o.R2[which], o.mu[which])

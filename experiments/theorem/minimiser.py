@@ -65,24 +65,27 @@ def solve_afresh(chart: Chart, x: np.ndarray, seed: int = 0) -> np.ndarray:
     K, r, m = chart.num_classes, chart.rank, chart.dim
     V = chart.V[0] + np.tensordot(x[:m], chart.V[1:], 1)
     orthonormal, triangle = np.linalg.qr(V)
-    epsilon, beta = x[m], x[m + 1]
+    epsilon, gamma = x[m], x[m + 1]
+    beta = 1 - gamma**2
 
     def objective(z: np.ndarray) -> tuple[float, np.ndarray]:
         A, B = z[: r * r].reshape(r, r), z[r * r : r * r + r * K].reshape(r, K)
-        b = z[r * r + r * K :] if chart.bias else np.zeros(K)
+        c = z[r * r + r * K :]
         W = orthonormal @ A
-        Z = W @ B + b[:, None]
+        Z = W @ B + gamma * c[:, None]
         top = Z.max(0)
         P = np.exp(Z - top)
         total = P.sum(0)
         G = P / total - np.eye(K)
         f = np.sum(np.log(total) + top - np.diag(Z)) + epsilon / 2 * (np.sum(W**2) + np.sum(B**2))
-        slope = [orthonormal.T @ (G @ B.T) + epsilon * A, W.T @ G + epsilon * B]
-        if chart.bias:
-            slope.append(G.sum(1) + beta * b + b.sum())
-        return float(f + beta / 2 * b @ b + b.sum() ** 2 / 2), np.concatenate([a.ravel() for a in slope])
+        slope = (
+            orthonormal.T @ (G @ B.T) + epsilon * A,
+            W.T @ G + epsilon * B,
+            gamma * G.sum(1) + beta * c + c.sum(),
+        )
+        return float(f + beta / 2 * c @ c + c.sum() ** 2 / 2), np.concatenate([a.ravel() for a in slope])
 
-    start = 0.5 * np.random.default_rng(seed).normal(size=r * r + r * K + chart.bias * K)
+    start = 0.5 * np.random.default_rng(seed).normal(size=r * r + r * K + K)
     start[r * r + r * K :] = 0
     best = minimize(objective, start, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 5000}).x
     A, B = np.linalg.solve(triangle, best[: r * r].reshape(r, r)), best[r * r : r * r + r * K].reshape(r, K)

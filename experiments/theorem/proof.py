@@ -5,7 +5,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,22 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.theorem import store
-from experiments.theorem.convex import Chart, Setting
-from experiments.theorem.intervals import Interval, interval, log, reciprocal
+from experiments.theorem.convex import Chart
 from experiments.theorem.search import State, begin, chamber, direction, search
+from experiments.theorem.setting import Orbit, Setting, closed_forms
 
 CENSUS_ATOL = 1e-9  # of a loss of the census, a number computed at an approximate critical point
-
-
-@dataclass(frozen=True)
-class Orbit:
-    """A critical orbit under rotations and permutations of classes: rank, loss between bounds, v(s) where
-    there is one.
-    """
-
-    rank: int
-    loss: tuple[float, float]
-    direction: tuple[float, ...] | None = None
 
 
 class Proof(NamedTuple):
@@ -53,51 +42,30 @@ class Proof(NamedTuple):
         return True
 
 
-def closed_forms(setting: Setting) -> list[Orbit]:
-    """Return the origin, f = log K, and the global minimum of rank K − 1, f = −log(1 − (K−1)θ) + (K−1)θ
-    log(1/θ − K + 1).
-
-    Raises:
-        ValueError: naming the decays, unless Kθ < 1 is shown; from Kθ = 1 on the origin is the only critical
-            point.
-    """
-    K = float(setting.num_classes)
-    epsilon = setting.strengths()[:1]
-    if not epsilon.hi[0] < 1:
-        raise ValueError(
-            f"decays: Kθ must be below 1, got {epsilon.hi[0]}: from 1 on the origin alone is critical"
-        )
-    theta = epsilon * reciprocal(interval(np.array([K])))
-    gap = log(reciprocal(theta) - (K - 1.0))
-    minimum = (theta * (K - 1.0)) * gap - log(1.0 - theta * (K - 1.0))
-    return [
-        Orbit(setting.num_classes - 1, _ends(minimum)),
-        Orbit(0, _ends(log(interval(np.array([K]))))),
-    ]
-
-
-def _ends(x: Interval) -> tuple[float, float]:
-    return float(x.lo[0]), float(x.hi[0])
-
-
 def prove(
     setting: Setting,
     folder: Path | None = None,
     *,
+    claimed: dict[int, list[tuple[float, ...]]] | None = None,
     draw: bool = False,
     most: int = 10**9,
     tell: Callable[[int, State], Any] = lambda rank, state: None,
 ) -> Proof:
     """Search all ranks between 0 and K − 1 of a setting, K = 3 or 4; with a folder, going on from what it
     holds.
+
+    With `claimed`, s of the zeros of each rank, no others are looked for: it is that list which is proved or
+    not.
     """
     K, strengths, searches = setting.num_classes, setting.strengths(), {}
     orbits = closed_forms(setting)
     for rank in range(1, K - 1):
-        chart = chamber(K, rank, setting.decay_b is not None)
+        chart = chamber(K, rank)
         identity = {**asdict(setting), "rank": rank, "draw": draw, "code": store.fingerprint()}
+        given = [list(s) for s in claimed[rank]] if claimed is not None else []
+        identity |= {"claimed": given if claimed is not None else None}
         path = folder / f"{name_of(setting)}_rank{rank}.npz" if folder else None
-        state = (store.load(path, identity) if path else None) or begin(chart, strengths)
+        state = (store.load(path, identity) if path else None) or begin(chart, strengths, given)
 
         def save(state: State, path: Path | None = path, identity: dict[str, Any] = identity) -> None:
             if path:
@@ -106,7 +74,8 @@ def prove(
         def report(state: State, rank: int = rank) -> None:
             tell(rank, state)
 
-        state = search(chart, strengths, state, most=most, draw=draw, save=save, tell=report)
+        options: dict[str, Any] = {"most": most, "discover": claimed is None, "draw": draw}
+        state = search(chart, strengths, state, save=save, tell=report, **options)
         searches[rank] = state
         orbits += _orbits(chart, state)
     return Proof(setting, searches, sorted(orbits, key=lambda o: o.loss))

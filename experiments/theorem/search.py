@@ -5,7 +5,7 @@ to be.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,7 @@ class State:
         return not len(self.boxes.centre) and not self.undecided
 
 
-def chamber(K: int, rank: int, bias: bool = True) -> Chart:
+def chamber(K: int, rank: int) -> Chart:
     """Return the chart of directions v = ω_1 + Σ s_i (ω_{i+1} − ω_1): those v_1 ≥ … ≥ v_K are s ≥ 0, Σ s ≤ 1.
 
     Column spaces of rank 1 are the lines of v, those of rank K − 2 the complements of v. ω_i = (K−i, …, −i)
@@ -74,7 +74,7 @@ def chamber(K: int, rank: int, bias: bool = True) -> Chart:
         weights.append(w / np.gcd.reduce(w))
     basis = np.concatenate([weights[:1], np.array(weights[1:]) - weights[0]])
     if rank == 1:
-        return Chart(basis[:, :, None], bias)
+        return Chart(basis[:, :, None])
     # (a_{i+1} − s_i a_0)·(v_0 + Σ s_j v_j) = 0 if a_i·v_j = const δ_ij.
     dual = np.linalg.inv(np.concatenate([basis, np.ones((1, K))]))[:, : K - 1].T
     dual = np.rint(dual * DUAL_SCALE[K])
@@ -85,7 +85,7 @@ def chamber(K: int, rank: int, bias: bool = True) -> Chart:
     for i in range(K - 2):
         V[0, :, i] = dual[i + 1]
         V[i + 1, :, i] = -dual[0]
-    return Chart(V, bias)
+    return Chart(V)
 
 
 def direction(chart: Chart, s: np.ndarray) -> np.ndarray:
@@ -105,8 +105,12 @@ def beyond(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.any(high < -doubt, axis=1) | (low.sum(1) + np.maximum(low[:, -1], 0) > 1 + doubt)
 
 
-def begin(chart: Chart, strengths: Interval, pieces: int = PIECES) -> State:
-    """Cover half the chamber, which lies in [0, 1]^m, by boxes."""
+def begin(
+    chart: Chart, strengths: Interval, claimed: Sequence[Sequence[float]] = (), pieces: int = PIECES
+) -> State:
+    """Cover half the chamber, which lies in [0, 1]^m, by boxes; of zeros claimed, s each, take those shown to
+    be.
+    """
     m, half = chart.dim, 0.5 / pieces
     middle, radius = strengths.halves()
     axes = np.meshgrid(*[(np.arange(pieces) + 0.5) / pieces] * m, indexing="ij")
@@ -115,7 +119,12 @@ def begin(chart: Chart, strengths: Interval, pieces: int = PIECES) -> State:
     centre = np.concatenate([s, np.tile(middle, (len(s), 1))], axis=1)
     around = np.concatenate([np.full_like(s, half), np.tile(radius, (len(s), 1))], axis=1)
     guess = np.array([solve_afresh(chart, c) for c in centre])
-    return State(Boxes(centre, around, guess, np.zeros(len(s))))
+    zeros = []
+    for one in claimed:
+        x = np.r_[np.array(one, float), middle]
+        zero = certify(chart, x, solve_afresh(chart, x), strengths)
+        zeros += [zero] if zero else []
+    return State(Boxes(centre, around, guess, np.zeros(len(s))), zeros)
 
 
 def search(
@@ -131,7 +140,8 @@ def search(
 ) -> State:
     """Go on with a search until nothing is left, or about `most` boxes were evaluated; return its state.
 
-    With `discover` false no zero is looked for beyond those of `state`: a list that lacks one is not proved.
+    With `discover` false no zero is looked for beyond those of `state`, which must be of this very setting
+    (`begin` shows those claimed to be): a list that lacks one is not proved.
     """
     began = last = time.perf_counter()
     before = state.seconds
@@ -169,17 +179,11 @@ def step(
         state.drawn.append(np.concatenate([described, ends], axis=1)[shown.excluded])
     narrow = left & np.all(radius <= NARROWEST, axis=1)
     state.undecided += described[narrow].tolist()
-    children = _halve(boxes, shown, left & ~narrow, m)
+    children = halve(boxes, shown, left & ~narrow, m)
     s, half = children.centre[:, :m], children.radius[:, :m]
     outside = beyond(s - half, s + half)
     state.outside += int(np.sum(outside))
-    children = children.take(~outside)
-    if len(children.centre):
-        y, good = solve(chart, children.centre, children.guess)
-        for i in np.flatnonzero(~good):
-            y[i] = solve_afresh(chart, children.centre[i])
-        children = children._replace(guess=y)
-    state.boxes = rest.join(children)
+    state.boxes = rest.join(solve_centres(chart, children.take(~outside)))
 
 
 def _known(zeros: list[Zero], low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -241,14 +245,14 @@ def certify(chart: Chart, x: np.ndarray, y: np.ndarray, strengths: Interval) -> 
     )
 
 
-def _halve(boxes: Boxes, shown: Enclosed, which: np.ndarray, m: int) -> Boxes:
-    """Halve boxes of s along the side in which y moves most; ends of dyadic boxes stay exact."""
+def halve(boxes: Boxes, shown: Enclosed, which: np.ndarray, sides: int) -> Boxes:
+    """Halve boxes along that of their first `sides` sides in which y moves most; dyadic ends stay exact."""
     boxes, guess, follow = boxes.take(which), shown.guess[which], shown.follow[which]
     n = np.arange(len(boxes.centre))
     # Γ is of second order in the radius: a half's h is about a quarter; unknown, it is asked for afresh.
     h = np.where(np.isfinite(shown.h[which]), shown.h[which], 0.0) / 3
-    widths = boxes.radius[:, :m]
-    moves = np.nan_to_num(np.abs(follow[:, :, :m]).max(1)) * widths
+    widths = boxes.radius[:, :sides]
+    moves = np.nan_to_num(np.abs(follow[:, :, :sides]).max(1)) * widths
     # No side more than four times another.
     moves = moves * (widths > widths.max(1, keepdims=True) / 4) + 1e-3 * widths
     along = np.argmax(moves, axis=1)
@@ -261,3 +265,13 @@ def _halve(boxes: Boxes, shown: Enclosed, which: np.ndarray, m: int) -> Boxes:
         moved = (follow @ (centre - boxes.centre)[:, :, None])[:, :, 0]
         halves.append(Boxes(centre, radius, guess + np.nan_to_num(moved), h))
     return halves[0].join(halves[1])
+
+
+def solve_centres(chart: Chart, boxes: Boxes) -> Boxes:
+    """Replace guesses by approximate minimisers at the centres."""
+    if not len(boxes.centre):
+        return boxes
+    y, good = solve(chart, boxes.centre, boxes.guess)
+    for i in np.flatnonzero(~good):
+        y[i] = solve_afresh(chart, boxes.centre[i])
+    return boxes._replace(guess=y)

@@ -14,7 +14,6 @@ from experiments.theorem.enclose import Boxes
 from experiments.theorem.search import State, Zero
 from ufm_jax.files import write_file
 
-
 COUNTS = ("evaluated", "excluded", "absorbed", "outside", "seconds")
 
 
