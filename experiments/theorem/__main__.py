@@ -35,7 +35,7 @@ STATES = Path("runs/theorem")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings, whether the census is taken beside them, and ranges of (Kθ, γ), γ² = 1/(1 + 3λ_b), at K = 3."""
+    """Settings, whether the census is taken beside them, and at K = 3 ranges of Kθ and γ, γ² = 1/(1 + 3λ_b)."""
 
     settings: tuple[Setting, ...]
     census: bool = True

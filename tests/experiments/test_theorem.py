@@ -431,5 +431,7 @@ def test_a_search_goes_on_where_it_was(tmp_path, proofs):
 
 def test_a_range_of_decays_is_proved_and_one_across_a_bifurcation_is_not():
     assert prove_range((0.25, 0.5), (0.0, 0.0)).complete
-    split = prove_range((0.03125, 0.0625), (0.0, 0.0), most=6000)  # a third line from Kθ = 0.044 down
+    split = prove_range(
+        (0.03125, 0.0625), (0.0, 0.0), most=6000
+    )  # a third line from between Kθ = 0.05 and 0.04 down
     assert not split.complete
