@@ -1,0 +1,1 @@
+"""That nothing else exists: see `experiments.theorem.__main__`, and docs/theorem.md for the mathematics."""
