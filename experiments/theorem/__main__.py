@@ -35,7 +35,7 @@ STATES = Path("runs/theorem")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings, whether the census is taken beside them, and at K = 3 ranges of Kθ and γ, γ² = 1/(1 + 3λ_b)."""
+    """Settings, whether to take the census beside them; at K = 3 ranges of (Kθ, γ), γ² = 1/(1 + 3λ_b)."""
 
     settings: tuple[Setting, ...]
     census: bool = True
@@ -128,6 +128,10 @@ def describe(proof: Proof) -> dict[str, Any]:
         "K_theta": [float(strengths.lo[0]), float(strengths.hi[0])],
         "complete": proof.complete,
         "orbits": [asdict(orbit) for orbit in proof.orbits],
+        "global_minimum_by_dim": {
+            str(d): asdict(orbit) if (orbit := proof.minimum(d)) else None
+            for d in range(1, proof.setting.num_classes)
+        },
         "searches": searches,
     }
 
@@ -145,9 +149,11 @@ def theorem(proof: Proof, fact: dict[str, Any]) -> str:
     agree = ""
     if "census_agrees" in fact:
         agree = "; the census lists the same" if fact["census_agrees"] else "; THE CENSUS DIFFERS"
+    lowest = [(d, proof.minimum(d)) for d in range(1, s.num_classes - 1)]
+    minima = ", ".join(f"{sum(o.loss) / 2:.8f} in d = {d}" for d, o in lowest if o)
     return (
         f"{head}: exactly {len(proof.orbits)} critical orbits in every d ≥ {s.num_classes - 1}: {found}; "
-        f"{boxes:,} boxes, {seconds:.1f} s{agree}"
+        f"global minimum {minima}; {boxes:,} boxes, {seconds:.1f} s{agree}"
     )
 
 

@@ -41,6 +41,15 @@ class Proof(NamedTuple):
                 return False
         return True
 
+    def minimum(self, dim: int) -> Orbit | None:
+        """Return the orbit of the global minimum in d = `dim`: f has one, and it is critical, of rank at most d.
+
+        None if the list is not proved, or if enclosures of losses do not tell which is lowest.
+        """
+        lowest, *others = [o for o in self.orbits if o.rank <= dim]
+        apart = all(lowest.loss[1] < o.loss[0] for o in others)
+        return lowest if self.complete and apart else None
+
 
 def prove(
     setting: Setting,

@@ -400,6 +400,17 @@ def test_a_census_must_list_the_same_orbits(proofs):
     assert not agrees(proof, sorted([*found[1:], (2, found[0][1] + 1e-6)]))
 
 
+def test_the_global_minimum_in_few_dimensions_is_the_lowest_of_low_rank(proofs):
+    """In d = 1, where no duality gap closes, descents find no lower point."""
+    proof = proofs["public"]
+    low, high = proof.minimum(1).loss
+    prob = ufm.problem(num_classes=3, per_class=5, dim=1, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
+    reached = ufm.sweep(prob, starts=20, target="minima").table["loss"].to_numpy()
+    assert low - 1e-12 <= reached.min() <= high + 1e-9
+    assert proof.minimum(2) == proof.orbits[0]
+    assert prove(PUBLIC, claimed={1: []}, most=100).minimum(1) is None
+
+
 def test_strong_decays_are_refused():
     with pytest.raises(ValueError, match="decays"):
         prove(Setting(3, 1, 0.4, 0.4, None))
