@@ -1,4 +1,4 @@
-"""Classes whose fields are leaves or sizes: frozen dataclasses and pytrees; a subclass of `Structure` is one."""
+"""Classes whose fields are leaves or sizes, frozen dataclasses and pytrees: the subclasses of `Structure`."""
 
 import dataclasses
 import functools
