@@ -199,6 +199,26 @@ def test_what_no_census_can_be_of_is_refused():
         ufm.census(slow)
 
 
+def test_a_leaf_cannot_be_called_as_an_array_of_every_folder(tmp_path):
+    file = tmp_path / "named.py"
+    file.write_text(
+        textwrap.dedent("""
+        import jax.numpy as jnp
+        import ufm_jax as ufm
+
+        class Named(ufm.Landscape):
+            def zeros(self):
+                return {"copies": jnp.zeros(2)}
+
+            def value(self, p):
+                return jnp.sum(p["copies"] ** 2)
+        """)
+    )
+    with pytest.raises(SystemExit):
+        main(["census", "--landscape", f"{file}:Named", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
 def test_points_on_one_family_are_one_row():
     # A ring of minima that nobody said is a symmetry: degenerate, with the family's dimension as nullity.
     ring = ufm.Landscape.of(lambda x: (jnp.sum(x**2) - 1) ** 2, jnp.zeros(2))

@@ -66,7 +66,7 @@ class OrbitRow(NamedTuple):
     """One row of orbits.csv; index and nullity are those in the landscape asked about. None: not known."""
 
     loss: float
-    rank: int | None  # the landscape's measure of this name
+    rank: int | None  # the landscape's measure of this name, if it is an integer
     index: int | None  # type: ignore[assignment]
     nullity: int | None
     orbit_dim: int
@@ -178,10 +178,11 @@ def _unfinished(landscape: Landscape, state: Census) -> bool:
 def rows(landscape: Landscape, state: Census) -> list[OrbitRow]:
     """Return the orbits found, in their order."""
     e, space = state.evidence, space_of(landscape)
+    ranked = "rank" in e and e["rank"].dtype.kind == "i"
     return [
         OrbitRow(
             loss=float(e["loss"][i]),
-            rank=int(e["rank"][i]) if "rank" in e else None,
+            rank=int(e["rank"][i]) if ranked else None,
             index=_counted(e["index"][i]),
             nullity=_counted(e["nullity"][i]),
             orbit_dim=int(e["orbit_dim"][i]),

@@ -26,7 +26,7 @@ _symmetric: dict[Any, bool] = {}  # whether there are tangents, of classes and s
 _checked: set[Any] = set()  # and of which leaves f is known not to change along them
 
 
-def check_names(what: str, names: Any) -> None:
+def _check_names(what: str, names: Any) -> None:
     """Check that names can stand beside those of a sweep's own columns.
 
     Raises:
@@ -45,7 +45,7 @@ def check_settings(landscape: Landscape, names: Any) -> None:
     """
     if not names:
         return
-    check_names("grid", names)
+    _check_names("grid", names)
     like = jax.eval_shape(landscape.zeros)
     taken = {leaf_name(path) for path, _ in tree_flatten_with_path(like)[0]}
     taken |= set(jax.eval_shape(landscape.measures, like))
@@ -96,7 +96,7 @@ def _shapes(landscape: Landscape) -> int:
     leaves = jax.tree.leaves(like)
     if not leaves or not all(jnp.issubdtype(a.dtype, jnp.floating) for a in leaves):
         raise ValueError(f"zeros: {name} needs a point of floating-point arrays, got {like}")
-    check_names("zeros", [leaf_name(path) for path, _ in tree_flatten_with_path(like)[0]])
+    _check_names("zeros", [leaf_name(path) for path, _ in tree_flatten_with_path(like)[0]])
     value = jax.eval_shape(landscape.value, like)
     if getattr(value, "shape", None) != () or value.dtype != leaves[0].dtype:
         raise ValueError(f"value: {name} needs one number of {leaves[0].dtype}, as its points, got {value}")
@@ -110,7 +110,7 @@ def _shapes(landscape: Landscape) -> int:
     measures = jax.eval_shape(landscape.measures, like)
     if not isinstance(measures, dict):
         raise ValueError(f"measures: {name} needs a dict of numbers by name, got {type(measures).__name__}")
-    check_names("measures", measures)
+    _check_names("measures", measures)
     for one, number in measures.items():
         if getattr(number, "shape", None) != () or number.dtype.kind not in "fi":
             raise ValueError(f"measures: {name} needs one real number for {one}, got {number}")

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from ufm_jax.numerics.checks import check_count, check_positive, check_search
 from ufm_jax.numerics.derivatives import (
+    Expansion,
     Objective,
     Oracle,
     Vector,
@@ -98,9 +99,7 @@ def levenberg_marquardt(
         status = jnp.where(met, Status.CONVERGED, jnp.where(stuck, Status.STALLED, s.status))
         return _Marquardt(x, value, grad, damping, status.astype(jnp.int32), s.num_steps + 1)
 
-    first = expand(start)
-    finite = jnp.isfinite(first.value) & jnp.all(jnp.isfinite(first.grad))
-    begin = jnp.where(finite, Status.RUNNING, Status.NONFINITE).astype(jnp.int32)
+    first, begin = _begun(expand, start)
     end = jax.lax.while_loop(
         lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps),
         step,
@@ -286,47 +285,13 @@ def eigenvector_following(
     start = floating(start)
     if not 0 <= index <= start.size:
         raise ValueError(f"index: need 0 <= index <= {start.size}, got {index}")
-    dtype = start.dtype
-    eps, tiny = jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny
-    lowest = -jnp.arange(start.size, dtype=dtype)
 
     def step(s: _Follow) -> _Follow:
         H = dense_matrix(expand(s.x).hv, s.x)
-        orbit = _orthonormal(tangents, s.x)
-        eigenvalues, vectors = jnp.linalg.eigh(_lifted(H, orbit))
-        kept = jnp.sum((s.climbed @ vectors) ** 2, axis=0)
-        anew = s.num_steps % STEPS_KEPT == 0
-        _, chosen = jax.lax.top_k(jnp.where(anew, lowest, kept), index)
-        sign = jnp.full(start.size, -1.0, dtype).at[chosen].set(1.0)
-        g = vectors.T @ _without(orbit, s.grad)
-        size = jnp.abs(eigenvalues)
-        move = sign * 2 * g / (size + jnp.sqrt(size**2 + 4 * g**2) + tiny)
-        delta = _without(orbit, vectors @ move)
-        length = jnp.linalg.norm(delta)
-        cut = jnp.minimum(1.0, s.radius / (length + tiny))
-        delta, length = cut * delta, cut * length
-        trial, Hd = s.x + delta, H @ delta
-        there = expand(trial)
-        norm, new_norm = jnp.linalg.norm(s.grad), jnp.linalg.norm(there.grad)
-        error = jnp.linalg.norm(there.grad - s.grad - Hd) / (norm + jnp.linalg.norm(Hd) + tiny)
-        met = norm <= gtol * unit(s.value)  # `delta` was the extra step
-        usable = jnp.isfinite(there.value) & jnp.isfinite(new_norm)
-        accept = usable & jnp.where(met, new_norm < norm, error < ERROR_REFUSED)
-        back = jnp.dot(delta, s.delta) < -length * jnp.linalg.norm(s.delta) / 2
-        wider = jnp.where(error < ERROR_SMALL, jnp.maximum(s.radius, 2 * length), s.radius)
-        radius = jnp.where(usable & (error < ERROR_LARGE) & ~back, wider, length / 2)
-        x, value, grad = jax.tree.map(
-            lambda new, old: jnp.where(accept, new, old), (trial, there.value, there.grad), s[:3]
-        )
-        stuck = ~accept & (length <= 4 * eps * (1 + jnp.linalg.norm(s.x)))
-        status = jnp.where(met, Status.CONVERGED, jnp.where(stuck, Status.STALLED, s.status))
-        return _Follow(
-            x, value, grad, vectors.T[chosen], delta, radius, status.astype(jnp.int32), s.num_steps + 1
-        )
+        delta, length, climbed = _climb(s, H, _orthonormal(tangents, s.x), index)
+        return _stepped(s, expand(s.x + delta), (delta, length, H @ delta), climbed, gtol * unit(s.value))
 
-    first = expand(start)
-    finite = jnp.isfinite(first.value) & jnp.all(jnp.isfinite(first.grad))
-    begin = jnp.where(finite, Status.RUNNING, Status.NONFINITE).astype(jnp.int32)
+    first, begin = _begun(expand, start)
     end = jax.lax.while_loop(
         lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps),
         step,
@@ -334,9 +299,9 @@ def eigenvector_following(
             start,
             first.value,
             first.grad,
-            jnp.zeros((index, start.size), dtype),
+            jnp.zeros((index, start.size), start.dtype),
             jnp.zeros_like(start),
-            jnp.asarray(max_length, dtype),
+            jnp.asarray(max_length, start.dtype),
             begin,
             jnp.zeros((), jnp.int32),
         ),
@@ -344,6 +309,62 @@ def eigenvector_following(
     found = solution(end.x, end.value, end.grad, end.status, end.num_steps, gtol * unit(end.value))
     other = (found.status == Status.CONVERGED) & (_num_negative(expand, tangents, end.x) != index)
     return found._replace(status=jnp.where(other, Status.STALLED, found.status).astype(jnp.int32))
+
+
+def _begun(expand: Oracle, start: Vector) -> tuple[Expansion, Int[Array, ""]]:
+    """Evaluate a start; it is RUNNING, or NONFINITE."""
+    first = expand(start)
+    finite = jnp.isfinite(first.value) & jnp.all(jnp.isfinite(first.grad))
+    return first, jnp.where(finite, Status.RUNNING, Status.NONFINITE).astype(jnp.int32)
+
+
+def _climb(
+    s: _Follow, H: Float[Array, "D D"], orbit: Float[Array, "m D"] | None, index: int
+) -> tuple[Vector, Float[Array, ""], Float[Array, "k D"]]:
+    """Return a rational-function step, cut to the radius, its length, and the eigenvectors that it climbs."""
+    dtype, tiny = s.x.dtype, jnp.finfo(s.x.dtype).tiny
+    eigenvalues, vectors = jnp.linalg.eigh(_lifted(H, orbit))
+    kept = jnp.sum((s.climbed @ vectors) ** 2, axis=0)
+    lowest = -jnp.arange(s.x.size, dtype=dtype)
+    anew = s.num_steps % STEPS_KEPT == 0
+    _, chosen = jax.lax.top_k(jnp.where(anew, lowest, kept), index)
+    sign = jnp.full(s.x.size, -1.0, dtype).at[chosen].set(1.0)
+    g = vectors.T @ _without(orbit, s.grad)
+    size = jnp.abs(eigenvalues)
+    move = sign * 2 * g / (size + jnp.sqrt(size**2 + 4 * g**2) + tiny)
+    delta = _without(orbit, vectors @ move)
+    length = jnp.linalg.norm(delta)
+    cut = jnp.minimum(1.0, s.radius / (length + tiny))
+    return cut * delta, cut * length, vectors.T[chosen]
+
+
+def _stepped(
+    s: _Follow,
+    there: Expansion,
+    moved: tuple[Vector, Float[Array, ""], Vector],
+    climbed: Float[Array, "k D"],
+    enough: Float[Array, ""],
+) -> _Follow:
+    """Take a step or refuse it, and choose the next radius, by how well H predicted the gradient there.
+
+    `moved` are the step δ, its length and H δ; `enough` is the norm of the gradient that is to be met.
+    """
+    delta, length, Hd = moved
+    eps, tiny = jnp.finfo(s.x.dtype).eps, jnp.finfo(s.x.dtype).tiny
+    norm, new_norm = jnp.linalg.norm(s.grad), jnp.linalg.norm(there.grad)
+    error = jnp.linalg.norm(there.grad - s.grad - Hd) / (norm + jnp.linalg.norm(Hd) + tiny)
+    met = norm <= enough  # `delta` was the extra step
+    usable = jnp.isfinite(there.value) & jnp.isfinite(new_norm)
+    accept = usable & jnp.where(met, new_norm < norm, error < ERROR_REFUSED)
+    back = jnp.dot(delta, s.delta) < -length * jnp.linalg.norm(s.delta) / 2
+    wider = jnp.where(error < ERROR_SMALL, jnp.maximum(s.radius, 2 * length), s.radius)
+    radius = jnp.where(usable & (error < ERROR_LARGE) & ~back, wider, length / 2)
+    x, value, grad = jax.tree.map(
+        lambda new, old: jnp.where(accept, new, old), (s.x + delta, there.value, there.grad), s[:3]
+    )
+    stuck = ~accept & (length <= 4 * eps * (1 + jnp.linalg.norm(s.x)))
+    status = jnp.where(met, Status.CONVERGED, jnp.where(stuck, Status.STALLED, s.status))
+    return _Follow(x, value, grad, climbed, delta, radius, status.astype(jnp.int32), s.num_steps + 1)
 
 
 def _orthonormal(tangents: Tangents | None, x: Vector) -> Float[Array, "m D"] | None:

@@ -38,7 +38,7 @@ class Points(NamedTuple):
     colour: str = "rank"
 
 
-def in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def _in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Return a function that draws in this module's style."""
 
     @functools.wraps(draw)
@@ -57,7 +57,7 @@ def data_uri(draw: Callable[..., Figure], *args: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-@in_style
+@_in_style
 def draw_index(points: Points) -> Figure:
     """Draw loss against Morse index, colour by rank (or nullity), marker by verdict; equal points once."""
     figure = Figure(figsize=(6.6, 4.0))
@@ -133,7 +133,7 @@ def _histogram(ax: Any, table: pa.Table, column: str, tolerance: float, label: s
     ax.set_ylim(0.7, max(ax.get_ylim()[1], 2.0 * most))
 
 
-@in_style
+@_in_style
 def draw_slice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> Figure:
     """Draw level lines of f on a plane, as many points between any two, and the point it goes through."""
     figure = Figure(figsize=(5.2, 4.2))
@@ -148,7 +148,7 @@ def draw_slice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> Fig
     return figure
 
 
-@in_style
+@_in_style
 def draw_path(name: str, values: np.ndarray, loss: np.ndarray, index: np.ndarray) -> Figure:
     """Draw loss along a branch of critical points, colour by Morse index, a cross where none was counted."""
     figure = Figure(figsize=(6.6, 4.0))

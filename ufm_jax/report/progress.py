@@ -152,7 +152,7 @@ def census_progress(name: str = "ufm census") -> Callable[["Census"], None]:
         speed = "" if rate is None else f", {rate:.3g} starts/s"
         print(
             f"{name}: {len(state.hits)} orbits from {state.num_starts} starts{speed}, the last new one "
-            f"within {state.last_new}; {verdict_names(state.evidence['verdict'].tolist())}",
+            f"within {state.last_new}; {_verdict_names(state.evidence['verdict'].tolist())}",
             file=sys.stderr,
             flush=True,
         )
@@ -160,7 +160,7 @@ def census_progress(name: str = "ufm census") -> Callable[["Census"], None]:
     return listen
 
 
-def verdict_names(codes: Iterable[int | float]) -> str:
+def _verdict_names(codes: Iterable[int | float]) -> str:
     """Return counts of verdicts given by their codes."""
     from ufm_jax.landscape.verdict import Verdict
 

@@ -90,16 +90,16 @@ def check(config: Sweep) -> None:
     require_x64()
     work = work_of(config)
     require_x64(work.landscape)
-    check_target(work.landscape, config.target)
+    _check_target(work.landscape, config.target)
     check_landscape(work.landscape)
     name = "landscape"
     if isinstance(config, SweepConfig):
         name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
-    check_memory(work.landscape, config.targets, name)  # before measures are traced, which hold constants
+    _check_memory(work.landscape, config.targets, name)  # before measures are traced, which hold constants
     check_settings(work.landscape, config.columns)
 
 
-def check_target(landscape: Landscape, target: Target) -> None:
+def _check_target(landscape: Landscape, target: Target) -> None:
     """Check that there can be saddles of this index.
 
     Raises:
@@ -110,7 +110,7 @@ def check_target(landscape: Landscape, target: Target) -> None:
         raise ValueError(f"target: need an index of at most {most}, got {target}")
 
 
-def check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = "landscape") -> None:
+def _check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = "landscape") -> None:
     """Check that the arrays of one call fit into memory.
 
     Raises:
@@ -185,7 +185,7 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
 
     Raises:
         ValueError: naming the argument, as `Plan`; the leaf of `starts` that is not as the landscape's; as
-            `check_landscape` and `check_memory`.
+            `check_landscape` and `_check_memory`.
     """
     own = None
     if isinstance(starts, bool | float | str):
@@ -195,8 +195,8 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
         starts = len(jax.tree.leaves(own)[0])
     made = InMemory(grid=grid, starts=int(starts), **plan)
     check_landscape(grid.landscape)
-    check_target(grid.landscape, made.target)
-    check_memory(work_on(grid, made).landscape, made.targets)
+    _check_target(grid.landscape, made.target)
+    _check_memory(work_on(grid, made).landscape, made.targets)
     check_settings(grid.landscape, made.columns)
     return made, own
 

@@ -177,6 +177,8 @@ def run(
     require_x64()
     landscape = landscape_of(config)
     census.check(landscape, config.starts, seed=config.seed, force=force)
+    if taken := sorted({"copies", "digest", *COUNTERS} & set(_leaves(landscape))):
+        raise ValueError(f"zeros: {taken[0]!r} is an array of every {ORBITS}; choose another name")
     with claimed(config, out, repair=repair):
         state = _mended(config, out, landscape) if repair else load(config, out, landscape)
         open_folder(out, config, repair=repair)

@@ -92,7 +92,7 @@ def census_config_of(
         decays: dict[str, Any] = {n: float(getattr(landscape, n)) for n in ("decay_w", "decay_h", "decay_b")}
         sizes: dict[str, Any] = {n: getattr(landscape, n) for n in ("counts", "dim", "bias", "loss")}
         return CensusConfig(**sizes, **decays, seed=seed, starts=starts)
-    return LandscapeCensusConfig(landscape_spec(landscape, set()), seed=seed, starts=starts)
+    return LandscapeCensusConfig(_landscape_spec(landscape, set()), seed=seed, starts=starts)
 
 
 def config_of(grid: Grid, *, starts: Any, **plan: Any) -> Sweep:
@@ -113,11 +113,11 @@ def config_of(grid: Grid, *, starts: Any, **plan: Any) -> Sweep:
         sizes: dict[str, Any] = {"counts": made.counts, "dim": made.dim, "bias": made.bias}
         return SweepConfig(**sizes, **decays, loss=made.loss, starts=int(starts), **plan)
     return LandscapeConfig(
-        landscape=landscape_spec(made, set(axes)), grid=objects.held(axes), starts=int(starts), **plan
+        landscape=_landscape_spec(made, set(axes)), grid=objects.held(axes), starts=int(starts), **plan
     )
 
 
-def landscape_spec(landscape: Landscape, without: set[str]) -> objects.Spec:
+def _landscape_spec(landscape: Landscape, without: set[str]) -> objects.Spec:
     """Return how to make a landscape again: its class, sizes, and leaves number by number.
 
     Raises:

@@ -23,7 +23,7 @@ def rank(prob: Problem, p: Params) -> Int[Array, ""]:
 
 
 def balanced_rank(prob: Problem, p: Params) -> tuple[Int[Array, ""], Float[Array, ""]]:
-    """Return `rank`, and `orbit_radius` in even coordinates, at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ.
+    """Return `rank`, and `_orbit_radius` in even coordinates, at a balanced point, λ_W WᵀW = λ_H H̃H̃ᵀ.
 
     Every critical point is.
     There the singular values of W H̃ are √(λ_W/λ_H) times the eigenvalues of WᵀW (or WWᵀ), which are cheaper,
@@ -58,7 +58,7 @@ def orbit(prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array,
     return Orbit(
         orbit_dimension(prob, rank),
         orbit_projection(prob, p, frame, rank),
-        orbit_radius(prob, p, frame, rank),
+        _orbit_radius(prob, p, frame, rank),
     )
 
 
@@ -93,7 +93,7 @@ def invariants(prob: Problem, p: Params) -> Float[Array, " m"]:
     return jnp.concatenate([*parts, jnp.linalg.svd(M, compute_uv=False) / K])
 
 
-def orbit_radius(
+def _orbit_radius(
     prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array, ""]
 ) -> Float[Array, ""]:
     """Return the least ‖(WA, −AH)‖ over rotations A of one plane that move p; ∞ where none does.
