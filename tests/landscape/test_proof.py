@@ -1,6 +1,7 @@
 """Proofs by interval arithmetic of any landscape: what they show, and that they refuse what does not hold."""
 
 import dataclasses
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -205,3 +206,9 @@ def test_proofs_print_and_compare():
     assert "proved        True" in str(proof)
     assert "no global minimum" in proof.statement
     assert dataclasses.replace(proof, invariants=()) == proof
+
+
+def test_without_python_flint_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flint", None)
+    with pytest.raises(ValueError, match=r"pip install 'ufm-jax\[proof\]'"):
+        ufm.prove(LANDSCAPE, LANDSCAPE.zeros())
