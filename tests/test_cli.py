@@ -207,7 +207,7 @@ def test_census_writes_its_files_resumes_and_refuses_another_run(tmp_path, capsy
     main([*command, "--starts", "1000"])
     assert "4 orbits from 1000 starts" in capsys.readouterr().out
     lines = (out / "orbits.csv").read_text().splitlines()
-    assert lines[0] == "loss,rank,index,nullity,orbit_dim,copies,verdict,hits,name,stabiliser"
+    assert lines[0] == "loss,rank,index,nullity,orbit_dim,copies,verdict,hits,proved,name,stabiliser"
     assert [line.split(",")[1:7] for line in lines[1:]] == [
         ["2", "0", "1", "1", "1", "GLOBAL_MINIMUM"],
         ["1", "1", "1", "1", "3", "STRICT_SADDLE"],

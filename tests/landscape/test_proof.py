@@ -1,6 +1,7 @@
 """Proofs by interval arithmetic of any landscape: what they show, and that they refuse what does not hold."""
 
 import dataclasses
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +154,9 @@ def test_what_is_proved_of_plane_functions():
 
 
 @pytest.mark.parametrize(
-    ("start", "f"), [([1e-4, 0.0], quartic), ([0.0, 0.0], quartic), ([0.6, 0.8], ring)], ids=str
+    ("start", "f"),
+    [([1e-4, 0.0], quartic), ([0.0, 0.0], quartic), ([0.6, 0.8], ring)],
+    ids=["near a quartic", "quartic", "ring"],
 )
 def test_degenerate_points_are_not_proved(start, f):
     proof = prove_near(Plane(start, f))
@@ -205,3 +208,9 @@ def test_proofs_print_and_compare():
     assert "proved        True" in str(proof)
     assert "no global minimum" in proof.statement
     assert dataclasses.replace(proof, invariants=()) == proof
+
+
+def test_without_python_flint_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flint", None)
+    with pytest.raises(ValueError, match=r"pip install 'ufm-jax\[proof\]'"):
+        ufm.prove(LANDSCAPE, LANDSCAPE.zeros())

@@ -309,7 +309,8 @@ def write_rows(path: Path, found: list[OrbitRow]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(OrbitRow._fields)
-    writer.writerows([*row[:-1], {True: "true", False: "false", None: ""}[row.proved]] for row in found)
+    said = {True: "true", False: "false", None: ""}
+    writer.writerows(row._replace(proved=said[row.proved]) for row in found)  # type: ignore[arg-type]
     write_file(path, lambda file: file.write(text.getvalue().encode()))
 
 

@@ -22,7 +22,7 @@ from ufm_jax.models.unconstrained.reduction import check_class_means, reduced
 from ufm_jax.models.unconstrained.symmetry import shift_dimension
 
 # Far below a search's own 1e-10: beside a bifurcation whole neighbourhoods of a family meet that.
-METHOD = LevenbergMarquardt(gtol=1e-13)
+METHOD = LevenbergMarquardt(gtol=1e-12)
 
 
 def check(prob: Problem, starts: int | None) -> None:

@@ -8,18 +8,28 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point
+from ufm_jax.landscape.units import even_norm
+from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, restrict
+from ufm_jax.models.unconstrained.sizes import scale
 
 # A singular value of W H̃ (in logits) below this is zero: solved points have 0 or more than 1e-6, except
-# within 1e-6 of a threshold such as Kθ = 1.
+# within 1e-6 of a threshold such as Kθ = 1. Where a coordinate is unused, W and H̃ are off by about ‖∇f‖/s in
+# it, both, and so W H̃ by its square: `ROOM` of that is zero, too.
 RANK_ATOL = 1e-8
+ROOM = 10.0
 
 
 def rank(prob: Problem, p: Params) -> Int[Array, ""]:
-    """Return the number of singular values of W H̃ above `RANK_ATOL` logits."""
+    """Return the number of singular values of W H̃ above `RANK_ATOL` and what an inexact point leaves."""
     singular = jnp.linalg.svd(p.W @ restrict(collapse(prob), p).H, compute_uv=False)
-    return jnp.sum(singular > RANK_ATOL).astype(jnp.int32)
+    return jnp.sum(singular > _zero_logits(prob, p)).astype(jnp.int32)
+
+
+def _zero_logits(prob: Problem, p: Params) -> Float[Array, ""]:
+    off = even_norm(expand(prob, p).grad, scale(prob)) / prob.strength
+    return RANK_ATOL + ROOM * jnp.minimum(off, 1.0) ** 2
 
 
 def balanced_rank(prob: Problem, p: Params) -> tuple[Int[Array, ""], Float[Array, ""]]:
@@ -32,7 +42,7 @@ def balanced_rank(prob: Problem, p: Params) -> tuple[Int[Array, ""], Float[Array
     gram = p.W.T @ p.W if prob.dim < prob.num_classes else p.W @ p.W.T
     eigenvalues = jnp.linalg.eigvalsh(gram)
     logits = eigenvalues * (jnp.sqrt(prob.decay_w) / jnp.sqrt(prob.decay_h))
-    used = logits > RANK_ATOL
+    used = logits > _zero_logits(prob, p)
     least = jnp.min(jnp.where(used, logits, jnp.inf))
     return jnp.sum(used).astype(jnp.int32), jnp.sqrt(2.0 * least)
 
