@@ -7,6 +7,7 @@
 3. At d ≥ K − 1 every other critical point found is a strict saddle, and its direction bends as claimed when
    measured with a dense Hessian that shares no code with the library's products.
 4. Random points are not critical, and none's dual bound exceeds the best known global minimum.
+5. Nothing false is said at any decay from 1e-13 to 1e2: of random points, and of sweeps to either target.
 """
 
 import time
@@ -24,6 +25,8 @@ import pyarrow.compute as pc
 import tyro
 from jaxtyping import Array, Float
 
+from experiments.claims.decays import random_decays, sweeps
+from experiments.claims.finding import Finding
 from experiments.common import Scale, record, set_up
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.flat import unravel
@@ -54,14 +57,6 @@ ORBITS = (
 )
 
 
-class Finding(NamedTuple):
-    """What was measured for a claim, in words and as numbers, and whether the claim holds."""
-
-    measured: str
-    holds: bool
-    numbers: dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Counts:
     """Starts, and random points, in the order of MINIMA and SADDLES; 0 leaves a problem out."""
@@ -71,13 +66,17 @@ class Counts:
     saddles: tuple[int, int, int]
     random: tuple[int, int]  # in the first two of SADDLES
     other_random: int  # in each problem of OTHERS
+    decays: int  # points at random decays
+    swept: tuple[int, int]  # at each of the equal decays, K = 4 and 10
     others: int = 99  # how many of OTHERS
 
 
 SCALES: dict[Scale, Counts] = {
-    "smoke": Counts(100, (10, 0), (100, 0, 0), (500, 0), 500, others=1),
-    "default": Counts(2000, (1000, 200), (2000, 400, 2000), (10_000, 10_000), 2000),
-    "paper": Counts(10_000, (10_000, 2_000), (50_000, 10_000, 50_000), (100_000, 100_000), 20_000),
+    "smoke": Counts(100, (10, 0), (100, 0, 0), (500, 0), 500, 20_000, (0, 0), others=1),
+    "default": Counts(2000, (1000, 200), (2000, 400, 2000), (10_000, 10_000), 2000, 1_000_000, (200, 40)),
+    "paper": Counts(
+        10_000, (10_000, 2_000), (50_000, 10_000, 50_000), (100_000, 100_000), 20_000, 10_000_000, (2000, 200)
+    ),
 }
 
 
@@ -133,6 +132,10 @@ def claims(counts: Counts) -> Iterator[tuple[str, Callable[[], Finding]]]:
     for config, points in (*zip(SADDLES[:2], counts.random, strict=True), *others):
         if points:
             yield f"4. random points are judged so, {_name(config)}", partial(random_points, config, points)
+    yield "5. nothing false is said at random decays, K=4 n=5", partial(random_decays, counts.decays)
+    for (K, d), starts in zip(((4, 6), (10, 12)), counts.swept, strict=True):
+        if starts:
+            yield f"5. nothing false is said at tiny decays, K={K} n=5 d={d}", partial(sweeps, K, d, starts)
 
 
 def four_orbits(config: SweepConfig) -> Finding:
