@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.search import LevenbergMarquardt as LevenbergMarquardt
     from ufm_jax.landscape.search import Newton as Newton
     from ufm_jax.landscape.search import search as search
+    from ufm_jax.landscape.units import Units as Units
     from ufm_jax.landscape.verdict import Reason as Reason
     from ufm_jax.landscape.verdict import Verdict as Verdict
     from ufm_jax.model_interface import Certified as Certified
@@ -97,6 +98,7 @@ _HOMES = {
     "landscape.proof": ("prove", "Proof"),
     "landscape.proved_branch": ("prove_branch", "ProvedBranch"),
     "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
+    "landscape.units": ("Units",),
     "landscape.verdict": ("Verdict", "Reason"),
     "models.unconstrained.problem": ("Params", "Problem"),
     "models.unconstrained.model": ("problem",),
@@ -123,7 +125,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def __getattr__(name: str) -> Any:
