@@ -24,9 +24,10 @@ experiments: $(EXPERIMENTS)
 compare: .venv/.installed
 	$(BIN)/python -m experiments.compare --with $(WITH) --scale $(SCALE)
 
-# Files go to two processes: nearly all of the time is XLA's compilation, one core at a time.
+# Files go to two processes: nearly all of the time is XLA's compilation, one core at a time. The order is the
+# tests' own (`pytest_collection_modifyitems` in tests/conftest.py).
 test: .venv/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # two processes share what is small
 
 
 MAPS = Path("/proc/self/maps")  # of Linux; a process has 65,530, and XLA takes a hundred a test
@@ -42,6 +42,16 @@ def _forget_programs():
     yield
     if MAPS.exists() and MAPS.read_text().count("\n") > 30_000:
         jax.clear_caches()
+
+
+# Files of few tests that take long, or wait for processes: begun first, or one worker waits for the other.
+LONG = frozenset(
+    ["faults", "cluster", "census", "training", "continuation", "losses", "spectrum", "interface", "engine"]
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
 
 
 settings.register_profile(
@@ -172,15 +182,12 @@ def saddles(prob: Problem, keys):
     )(keys, numbers)
 
 
-@jax.jit
-def gaussians(prob: Problem, keys):
-    """Draw Gaussian points of scales from 1e-3 to 1e2."""
-
-    def draw(key):
-        scale_key, point_key = jax.random.split(key)
-        return starts.gaussian(prob, point_key, starts.log_uniform_scale(scale_key, 1e-3, 1e2))
-
-    return jax.vmap(draw)(keys)
+def gaussians(prob: Problem, seed: int, count: int) -> Params:
+    """Draw Gaussian points of scales from 1e-3 to 1e2; by NumPy, which compiles nothing."""
+    rng = np.random.default_rng(seed)
+    scales = 10 ** rng.uniform(-3, 2, count)
+    draw = lambda a: jax.device_put(scales.reshape(-1, *[1] * a.ndim) * rng.normal(size=(count, *a.shape)))
+    return jax.tree.map(draw, jax.eval_shape(prob.zeros))
 
 
 def keys(seed: int, count: int):
@@ -189,8 +196,9 @@ def keys(seed: int, count: int):
 
 
 def take(batch, which):
-    """Index the leading axis of every leaf."""
-    return jax.tree.map(lambda a: a[which], batch)
+    """Index the leading axis of every leaf; by NumPy outside of a trace, where JAX compiles once a shape."""
+    traced = any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((batch, which)))
+    return jax.tree.map(lambda a: a[which] if traced else jax.device_put(np.asarray(a)[which]), batch)
 
 
 @functools.cache

@@ -147,7 +147,7 @@ def _searches(
             return search_start(at_lane(landscape, fields), key, start, target)
 
         if target != "minima":
-            return each_lane(one)(fields, keys, start)
+            return each_lane(one, count[0])(fields, keys, start)
         begun = jax.vmap(begin)(fields, keys, start)
         return descend_together(landscape, landscape.space(target), fields, begun, count[0])
 
@@ -164,7 +164,7 @@ def _searches_from(
             return search_from(here, here.space(target), x, method_of(target))
 
         if target != "minima":
-            return each_lane(one)(fields, begin)
+            return each_lane(one, count[0])(fields, begin)
         return descend_together(landscape, landscape.space(target), fields, begin, count[0])
 
     return over_devices(share)(landscape, fields, begin, counts)
@@ -174,27 +174,27 @@ def _searches_from(
 def _further(
     landscape: Landscape, fields: Fields, point: CriticalPoint, counts: Int[Array, " devices"]
 ) -> CriticalPoint:
-    def share(landscape: Landscape, fields: Fields, point: CriticalPoint) -> CriticalPoint:
+    def share(landscape: Landscape, fields: Fields, point: CriticalPoint, count: Any) -> CriticalPoint:
         def one(fields: Fields, point: CriticalPoint) -> CriticalPoint:
             here = at_lane(landscape, fields)
             space = here.space("minima")
             found = search_from(here, space, space.restrict(point.x), Newton())
             return found._replace(num_steps=point.num_steps + found.num_steps)
 
-        return each_lane(one)(fields, point)
+        return each_lane(one, count[0])(fields, point)
 
-    return over_devices(share)(landscape, fields, point)
+    return over_devices(share)(landscape, fields, point, counts)
 
 
 @partial(jit_small, static_argnames=("effort",))
 def _evidence(
     landscape: Landscape, fields: Fields, x: Any, counts: Int[Array, " devices"], *, effort: Effort
 ) -> Evidence:
-    def share(landscape: Landscape, fields: Fields, x: Any) -> Evidence:
+    def share(landscape: Landscape, fields: Fields, x: Any, count: Any) -> Evidence:
         def one(fields: Fields, x: Any) -> Evidence:
             space = at_lane(landscape, fields).space(effort)
             return examine(space, space.restrict(x), effort).evidence
 
-        return (each_lane(one) if effort == "spectrum" else jax.vmap(one))(fields, x)
+        return (each_lane(one, count[0]) if effort == "spectrum" else jax.vmap(one))(fields, x)
 
-    return over_devices(share)(landscape, fields, x)
+    return over_devices(share)(landscape, fields, x, counts)

@@ -49,7 +49,7 @@ DECAYS = [(5e-3, 1e-3), (1e-4, 1e-3), (0.1, 0.2), (0.3, 0.4)]
 def test_the_bound_never_exceeds_the_closed_form(bias, decay_b, decay_w, decay_h):
     prob = make(BALANCED, 2, bias=bias, decay_b=decay_b, decay_w=decay_w, decay_h=decay_h)
     best = closed_form(3, 2, decay_w, decay_h)
-    bound = np.asarray(bounds(prob, gaussians(prob, keys(11, 2000))))
+    bound = np.asarray(bounds(prob, gaussians(prob, 11, 2000)))
     assert np.all(np.isfinite(bound))
     assert np.max(bound) <= best + 1e-14
     assert np.min(bound) >= 0.0  # Θ = 0 bounds every softmax loss by the targets' entropy
@@ -59,7 +59,7 @@ def test_the_bound_never_exceeds_the_closed_form(bias, decay_b, decay_w, decay_h
 def test_the_bound_never_exceeds_f_at_numerical_minimisers_and_closes_there(name):
     z = zoo(name)
     best = z.values.min()
-    anywhere = gaussians(z.prob, keys(12, 2000))
+    anywhere = gaussians(z.prob, 12, 2000)
     bound = np.asarray(bounds(z.prob, jax.tree.map(lambda *a: jnp.concatenate(a), z.points, anywhere)))
     assert np.max(bound) <= best + 1e-13
     at_critical = bound[: len(z.values)]
@@ -90,7 +90,7 @@ def test_full_and_collapsed_bounds_agree_at_class_constant_points():
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_no_eigenvalue_lies_below_the_curvature_floor(name):
     prob = PROBLEMS[name]
-    points = gaussians(prob, keys(14, 40))
+    points = gaussians(prob, 14, 40)
     lowest = np.linalg.eigvalsh(dense_batch(prob, points))[:, 0]
     floor = jax.jit(jax.vmap(curvature_floor, in_axes=(None, 0)))(prob, points)
     assert np.all(lowest >= floor - 1e-12 * (1 - floor))
@@ -136,7 +136,7 @@ def test_null_direction_has_the_tail_curvature_at_rank_deficient_critical_points
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_curvature_is_that_of_the_unit_direction(scale):
     prob = make(BALANCED, 2, loss=CE)
-    p, v = (take(gaussians(prob, keys(i, 1)), 0) for i in (1, 2))
+    p, v = (take(gaussians(prob, i, 1), 0) for i in (1, 2))
     base, scaled = (
         curvature_along(prob.evaluate(p), jax.tree.map(lambda a, s=s: s * a, v)) for s in (1.0, scale)
     )

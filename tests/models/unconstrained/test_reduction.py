@@ -41,21 +41,31 @@ from ufm_jax.models.unconstrained.reduction import (
 )
 
 
+@jax.jit
+def lifted(prob, keys):
+    """A point of class means and what is to be the same of it and of what it is lifted to, in pairs."""
+    small = collapse(prob)
+    p, v = (starts.gaussian(small, k) for k in keys)
+    large = lift(prob, p)
+    inner = jnp.dot(ravel(large), ravel(lift(prob, v))), jnp.dot(ravel(p), ravel(v))
+    values = objective(prob)(large), objective(small)(p)
+    norms = gradient_norm(prob, large), gradient_norm(small, p)
+    return p, restrict(small, large), inner, values, norms, within_class_deviation(prob, large)
+
+
 @settings(max_examples=6)
 @given(
     st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(1, 3), st.booleans(), st.integers(0, 99)
 )
 def test_lift_is_an_isometry_that_preserves_f_and_restrict_undoes_it(counts, dim, bias, seed):
     prob = make(tuple(counts), dim, bias=bias)
-    small = collapse(prob)
-    p, v = (starts.gaussian(small, k) for k in keys(seed, 2))
-    for a, b in zip(restrict(collapse(prob), lift(prob, p)), p, strict=True):
+    p, again, inner, values, norms, deviation = jax.device_get(lifted(prob, keys(seed, 2)))
+    for a, b in zip(again, p, strict=True):
         assert a is b is None or np.allclose(a, b, rtol=1e-14, atol=1e-15)
-    inner = jnp.dot(ravel(lift(prob, p)), ravel(lift(prob, v)))
-    np.testing.assert_allclose(inner, jnp.dot(ravel(p), ravel(v)), atol=1e-12)
-    np.testing.assert_allclose(objective(prob)(lift(prob, p)), objective(small)(p), rtol=1e-13)
-    np.testing.assert_allclose(gradient_norm(prob, lift(prob, p)), gradient_norm(small, p), rtol=1e-11)
-    assert within_class_deviation(prob, lift(prob, p)) <= 1e-14 * (1 + jnp.linalg.norm(p.H))
+    np.testing.assert_allclose(*inner, atol=1e-12)
+    np.testing.assert_allclose(*values, rtol=1e-13)
+    np.testing.assert_allclose(*norms, rtol=1e-11)
+    assert deviation <= 1e-14 * (1 + np.linalg.norm(p.H))
 
 
 def test_restrict_is_the_adjoint_of_lift():
@@ -68,6 +78,9 @@ def test_restrict_is_the_adjoint_of_lift():
     np.testing.assert_allclose(left, right, rtol=1e-13)
 
 
+on_means = jax.jit(lambda prob, p: restrict(collapse(prob), p))
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_full_spectrum_is_that_of_the_dense_hessian_at_minima_and_saddles(name):
     z = zoo(name)
@@ -75,7 +88,7 @@ def test_full_spectrum_is_that_of_the_dense_hessian_at_minima_and_saddles(name):
     indices = set()
     for i in np.unique(np.round(z.values, 8), return_index=True)[1]:
         expected = np.linalg.eigvalsh(z.hessians[i])
-        found = full_spectrum(z.prob, restrict(collapse(z.prob), take(z.points, i)))
+        found = full_spectrum(z.prob, on_means(z.prob, take(z.points, i)))
         np.testing.assert_allclose(found, expected, atol=1e-10)
         indices.add(int(np.sum(expected < -1e-9)))
     assert min(indices) == 0
@@ -85,10 +98,11 @@ def test_full_spectrum_is_that_of_the_dense_hessian_at_minima_and_saddles(name):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_critical_points_obey_the_facts_true_at_every_one(name):
     z = zoo(name)
+    deviations = jax.jit(jax.vmap(within_class_deviation, in_axes=(None, 0)))(z.prob, z.points)
+    assert np.all(deviations <= 1e-10)
     for i in range(len(z.values)):
-        p = take(z.points, i)
-        assert within_class_deviation(z.prob, p) <= 1e-10
-        balance = z.prob.decay_w * p.W.T @ p.W - z.prob.decay_h * p.H @ p.H.T
+        p = jax.tree.map(np.asarray, take(z.points, i))
+        balance = float(z.prob.decay_w) * p.W.T @ p.W - float(z.prob.decay_h) * p.H @ p.H.T
         np.testing.assert_allclose(balance, 0.0, atol=1e-10)
         assert z.ranks[i] <= rank_bound(z.prob)
 
@@ -124,25 +138,33 @@ def test_tail_hessian_eigenvalues(seed, decays):
     np.testing.assert_allclose(found, np.sort([*(mean - root), *(mean + root)]), atol=1e-14)
 
 
+@jax.jit
+def split(prob, p):
+    """A point of class means, there and back; its gradient in fewer features; Hessians: tail, means, both."""
+    means, small = collapse(prob), reduced(prob)
+    p = restrict(means, p)
+    frame = feature_frame(prob, p)
+    q = restrict(small, turned(p, frame))
+    tail = tail_hessian(small, logit_gradient(small, q))
+    again = turned(lift(means, q), frame.T)
+    return ravel(p), ravel(again), gradient_norm(small, q), tail, hessian(means, p), hessian(small, q)
+
+
 @pytest.mark.parametrize("name", ["above-ce-unbiased", "above-smooth-decayed", "above-squared-undecayed"])
 def test_restrict_and_lift_keep_critical_points_and_split_the_hessian(name):
     z = zoo(name)
     for i in np.unique(np.round(z.values, 8), return_index=True)[1]:
-        p = restrict(collapse(z.prob), take(z.points, i))
-        frame = feature_frame(z.prob, p)
-        small = reduced(z.prob)
-        q = restrict(small, turned(p, frame))
-        np.testing.assert_allclose(ravel(turned(lift(collapse(z.prob), q), frame.T)), ravel(p), atol=1e-9)
-        assert gradient_norm(small, q) <= 1e-9
-        tail = np.linalg.eigvalsh(tail_hessian(small, logit_gradient(small, q)))
-        whole = np.linalg.eigvalsh(hessian(collapse(z.prob), p))
-        parts = [np.linalg.eigvalsh(hessian(small, q)), *[tail] * (z.prob.dim - small.dim)]
+        p, again, norm, *hessians = split(z.prob, take(z.points, i))
+        np.testing.assert_allclose(again, p, atol=1e-9)
+        assert norm <= 1e-9
+        tail, whole, part = (np.linalg.eigvalsh(H) for H in hessians)
+        parts = [part, *[tail] * (z.prob.dim - reduced(z.prob).dim)]
         np.testing.assert_allclose(np.sort(np.concatenate(parts)), whole, atol=1e-9)
 
 
 def test_compressing_a_random_point_of_low_dimension_is_exact():
     prob = collapse(make(BALANCED, 2))
-    p = take(gaussians(prob, keys(5, 1)), 0)
+    p = take(gaussians(prob, 5, 1), 0)
     frame = feature_frame(prob, p)
     small = replace(prob, dim=rank_bound(prob))
     q = restrict(small, turned(p, frame))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CE, gaussians, keys
+from conftest import CE, gaussians
 
 import ufm_jax as ufm
 from ufm_jax.landscape.evidence import examine
@@ -94,7 +94,7 @@ def test_unequal_decays_are_judged_as_equal_ones_are(ratio, strength):
 
 def test_random_points_are_never_called_critical_at_any_decay():
     prob = even_problem(np.exp(np.linspace(np.log(1e-13), np.log(1e2), 400)), per_class=2, dim=3)
-    points = gaussians(even_problem(1.0, per_class=2, dim=3), keys(5, 400))
+    points = gaussians(even_problem(1.0, per_class=2, dim=3), 5, 400)
     seen = jax.jit(jax.vmap(lambda at, p: examine(at, p, "escape").evidence))(prob, points)
     assert np.all(seen.verdict == Verdict.NOT_CRITICAL)
     assert np.all(seen.reason == Reason.NONE)
@@ -145,7 +145,7 @@ def test_the_dual_is_good_relative_to_itself(c):
 def test_even_coordinates_are_those_of_equal_decays(decays):
     prob = ufm.problem(counts=(3, 2, 1), dim=2, decay_w=decays[0], decay_h=decays[1], decay_b=decays[2])
     small = reduced(prob)
-    p = jax.tree.map(lambda a: a[0], gaussians(small, keys(3, 1)))
+    p = jax.tree.map(lambda a: a[0], gaussians(small, 3, 1))
     point = small.evaluate(p)
     balanced, there = small.in_even_coordinates(point)
     factors = sizes.scale(small)
@@ -153,7 +153,7 @@ def test_even_coordinates_are_those_of_equal_decays(decays):
     np.testing.assert_allclose(there.value, point.value, rtol=1e-14)
     without_b = there._replace(grad=there.grad._replace(b=factors.b * there.grad.b))
     np.testing.assert_allclose(even_norm(point.grad, factors), without_b.grad_norm, rtol=1e-12)
-    v = jax.tree.map(lambda a: a[0], gaussians(small, keys(4, 1)))._replace(b=jnp.zeros(3))
+    v = jax.tree.map(lambda a: a[0], gaussians(small, 4, 1))._replace(b=jnp.zeros(3))
     v_even = Params(v.W / factors.W, v.H / factors.H, v.b)
     curvature = curvature_along(point, v)
     direct = curvature_along(expand(balanced, there.x), v_even)

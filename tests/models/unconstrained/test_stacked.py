@@ -1,15 +1,14 @@
 """Many points at once are the same f and ∇f as one at a time."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import PROBLEMS, gaussians, keys, make
 
 from ufm_jax.landscape.flat import unravel
-from ufm_jax.landscape.point import ravel
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import collapse
@@ -23,25 +22,34 @@ CASES = PROBLEMS | {
 }
 
 
+@jax.jit
+def many_at_once(at, x):
+    """What `batched` makes of points, one a column, as many as entries of the decays."""
+    many = batched(at)
+    even = many.into(x)
+    value, grad = many.at(even, many.data)
+    return {"x again": many.back(even), "value": value, "grad": many.into(grad)}  # ∂f/∂x̂ = ∂f/∂x · x/x̂
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(0, 1), out_axes=(0, 1))
+def one_at_a_time(prob, x):
+    return jax.value_and_grad(lambda x: objective(prob)(unravel(prob, x)))(x)
+
+
 @pytest.mark.parametrize("reduce", [lambda prob: prob, collapse], ids=["full", "class means"])
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_agree_with_automatic_differentiation(name, reduce):
     prob = reduce(CASES[name])
-    x = jax.vmap(ravel)(gaussians(prob, keys(5, 20)))
-    decays = jnp.stack([prob.decay_w, prob.decay_h, prob.decay_b])[:, None] * jnp.linspace(0.5, 2.0, 20)
-    at = replace(prob, decay_w=decays[0], decay_h=decays[1], decay_b=decays[2])
-    many = batched(at)
-    even = many.into(x.T)
-    np.testing.assert_allclose(many.back(even), x.T, rtol=1e-14)
-    value, grad = jax.jit(many.at)(even, many.data)
-
-    def one(prob, x):
-        return jax.value_and_grad(lambda x: objective(prob)(unravel(prob, x)))(x)
-
-    true_value, true_grad = jax.jit(jax.vmap(one))(at, x)
-    np.testing.assert_allclose(value, true_value, rtol=1e-12)
-    # The chain rule: ∂f/∂x̂ = ∂f/∂x · x/x̂.
-    np.testing.assert_allclose(many.into(grad).T, true_grad, rtol=1e-10, atol=1e-12)
+    decays = np.outer([prob.decay_w, prob.decay_h, prob.decay_b], np.linspace(0.5, 2.0, 20))
+    at = replace(prob, **dict(zip(("decay_w", "decay_h", "decay_b"), decays, strict=True)))
+    leaves = jax.tree.leaves(gaussians(prob, 5, 20))
+    x = np.concatenate([np.asarray(a).reshape(20, -1).T for a in leaves])
+    found = jax.device_get(many_at_once(at, x))
+    np.testing.assert_allclose(found["x again"], x, rtol=1e-14)
+    true_value, true_grad = one_at_a_time(at, x)
+    np.testing.assert_allclose(found["value"], true_value, rtol=1e-12)
+    np.testing.assert_allclose(found["grad"], true_grad, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("length", [1, 2, 9])

@@ -43,7 +43,7 @@ def at_threshold(kt, decay_b=1e-2):
 def examined_zoo(name):
     """Examine the zoo's critical points and 300 Gaussian ones, in one call."""
     z = zoo(name)
-    points = jax.tree.map(lambda *a: jnp.concatenate(a), z.points, gaussians(z.prob, keys(21, 300)))
+    points = jax.tree.map(lambda *a: jnp.concatenate(a), z.points, gaussians(z.prob, 21, 300))
     return jax.tree.map(np.asarray, examined(z.prob, points))
 
 
@@ -287,7 +287,7 @@ def test_tolerances_are_the_callers():
 @pytest.mark.parametrize("name", ZOO)
 def test_certificates_alone_never_contradict_the_spectrum(name):
     prob, slow = zoo(name).prob, examined_zoo(name).evidence
-    points = jax.tree.map(lambda *a: jnp.concatenate(a), zoo(name).points, gaussians(prob, keys(21, 300)))
+    points = jax.tree.map(lambda *a: jnp.concatenate(a), zoo(name).points, gaussians(prob, 21, 300))
     quick, first = (
         jax.jit(jax.vmap(lambda p, effort=effort: examine(prob, p, effort).evidence))(points)
         for effort in ("escape", "certificate")
