@@ -53,7 +53,7 @@ THREE = (
 )
 FOUR = (Setting(4, 5, 5e-3, 1e-3, 1e-2),)
 NO_BIAS = ((0.0625, 0.9375), (0.0, 0.0))
-ANY_BIAS = ((0.0625, 0.9375), (0.0, 1.0))
+ANY_BIAS = ((0.125, 0.75), (0.0, 1.0))
 SCALES: dict[Scale, Config] = {
     "smoke": Config((NEAR_ONE,), census=False),
     "default": Config(THREE + FOUR, ranges=(NO_BIAS,)),

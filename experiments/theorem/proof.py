@@ -42,7 +42,7 @@ class Proof(NamedTuple):
         return True
 
     def minimum(self, dim: int) -> Orbit | None:
-        """Return the orbit of the global minimum in d = `dim`: f has one, critical, of rank at most d.
+        """Return the orbit of the global minimum in d = `dim`: there is one, critical, of rank at most d.
 
         None if the list is not proved, or if enclosures of losses do not tell which is lowest.
         """

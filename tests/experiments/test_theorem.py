@@ -1,17 +1,22 @@
 """Proofs by intervals: nothing true is ever excluded, small theorems are proved, and false ones are not."""
 
+import json
 from fractions import Fraction
 
 import flint
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import ufm_jax as ufm
+from experiments.theorem import __main__ as command
 from experiments.theorem import convex, intervals, store
 from experiments.theorem import enclose as parts
+from experiments.theorem.__main__ import Config
 from experiments.theorem.convexity import _squares, convexity, positive_definite
 from experiments.theorem.enclose import Boxes, enclose
+from experiments.theorem.figure import draw
 from experiments.theorem.intervals import Interval, interval
 from experiments.theorem.minimiser import derivatives, solve, solve_afresh
 from experiments.theorem.proof import Proof, agrees, prove
@@ -416,17 +421,35 @@ def test_strong_decays_are_refused():
         prove(Setting(3, 1, 0.4, 0.4, None))
 
 
+@pytest.fixture(scope="module")
+def four() -> Proof:
+    return prove(FOUR_STRONG, draw=True)
+
+
+def test_four_classes_at_strong_decay_have_ten_orbits(four):
+    assert four.complete
+    assert sorted(o.rank for o in four.orbits) == [0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
+
+
 @pytest.mark.parametrize("rank", [1, 2])
-def test_four_classes_at_strong_decay(rank):
-    chart, strengths = chamber(4, rank), FOUR_STRONG.strengths()
-    state = search(chart, strengths, begin(chart, strengths))
-    assert state.complete
-    assert len(state.zeros) == 4
-    # A search without discoveries that begins with this list ends as well; with one less, it does not.
-    again = begin(chart, strengths, [z.s for z in state.zeros[1:]])
-    assert len(again.zeros) == 3
-    search(chart, strengths, again, discover=False, most=state.evaluated)
-    assert not again.complete
+def test_a_list_for_four_classes_that_lacks_a_zero_is_not_proved(four, rank):
+    chart, strengths, state = chamber(4, rank), FOUR_STRONG.strengths(), four.searches[rank]
+    fewer = begin(chart, strengths, [z.s for z in state.zeros[1:]])
+    assert len(fewer.zeros) == 3
+    search(chart, strengths, fewer, discover=False, most=state.evaluated)
+    assert not fewer.complete
+
+
+def test_pictures_and_descriptions_come_of_every_proof(proofs, four):
+    ((line,), facts) = command.run(Config((NEAR_ONE,), census=False), None)
+    assert facts[0]["complete"]
+    assert len(json.loads(json.dumps(facts, allow_nan=False))[0]["orbits"]) == 4
+    assert "exactly 4 critical orbits" in command.theorem(line, facts[0])
+    assert "NOT PROVED" in command.theorem(prove(PUBLIC, claimed={1: []}, most=10), {})
+    figure = draw([line, four])
+    assert sum(ax.get_title() != "" for ax in figure.axes) == 3
+    figure.canvas.draw()
+    plt.close(figure)
 
 
 def test_a_search_goes_on_where_it_was(tmp_path, proofs):
