@@ -154,7 +154,7 @@ class Atlas:
 
 def table_of(rows: list[OrbitRow]) -> pa.Table:
     """Return rows as a table, null where something is not known."""
-    kinds = {"loss": pa.float64(), "verdict": pa.string(), "proved": pa.bool_()}
+    kinds = {"loss": pa.float64(), "verdict": pa.string(), "proved": pa.bool_(), "name": pa.string()}
     columns = {name: [getattr(row, name) for row in rows] for name in OrbitRow._fields}
     return pa.table({name: pa.array(v, kinds.get(name, pa.int64())) for name, v in columns.items()})
 
