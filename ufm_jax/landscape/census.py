@@ -378,7 +378,7 @@ def _round(
 
 @functools.partial(jax.jit, static_argnames="method")
 def _from_starts(space: Landscape, starts: Any, method: Method) -> tuple[Array, Array]:
-    found = each_lane(lambda x: method.run(space, x))(starts)
+    found = each_lane(lambda x: search_from(space, space, x, method))(starts)
     return jax.vmap(ravel)(found.x), found.status
 
 
