@@ -16,7 +16,8 @@ from typing import Any
 import tyro
 
 from experiments.common import Scale, folder, record, set_up
-from ufm_jax.landscape.census import find_orbits, rows, unseen_mass
+from ufm_jax.landscape.census import find_orbits
+from ufm_jax.landscape.orbits import rows, unseen_mass
 from ufm_jax.models.unconstrained.model import problem
 
 

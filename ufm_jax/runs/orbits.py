@@ -24,9 +24,9 @@ from jax.tree_util import tree_flatten_with_path
 
 from ufm_jax.files import write_file, write_json
 from ufm_jax.landscape import census
-from ufm_jax.landscape.census import Census, OrbitRow
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.orbits import Census, OrbitRow, rows, unseen_mass
 from ufm_jax.landscape.point import leaf_name
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.precision import require_x64
@@ -76,7 +76,7 @@ class Atlas:
     @cached_property
     def rows(self) -> list[OrbitRow]:
         """The lines of orbits.csv."""
-        return census.rows(self.state)
+        return rows(self.state)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -141,10 +141,10 @@ class Atlas:
         return f"Atlas({len(self)} orbits of {name}; {how}{settled})"
 
 
-def table_of(rows: list[OrbitRow]) -> pa.Table:
+def table_of(found: list[OrbitRow]) -> pa.Table:
     """Return rows as a table, null where something is not known."""
     kinds = {"loss": pa.float64(), "verdict": pa.string()}
-    columns = {name: [getattr(row, name) for row in rows] for name in OrbitRow._fields}
+    columns = {name: [getattr(row, name) for row in found] for name in OrbitRow._fields}
     return pa.table({name: pa.array(v, kinds.get(name, pa.int64())) for name, v in columns.items()})
 
 
@@ -176,11 +176,11 @@ def run(
             for later in census.rounds(landscape, state, seed=config.seed, starts=config.starts):
                 state = later
                 _save(config, out, landscape, state)
-                write_rows(out / "orbits.csv", census.rows(state))
+                write_rows(out / "orbits.csv", rows(state))
                 if progress is not None:
                     progress(state)
         finally:  # interrupted, too
-            found, summary = census.rows(state), summarise(landscape, state)
+            found, summary = rows(state), summarise(landscape, state)
             write_rows(out / "orbits.csv", found)
             write_json(out / "summary.json", {"digest": config.digest(), **summary})
     return found, summary
@@ -264,7 +264,7 @@ def _mended(config: Config, out: Path, landscape: Landscape) -> Census:
 def summarise(landscape: Landscape, state: Census) -> dict[str, Any]:
     """Return counters, the estimate of what is missing and the completeness tests, for JSON."""
     tests = census.completeness(landscape, state)
-    mass = census.unseen_mass(state.hits)
+    mass = unseen_mass(state.hits)
     return {
         "orbits": len(state.hits),
         **{name: getattr(state, name) for name in COUNTERS},
