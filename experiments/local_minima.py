@@ -22,7 +22,8 @@ import tyro
 
 import ufm_jax as ufm
 from experiments.common import COLOURS, MARKERS, STYLE, Scale, folder, save, set_up
-from ufm_jax.landscape.census import find_orbits, rows, unseen_mass
+from ufm_jax.landscape.census import find_orbits
+from ufm_jax.landscape.orbits import rows, unseen_mass
 from ufm_jax.models.unconstrained.candidates import candidates, icosahedron, roots
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum
 from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel, problem

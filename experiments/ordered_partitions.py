@@ -41,7 +41,8 @@ import numpy as np
 import tyro
 
 from experiments.common import COLOURS, STYLE, Scale, save, set_up
-from ufm_jax.landscape.census import find_orbits, rows, unseen_mass
+from ufm_jax.landscape.census import find_orbits
+from ufm_jax.landscape.orbits import rows, unseen_mass
 from ufm_jax.models.unconstrained.model import problem
 
 START = 0.03  # ε from which partitions are followed: there all of K ≤ 6 exist

@@ -22,7 +22,7 @@ from experiments.atlas.figures import plot_branches, plot_graph, plot_orbits, re
 from experiments.atlas.flows import Edge, Sampling, edges
 from experiments.common import STYLE, Scale, folder, save, set_up
 from ufm_jax.landscape import census
-from ufm_jax.landscape.census import Census
+from ufm_jax.landscape.orbits import Census, rows
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.theory import global_minimum
@@ -117,7 +117,7 @@ def main(scale: Scale = "default") -> None:
     states, tables, best, facts, good = {}, {}, {}, {}, True
     for K, prob in problems.items():
         states[K] = take_census(prob, config.seed)
-        tables[K], summary = census.rows(prob, states[K]), summarise(prob, states[K])
+        tables[K], summary = rows(prob, states[K]), summarise(prob, states[K])
         best[K] = float(global_minimum(prob))
         print(f"\nK = {K}, d = {K - 1}\n{census_report(tables[K], summary, head=10)}\n", flush=True)
         write_rows(folder(scale) / f"atlas_K{K}.csv", tables[K])

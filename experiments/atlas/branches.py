@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.landscape import census
 from ufm_jax.landscape.continuation import Path, walk
 from ufm_jax.landscape.flat import unravel
+from ufm_jax.landscape.orbits import Census
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import LevenbergMarquardt, search
 from ufm_jax.landscape.spectrum import NOT_COUNTED
@@ -55,7 +56,7 @@ class Continuation(NamedTuple):
     """Branches of critical orbits, in the order of finding; NaN and −1 where absent, −1 where not counted."""
 
     kt: Float[np.ndarray, " G"]
-    points: Float[np.ndarray, "B G D"]  # as in `census.Census`
+    points: Float[np.ndarray, "B G D"]  # as in `orbits.Census`
     loss: Float[np.ndarray, "B G"]
     rank: Int[np.ndarray, "B G"]
     index: Int[np.ndarray, "B G"]  # type: ignore[assignment]
@@ -237,7 +238,7 @@ def _measured(prob: Problem, kt: np.ndarray, points: np.ndarray, events: list[Ev
         points[b, g] = _polished(reduced(there), points[b, g])
         here = census.measured(there, points[b, g])
         copies = census.copies_of(there, points[b, g], here)
-        state = census.Census(points[b, g], np.zeros(len(b), np.int64), copies, here)
+        state = Census(points[b, g], np.zeros(len(b), np.int64), copies, here)
         loss[b, g] = here["loss"]
         uncounted = here["nullity"] == NOT_COUNTED
         excess = np.where(uncounted, NOT_COUNTED, here["nullity"] - here["orbit_dim"])

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from experiments.atlas.branches import Continuation, Event, at_kt
 from experiments.atlas.flows import Edge
 from experiments.common import MARKERS
-from ufm_jax.landscape.census import OrbitRow
+from ufm_jax.landscape.orbits import OrbitRow
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.theory import global_minimum

@@ -17,8 +17,8 @@ import numpy as np
 from jax.scipy.linalg import block_diag
 from jaxtyping import Array, Bool, Float
 
-from ufm_jax.landscape.census import Census
 from ufm_jax.landscape.flat import hessian, oracle, unravel
+from ufm_jax.landscape.orbits import Census
 from ufm_jax.landscape.units import SOLVED
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained.census import shape_of

@@ -12,6 +12,7 @@ import pytest
 import ufm_jax as ufm
 from ufm_jax.cli import main
 from ufm_jax.landscape import census
+from ufm_jax.landscape.orbits import rows
 from ufm_jax.models.factorisation import Factorisation, critical_point_of, critical_values
 
 DECAY, RANK = 0.1, 2
@@ -107,7 +108,7 @@ def test_by_default_points_of_one_value_and_spectrum_are_one_orbit():
 
 def test_minima_alone_are_what_descents_find():
     state = census.find_orbits(Camel(), starts=500, target="minima")
-    assert {row.index for row in census.rows(Camel(), state)} == {0}
+    assert {row.index for row in rows(Camel(), state)} == {0}
 
 
 def test_starts_are_shared_by_descents_and_searches_for_saddles():

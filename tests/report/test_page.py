@@ -10,7 +10,7 @@ import pytest
 from conftest import SMOOTH
 
 from ufm_jax import cli
-from ufm_jax.landscape.census import OrbitRow
+from ufm_jax.landscape.orbits import OrbitRow
 from ufm_jax.landscape.verdict import Reason
 from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.objects import Spec

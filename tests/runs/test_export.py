@@ -155,5 +155,5 @@ def test_no_hot_program_is_forgotten():
         for thing in vars(module).values()
         if is_compiled(thing) and getattr(thing, "__module__", None) == module.__name__
     }
-    assert {"_searches", "_evidence", "_solve", "_search"} <= {thing.__name__ for thing in compiled}
+    assert {"_searches", "_evidence", "_drawn", "_search"} <= {thing.__name__ for thing in compiled}
     assert compiled - NOT_EXPORTED == {program.of for program in PROGRAMS.values()}

@@ -8,7 +8,7 @@ so far bring nothing new and the list violates no test that the landscape knows 
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.landscape import Landscape
-from ufm_jax.landscape.orbits import MATCH_TOL, near
+from ufm_jax.landscape.orbits import LEAST, MATCH_TOL, Census, degenerate, near, one_of_each_family, rows
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import (
     CriticalPoint,
@@ -29,7 +29,6 @@ from ufm_jax.landscape.search import (
 )
 from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import DENSE_LIMIT, NOT_COUNTED
-from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.numerics.checks import check_count
 from ufm_jax.numerics.lanes import each_lane, in_batches
 from ufm_jax.numerics.status import Status
@@ -38,44 +37,9 @@ from ufm_jax.precision import require_x64
 Target = Literal["critical", "minima"]
 
 ROUND = 1000  # starts between reports
-LEAST = 4000  # starts before a census may end by itself
 PATIENCE = 10  # how much longer to look for an orbit that a violated test shows to be missing
 EVIDENCE_BATCH = 32
-FAMILY_LOSS_TOL = 1e-8  # degenerate points converge slowly: their loss is good to about 1e-10
 LONGEST = 3600.0  # seconds a census may be expected to take
-
-
-class Census(NamedTuple):
-    """Orbits found so far, one row each, the lowest value first, and how they were found."""
-
-    points: Float[np.ndarray, "m D"]  # representatives, raveled, in the space that holds all (`space_of`)
-    hits: Int[np.ndarray, " m"]
-    copies: Int[np.ndarray, " m"]  # `OrbitRow.copies`; NOT_COUNTED where nobody knows
-    evidence: dict[str, np.ndarray]  # of each representative, in the landscape asked about, and measures
-    num_starts: int = 0
-    num_failed: int = 0  # searches that met no critical point
-    last_new: int = 0  # starts done when the last new orbit was found
-
-    @property
-    def settled(self) -> bool:
-        """True when as many starts again as were needed have brought nothing new."""
-        return self.num_starts >= max(LEAST, 2 * self.last_new)
-
-
-class OrbitRow(NamedTuple):
-    """One row of orbits.csv; index and nullity are those in the landscape asked about. None: not known."""
-
-    loss: float
-    rank: int | None  # the landscape's measure of this name, if it is an integer
-    index: int | None  # type: ignore[assignment]
-    nullity: int | None
-    orbit_dim: int
-    copies: int | None  # orbits that the discrete symmetry makes of it; 0: a continuum of orbits
-    verdict: str
-    hits: int
-    proved: bool | None = None  # by interval arithmetic (`landscape.proof`); None: nobody asked
-    name: str = ""  # `Landscape.name_of`
-    stabiliser: int | None = None  # order of the discrete symmetry that leaves the orbit in place
 
 
 def begin(landscape: Landscape) -> Census:
@@ -175,42 +139,9 @@ def _unfinished(landscape: Landscape, state: Census) -> bool:
     return any(test.passed is False for test in completeness(landscape, state))
 
 
-def rows(landscape: Landscape, state: Census) -> list[OrbitRow]:
-    """Return the orbits found, in their order."""
-    e, space = state.evidence, space_of(landscape)
-    ranked = "rank" in e and e["rank"].dtype.kind == "i"
-    return [
-        OrbitRow(
-            loss=float(e["loss"][i]),
-            rank=int(e["rank"][i]) if ranked else None,
-            index=_counted(e["index"][i]),
-            nullity=_counted(e["nullity"][i]),
-            orbit_dim=int(e["orbit_dim"][i]),
-            copies=_counted(state.copies[i]),
-            verdict=Verdict(int(e["verdict"][i])).name,
-            hits=int(state.hits[i]),
-            name=space.name_of(unravel(space, jnp.asarray(state.points[i]))),
-            stabiliser=space.discrete_order // int(state.copies[i]) if state.copies[i] > 0 else None,
-        )
-        for i in range(len(state.hits))
-    ]
-
-
-def _counted(number: Any) -> int | None:
-    return None if number == NOT_COUNTED else int(number)
-
-
 def completeness(landscape: Landscape, state: Census) -> list[Any]:
     """Return what the landscape's tests say of the list: [] where it knows none."""
     return landscape.completeness(rows(landscape, state), state.points)
-
-
-def unseen_mass(hits: Int[np.ndarray, " m"]) -> float:
-    """Estimate the chance that the next start finds a new orbit: orbits hit once over all hits (Good 1953).
-
-    It speaks of the sampler: an orbit that the starts hardly ever reach adds nothing to it. NaN without hits.
-    """
-    return float(np.sum(hits == 1) / np.sum(hits)) if np.sum(hits) else float("nan")
 
 
 def point_of(landscape: Landscape, state: Census, line: int) -> Any:
@@ -268,7 +199,7 @@ def _sorted_in(
             hits[line] += 1
     num_starts = state.num_starts + size
     evidence = _extended(landscape, state.evidence, points[old:])
-    kept, totals = _one_of_each_family(evidence, np.array(hits, np.int64))
+    kept, totals = one_of_each_family(evidence, np.array(hits, np.int64))
     evidence = {name: values[kept] for name, values in evidence.items()}
     chosen = np.array(points).reshape(len(points), state.points.shape[1])[kept]
     fresh = {name: values[old:] for name, values in evidence.items()}  # all of the old ones are kept
@@ -292,45 +223,10 @@ def copies_of(
     """Return `OrbitRow.copies` of points: NOT_COUNTED where the landscape does not say."""
     if not len(points):
         return np.zeros(0, np.int64)
-    space, family = space_of(landscape), _degenerate(evidence)
+    space, family = space_of(landscape), degenerate(evidence)
     said = [space.copies_of(x) for x in points]
     each = [NOT_COUNTED if n is None else 0 if f else n for n, f in zip(said, family, strict=True)]
     return np.array(each, np.int64)
-
-
-def _degenerate(evidence: dict[str, np.ndarray]) -> np.ndarray:
-    """True for points whose nullity is above their orbit's dimension."""
-    return np.asarray(evidence["nullity"] > evidence["orbit_dim"])
-
-
-def _one_of_each_family(
-    evidence: dict[str, np.ndarray], hits: Int[np.ndarray, " m"]
-) -> tuple[list[int], Int[np.ndarray, " m"]]:
-    """Return which points to keep, and hits with those of the others added to their family's first.
-
-    Degenerate points lie on continua of orbits, of which no list can hold each: one stands for all that share
-    loss, index, nullity and what else was counted of them.
-    """
-    if not evidence:
-        return [], hits
-    degenerate, hits = _degenerate(evidence), hits.copy()
-    counts = [v for n, v in evidence.items() if v.dtype.kind == "i" and n not in ("verdict", "reason")]
-    kept: list[int] = []
-    for i in range(len(hits)):
-        family = (
-            j
-            for j in kept
-            if degenerate[i]
-            and degenerate[j]
-            and abs(evidence["loss"][i] - evidence["loss"][j]) <= FAMILY_LOSS_TOL
-            and all(values[i] == values[j] for values in counts)
-        )
-        first = next(family, None)
-        if first is None:
-            kept.append(i)
-        else:
-            hits[first] += hits[i]
-    return kept, hits
 
 
 def measured(landscape: Landscape, points: Float[np.ndarray, "m D"]) -> dict[str, np.ndarray]:

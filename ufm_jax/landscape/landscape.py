@@ -311,7 +311,7 @@ class Landscape(Structure):
         return 1
 
     def completeness(self, rows: list[Any], points: np.ndarray) -> list[Any]:
-        """Test a list of orbits (`census.OrbitRow`): records with a field `passed`, which may be None."""
+        """Test a list of orbits (`orbits.OrbitRow`): records with a field `passed`, which may be None."""
         return []
 
     @staticmethod

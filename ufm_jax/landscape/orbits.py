@@ -1,12 +1,25 @@
-"""Which points lie on one orbit of the symmetry, by their invariants and never by their values alone."""
+"""Which points lie on one orbit of the symmetry, by their invariants and never by their values alone.
 
+And the list of orbits that a census keeps.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from ufm_jax.landscape.flat import unravel
+from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.spectrum import NOT_COUNTED
+from ufm_jax.landscape.verdict import Verdict
 
 # Two points are on one orbit when no invariant differs by more than this, relative to 1 and the largest.
 # Points solved to ‖∇f‖ ≤ 1e-10 are good to about 1e-9; different orbits come so near each other only beside
 # a bifurcation.
 MATCH_TOL = 1e-5
+LEAST = 4000  # starts before a census may end by itself
+FAMILY_LOSS_TOL = 1e-8  # degenerate points converge slowly: their loss is good to about 1e-10
 
 
 def near(invariants: Float[np.ndarray, "m F"], own: Float[np.ndarray, " F"]) -> Bool[np.ndarray, " m"]:
@@ -36,3 +49,104 @@ def sorted_into(
         orbits += 1
     first = np.unique(numbers, return_index=True)[1]
     return np.argsort(np.argsort(first))[numbers] if len(numbers) else numbers
+
+
+class Census(NamedTuple):
+    """Orbits found so far, one row each, the lowest value first, and how they were found."""
+
+    points: Float[np.ndarray, "m D"]  # representatives, raveled, in the space that holds all (`space_of`)
+    hits: Int[np.ndarray, " m"]
+    copies: Int[np.ndarray, " m"]  # `OrbitRow.copies`; NOT_COUNTED where nobody knows
+    evidence: dict[str, np.ndarray]  # of each representative, in the landscape asked about, and measures
+    num_starts: int = 0
+    num_failed: int = 0  # searches that met no critical point
+    last_new: int = 0  # starts done when the last new orbit was found
+
+    @property
+    def settled(self) -> bool:
+        """True when as many starts again as were needed have brought nothing new."""
+        return self.num_starts >= max(LEAST, 2 * self.last_new)
+
+
+class OrbitRow(NamedTuple):
+    """One row of orbits.csv; index and nullity are those in the landscape asked about. None: not known."""
+
+    loss: float
+    rank: int | None  # the landscape's measure of this name, if it is an integer
+    index: int | None  # type: ignore[assignment]
+    nullity: int | None
+    orbit_dim: int
+    copies: int | None  # orbits that the discrete symmetry makes of it; 0: a continuum of orbits
+    verdict: str
+    hits: int
+    proved: bool | None = None  # by interval arithmetic (`landscape.proof`); None: nobody asked
+    name: str = ""  # `Landscape.name_of`
+    stabiliser: int | None = None  # order of the discrete symmetry that leaves the orbit in place
+
+
+def rows(landscape: Landscape, state: Census) -> list[OrbitRow]:
+    """Return the orbits found, in their order."""
+    e, space = state.evidence, landscape.space("saddles")
+    ranked = "rank" in e and e["rank"].dtype.kind == "i"
+    return [
+        OrbitRow(
+            loss=float(e["loss"][i]),
+            rank=int(e["rank"][i]) if ranked else None,
+            index=_counted(e["index"][i]),
+            nullity=_counted(e["nullity"][i]),
+            orbit_dim=int(e["orbit_dim"][i]),
+            copies=_counted(state.copies[i]),
+            verdict=Verdict(int(e["verdict"][i])).name,
+            hits=int(state.hits[i]),
+            name=space.name_of(unravel(space, jnp.asarray(state.points[i]))),
+            stabiliser=space.discrete_order // int(state.copies[i]) if state.copies[i] > 0 else None,
+        )
+        for i in range(len(state.hits))
+    ]
+
+
+def _counted(number: Any) -> int | None:
+    return None if number == NOT_COUNTED else int(number)
+
+
+def unseen_mass(hits: Int[np.ndarray, " m"]) -> float:
+    """Estimate the chance that the next start finds a new orbit: orbits hit once over all hits (Good 1953).
+
+    It speaks of the sampler: an orbit that the starts hardly ever reach adds nothing to it. NaN without hits.
+    """
+    return float(np.sum(hits == 1) / np.sum(hits)) if np.sum(hits) else float("nan")
+
+
+def degenerate(evidence: dict[str, np.ndarray]) -> np.ndarray:
+    """True for points whose nullity is above their orbit's dimension."""
+    return np.asarray(evidence["nullity"] > evidence["orbit_dim"])
+
+
+def one_of_each_family(
+    evidence: dict[str, np.ndarray], hits: Int[np.ndarray, " m"]
+) -> tuple[list[int], Int[np.ndarray, " m"]]:
+    """Return which points to keep, and hits with those of the others added to their family's first.
+
+    Degenerate points lie on continua of orbits, of which no list can hold each: one stands for all that share
+    loss, index, nullity and what else was counted of them.
+    """
+    if not evidence:
+        return [], hits
+    family_like, hits = degenerate(evidence), hits.copy()
+    counts = [v for n, v in evidence.items() if v.dtype.kind == "i" and n not in ("verdict", "reason")]
+    kept: list[int] = []
+    for i in range(len(hits)):
+        family = (
+            j
+            for j in kept
+            if family_like[i]
+            and family_like[j]
+            and abs(evidence["loss"][i] - evidence["loss"][j]) <= FAMILY_LOSS_TOL
+            and all(values[i] == values[j] for values in counts)
+        )
+        first = next(family, None)
+        if first is None:
+            kept.append(i)
+        else:
+            hits[first] += hits[i]
+    return kept, hits

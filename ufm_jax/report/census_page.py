@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ufm_jax.landscape.census import OrbitRow
+from ufm_jax.landscape.orbits import OrbitRow
 from ufm_jax.report import figures
 from ufm_jax.report.markup import facts, paragraph, table
 from ufm_jax.report.parts import frame, index_figure, origin, precise, tally

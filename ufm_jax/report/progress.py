@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ufm_jax.landscape.census import Census
+    from ufm_jax.landscape.orbits import Census
 
 LOG_EVERY = 5.0  # seconds between log lines
 WINDOW = 30.0  # seconds over which the rate is measured: the compilation before them is forgotten

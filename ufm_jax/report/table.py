@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ufm_jax.landscape.census import OrbitRow
+from ufm_jax.landscape.orbits import OrbitRow
 
 
 class VerdictRow(NamedTuple):

@@ -26,10 +26,10 @@ from jax.tree_util import tree_flatten_with_path
 
 from ufm_jax.files import write_file, write_json
 from ufm_jax.landscape import census
-from ufm_jax.landscape.census import Census, OrbitRow
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.orbits import Census, OrbitRow, rows, unseen_mass
 from ufm_jax.landscape.point import leaf_name
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.precision import require_x64
@@ -83,7 +83,7 @@ class Atlas:
     @cached_property
     def rows(self) -> list[OrbitRow]:
         """The lines of orbits.csv."""
-        found, marks = census.rows(self.landscape, self.state), self.marks
+        found, marks = rows(self.landscape, self.state), self.marks
         if self.proved is not None:
             marks = [proof.proved for proof in self.proved.proofs]
         return found if marks is None else [r._replace(proved=m) for r, m in zip(found, marks, strict=True)]
@@ -152,10 +152,10 @@ class Atlas:
         return f"Atlas({len(self)} orbits of {name}; {how}{settled})"
 
 
-def table_of(rows: list[OrbitRow]) -> pa.Table:
+def table_of(found: list[OrbitRow]) -> pa.Table:
     """Return rows as a table, null where something is not known."""
     kinds = {"loss": pa.float64(), "verdict": pa.string(), "proved": pa.bool_(), "name": pa.string()}
-    columns = {name: [getattr(row, name) for row in rows] for name in OrbitRow._fields}
+    columns = {name: [getattr(row, name) for row in found] for name in OrbitRow._fields}
     return pa.table({name: pa.array(v, kinds.get(name, pa.int64())) for name, v in columns.items()})
 
 
@@ -188,11 +188,11 @@ def run(
             for later in census.rounds(landscape, state, seed=config.seed, starts=config.starts):
                 state = later
                 _save(config, out, landscape, state)
-                write_rows(out / "orbits.csv", census.rows(landscape, state))
+                write_rows(out / "orbits.csv", rows(landscape, state))
                 if progress is not None:
                     progress(state)
         finally:  # interrupted, too
-            found, summary = census.rows(landscape, state), summarise(landscape, state)
+            found, summary = rows(landscape, state), summarise(landscape, state)
             found = proofs.marked(out, config.digest(), found)
             write_rows(out / "orbits.csv", found)
             write_json(out / "summary.json", {"digest": config.digest(), **summary})
@@ -222,7 +222,7 @@ def atlas(config: Config, out: Path, landscape: Landscape | None = None) -> Atla
             raise ValueError(
                 f"landscape: it is not the one of {out}: at its first orbit f was {held:.10g}, and is {now}"
             )
-    marks = [row.proved for row in proofs.marked(out, config.digest(), census.rows(made, state))]
+    marks = [row.proved for row in proofs.marked(out, config.digest(), rows(made, state))]
     return Atlas(made, state, marks=marks)
 
 
@@ -234,7 +234,7 @@ def proved_rows(landscape: Landscape, state: Census) -> Proved:
     """
     space, wide = census.space_of(landscape), landscape.space("rows")
     points = [wide.lift(unravel(space, jnp.asarray(x))) for x in state.points]
-    return proofs.prove_rows(wide, points, census.rows(landscape, state))
+    return proofs.prove_rows(wide, points, rows(landscape, state))
 
 
 def results(config: Config, out: Path) -> Results:
@@ -293,7 +293,7 @@ def _mended(config: Config, out: Path, landscape: Landscape) -> Census:
 def summarise(landscape: Landscape, state: Census) -> dict[str, Any]:
     """Return counters, the estimate of what is missing and the completeness tests, for JSON."""
     tests = census.completeness(landscape, state)
-    mass = census.unseen_mass(state.hits)
+    mass = unseen_mass(state.hits)
     return {
         "orbits": len(state.hits),
         **{name: getattr(state, name) for name in COUNTERS},

@@ -6,7 +6,8 @@ import pytest
 from conftest import CE, SQUARED, make
 
 from ufm_jax.landscape import census
-from ufm_jax.landscape.census import find_orbits, unseen_mass
+from ufm_jax.landscape.census import find_orbits
+from ufm_jax.landscape.orbits import rows, unseen_mass
 from ufm_jax.models.unconstrained.completeness import Counted, morse_bott, stiefel_poincare
 from ufm_jax.models.unconstrained.permutations import group_order
 from ufm_jax.models.unconstrained.reduction import rank_bound
@@ -19,7 +20,7 @@ def public(dim=2, counts=(5, 5, 5)):
 
 
 def orbits_of(prob, state):
-    return [(round(r.loss, 8), r.rank, r.index, r.nullity, r.copies) for r in census.rows(prob, state)]
+    return [(round(r.loss, 8), r.rank, r.index, r.nullity, r.copies) for r in rows(prob, state)]
 
 
 def test_the_public_case_is_listed_whole():
@@ -39,7 +40,7 @@ def test_the_public_case_is_listed_whole():
 def test_the_list_at_a_larger_d_has_the_same_orbits_with_the_index_of_that_d():
     small, large = public(2), public(5)
     few, more = find_orbits(small, starts=1000), find_orbits(large, starts=1000)
-    for a, b in zip(census.rows(prob, few), census.rows(prob, more), strict=True):
+    for a, b in zip(rows(small, few), rows(large, more), strict=True):
         assert abs(a.loss - b.loss) < 1e-12
         assert (a.rank, a.copies, a.verdict) == (b.rank, b.copies, b.verdict)
         assert b.orbit_dim == 5 * a.rank - a.rank * (a.rank + 1) // 2 == b.nullity
@@ -147,7 +148,7 @@ def test_good_turing():
 def test_the_lowest_orbit_is_the_closed_form():
     prob = public(3, (2, 2, 2, 2))
     state = find_orbits(prob, starts=1000)
-    found = census.rows(prob, state)
+    found = rows(prob, state)
     assert abs(found[0].loss - float(global_minimum(prob))) < 1e-12
     assert {r.verdict for r in found[1:]} == {"STRICT_SADDLE"}
     assert all(group_order(prob.kinds) % r.copies == 0 for r in found)
@@ -158,7 +159,7 @@ def test_the_lowest_orbit_is_the_closed_form():
 def test_a_continuum_of_orbits_is_one_row_and_ends():
     # Squared loss, balanced: rank-one saddles form a sphere of orbits, since all class directions are alike.
     prob = make((2, 2, 2), 2, loss=SQUARED)
-    found = census.rows(prob, find_orbits(prob, starts=1500))
+    found = rows(prob, find_orbits(prob, starts=1500))
     assert len(found) < 10
     families = [r for r in found if r.copies == 0]
     assert families
@@ -170,5 +171,5 @@ def test_beside_the_threshold_a_flat_family_is_not_taken_for_many_orbits():
     decay = 0.999 / 3
     prob = make((1, 1, 1), 2, decay_w=decay, decay_h=decay)
     state = find_orbits(prob, starts=1000)
-    assert [row.copies for row in census.rows(prob, state)] == [1, 3, 3, 1]
+    assert [row.copies for row in rows(prob, state)] == [1, 3, 3, 1]
     assert all(test.passed for test in census.completeness(prob, state))

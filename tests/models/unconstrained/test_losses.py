@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ufm_jax.landscape import census
 from ufm_jax.landscape.evidence import examine
+from ufm_jax.landscape.orbits import rows
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained import starts
 from ufm_jax.models.unconstrained.certificate import _bias_reach
@@ -199,11 +200,11 @@ def test_classes_of_unequal_weight_are_not_interchanged(weights, own):
     loss = Tempered(1.0, weights) if own else CrossEntropy(class_weights=weights)
     prob = problem(num_classes=3, per_class=5, dim=2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2, loss=loss)
     state = census.find_orbits(prob, seed=0, starts=1000)
-    rows = census.rows(prob, state)
-    assert [row.copies for row in rows] == [1, 2, 1, 1, 2, 1]
+    found = rows(prob, state)
+    assert [row.copies for row in found] == [1, 2, 1, 1, 2, 1]
     assert [test.passed for test in census.completeness(prob, state)] == [True, True]
     np.testing.assert_allclose(
-        [row.loss for row in rows],
+        [row.loss for row in found],
         [0.06528098, 0.14700115, 0.16658904, 0.50463537, 0.67992307, 1.38786447],
         atol=1e-8,
     )

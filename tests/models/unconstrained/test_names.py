@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import ufm_jax as ufm
 from ufm_jax.landscape import census
 from ufm_jax.landscape.flat import unravel
+from ufm_jax.landscape.orbits import rows
 from ufm_jax.models.unconstrained.candidates import icosahedron, roots
 from ufm_jax.models.unconstrained.names import listed, name_of_logits
 from ufm_jax.models.unconstrained.permutations import MATCH_TOL
@@ -167,7 +168,7 @@ def test_kinds_of_classes_are_letters(L, kinds, name):
 
 def test_a_census_names_its_orbits():
     prob = make((5, 5, 5), 2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
-    found = census.rows(prob, census.find_orbits(prob, starts=1000))
+    found = rows(prob, census.find_orbits(prob, starts=1000))
     assert [(row.name, row.stabiliser) for row in found] == [
         ("simplex(3)", 6),
         ("ordered[1|1|1]", 2),
@@ -175,7 +176,7 @@ def test_a_census_names_its_orbits():
         ("origin", 6),
     ]
     prob = make((8, 2, 2), 2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
-    found = census.rows(prob, census.find_orbits(prob, starts=1000))
+    found = rows(prob, census.find_orbits(prob, starts=1000))
     assert found[0].name == "simplex[a,b,b]"
     assert found[-1].name == "origin"
     assert {"ordered[2b|a]", "ordered[a|2b]"} & {row.name for row in found}
@@ -186,7 +187,7 @@ def test_names_do_not_depend_on_rotations_and_permutations_of_a_point():
     prob = make((3, 3, 3, 3), 3, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
     state = census.find_orbits(prob, starts=1000)
     rng = np.random.default_rng(0)
-    for row, x in zip(census.rows(prob, state), state.points, strict=True):
+    for row, x in zip(rows(prob, state), state.points, strict=True):
         p = collapse(prob).lift(unravel(census.space_of(prob), jnp.asarray(x)))
         order, turn = rng.permutation(4), np.linalg.qr(rng.normal(size=(3, 3)))[0]
         q = p._replace(W=(p.W @ turn)[order], H=(turn.T @ p.H)[:, order], b=p.b[order])

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ufm_jax.landscape.census import LONGEST, OrbitRow, seconds_of
+from ufm_jax.landscape.census import LONGEST, seconds_of
 from ufm_jax.landscape.flat import unravel
+from ufm_jax.landscape.orbits import OrbitRow
 from ufm_jax.landscape.search import LevenbergMarquardt
 from ufm_jax.models.unconstrained import symmetric
 from ufm_jax.models.unconstrained.completeness import Counted, MorseBott, morse_bott
