@@ -126,7 +126,9 @@ def test_a_census_goes_on_in_a_folder_and_by_the_command(atlas, tmp_path, capsys
     assert "11 orbits from 1000 starts" in said
     with (out / "orbits.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert ",".join(lines[0]) == "loss,rank,index,nullity,orbit_dim,copies,verdict,hits"
+    assert (
+        ",".join(lines[0]) == "loss,rank,index,nullity,orbit_dim,copies,verdict,hits,proved,name,stabiliser"
+    )
     assert {(line["rank"], line["copies"]) for line in lines} == {("", "")}
     assert [int(line["hits"]) for line in lines] == atlas.table["hits"].to_pylist()
     with np.load(out / "orbits.npz") as held:
