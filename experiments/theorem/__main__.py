@@ -38,6 +38,7 @@ class Config:
     """Settings, whether to take the census beside them; at K = 3 ranges of (Kθ, γ), γ² = 1/(1 + 3λ_b)."""
 
     settings: tuple[Setting, ...]
+    lines: tuple[Setting, ...] = ()  # of which rank 1 alone is searched, for d = 1
     census: bool = True
     ranges: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = ()
 
@@ -59,6 +60,7 @@ SCALES: dict[Scale, Config] = {
     "default": Config(THREE + FOUR, ranges=(NO_BIAS,)),
     "paper": Config(
         (*THREE, *FOUR, Setting(4, 5, 5e-3, 1e-3, None), Setting(4, 1, 0.075, 0.075, 1e-2)),
+        lines=(Setting(5, 1, 0.06, 0.06, 1e-2),),
         ranges=(NO_BIAS, ANY_BIAS),
     ),
 }
@@ -67,16 +69,18 @@ SCALES: dict[Scale, Config] = {
 def run(config: Config, folder: Path | None) -> tuple[list[Proof], list[dict[str, Any]]]:
     """Prove each setting, and take its census; return proofs, for figures, and facts, for JSON."""
     proofs, facts = [], []
-    for setting in config.settings:
+    planned = [(s, s.num_classes - 1) for s in config.settings] + [(s, 1) for s in config.lines]
+    for setting, dim in planned:
         began = time.perf_counter()
-        proof = prove(setting, folder, draw=True, tell=_progress)
+        ranks = range(1, min(dim, setting.num_classes - 2) + 1)
+        proof = prove(setting, folder, ranks=ranks, draw=True, tell=_progress)
         proofs.append(proof)
-        fact = describe(proof) | {"wall_seconds": time.perf_counter() - began}
+        fact = describe(proof, dim) | {"wall_seconds": time.perf_counter() - began}
         if config.census:
-            found = census_losses(setting)
-            fact |= {"census": found, "census_agrees": agrees(proof, found)}
+            found = census_losses(setting, dim)
+            fact |= {"census": found, "census_agrees": agrees(proof, found, dim)}
         facts.append(fact)
-        print(theorem(proof, fact), flush=True)
+        print(theorem(proof, fact, dim), flush=True)
     return proofs, facts
 
 
@@ -107,8 +111,8 @@ def _progress(rank: int, state: State) -> None:
     )
 
 
-def describe(proof: Proof) -> dict[str, Any]:
-    """Return a proof's numbers."""
+def describe(proof: Proof, dim: int) -> dict[str, Any]:
+    """Return a proof's numbers, in d = `dim` and below."""
     searches = {
         str(rank): {
             "boxes": state.evaluated,
@@ -126,33 +130,35 @@ def describe(proof: Proof) -> dict[str, Any]:
     return {
         "setting": asdict(proof.setting),
         "K_theta": [float(strengths.lo[0]), float(strengths.hi[0])],
-        "complete": proof.complete,
-        "orbits": [asdict(orbit) for orbit in proof.orbits],
+        "dim": dim,  # K − 1 stands for every d ≥ K − 1
+        "complete": proof.complete(dim),
+        "orbits": [asdict(orbit) for orbit in proof.listed(dim)],
         "global_minimum_by_dim": {
-            str(d): asdict(orbit) if (orbit := proof.minimum(d)) else None
-            for d in range(1, proof.setting.num_classes)
+            str(d): asdict(orbit) if (orbit := proof.minimum(d)) else None for d in range(1, dim + 1)
         },
         "searches": searches,
     }
 
 
-def theorem(proof: Proof, fact: dict[str, Any]) -> str:
-    """State what was shown, in words."""
+def theorem(proof: Proof, fact: dict[str, Any], dim: int) -> str:
+    """State what was shown in d = `dim`, in words."""
     s = proof.setting
     bias = "no bias" if s.decay_b is None else f"λ_b = {s.decay_b:g}"
     boxes = sum(state.evaluated for state in proof.searches.values())
     head = f"K = {s.num_classes}, n = {s.per_class}, λ_W = {s.decay_w:g}, λ_H = {s.decay_h:g}, {bias}"
-    found = ", ".join(f"{sum(o.loss) / 2:.8f} (rank {o.rank})" for o in proof.orbits)
+    orbits = proof.listed(dim)
+    found = ", ".join(f"{sum(o.loss) / 2:.8f} (rank {o.rank})" for o in orbits)
     seconds = sum(state.seconds for state in proof.searches.values())
-    if not proof.complete:
+    if not proof.complete(dim):
         return f"{head}: NOT PROVED; found {found}; {boxes:,} boxes, {seconds:.1f} s"
     agree = ""
     if "census_agrees" in fact:
         agree = "; the census lists the same" if fact["census_agrees"] else "; THE CENSUS DIFFERS"
-    lowest = [(d, proof.minimum(d)) for d in range(1, s.num_classes - 1)]
+    where = f"every d ≥ {dim}" if dim == s.num_classes - 1 else f"d = {dim}"
+    lowest = [(d, proof.minimum(d)) for d in range(1, min(dim, s.num_classes - 2) + 1)]
     minima = ", ".join(f"{sum(o.loss) / 2:.8f} in d = {d}" for d, o in lowest if o)
     return (
-        f"{head}: exactly {len(proof.orbits)} critical orbits in every d ≥ {s.num_classes - 1}: {found}; "
+        f"{head}: exactly {len(orbits)} critical orbits in {where}: {found}; "
         f"global minimum {minima}; {boxes:,} boxes, {seconds:.1f} s{agree}"
     )
 

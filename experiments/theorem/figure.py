@@ -16,7 +16,9 @@ LINEAR = 1e-3  # of the largest R, below which its axis is linear
 
 
 def draw(proofs: list[Proof]) -> plt.Figure:
-    """Draw each search of each proof in a panel of its own, those of K = 3 above those of K = 4."""
+    """Draw each search of each proof in a panel of its own, those of K = 3 above those of K = 4, and no
+    others.
+    """
     rows = []
     for K, one in ((3, _line), (4, _triangle)):
         panels = [(p, rank) for p in proofs for rank in p.searches if p.setting.num_classes == K]

@@ -4,7 +4,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.theorem import store
 from experiments.theorem.convex import Chart
-from experiments.theorem.search import State, begin, chamber, direction, search
+from experiments.theorem.search import State, Zero, begin, chamber, direction, search
 from experiments.theorem.setting import Orbit, Setting, closed_forms
 
 CENSUS_ATOL = 1e-9  # of a loss of the census, a number computed at an approximate critical point
@@ -27,10 +27,14 @@ class Proof(NamedTuple):
     searches: dict[int, State]  # by rank
     orbits: list[Orbit]  # lowest loss first
 
-    @property
-    def complete(self) -> bool:
-        """Whether these are all critical orbits, each counted once: searches ended and losses are apart."""
-        return all(state.complete for state in self.searches.values()) and self.distinct
+    def listed(self, dim: int) -> list[Orbit]:
+        """Return the orbits that exist in d = `dim`: those of rank at most d."""
+        return [o for o in self.orbits if o.rank <= dim]
+
+    def complete(self, dim: int) -> bool:
+        """Say whether `listed` are all, each once: searches of their ranks ended, and losses are apart."""
+        ranks = range(1, min(dim, self.setting.num_classes - 2) + 1)
+        return all(r in self.searches and self.searches[r].complete for r in ranks) and self.distinct
 
     @property
     def distinct(self) -> bool:
@@ -46,30 +50,35 @@ class Proof(NamedTuple):
 
         None if the list is not proved, or if enclosures of losses do not tell which is lowest.
         """
-        lowest, *others = [o for o in self.orbits if o.rank <= dim]
+        lowest, *others = self.listed(dim)
         apart = all(lowest.loss[1] < o.loss[0] for o in others)
-        return lowest if self.complete and apart else None
+        return lowest if self.complete(dim) and apart else None
 
 
 def prove(
     setting: Setting,
     folder: Path | None = None,
     *,
+    ranks: Sequence[int] | None = None,
     claimed: dict[int, list[tuple[float, ...]]] | None = None,
     draw: bool = False,
     most: int = 10**9,
     tell: Callable[[int, State], Any] = lambda rank, state: None,
 ) -> Proof:
-    """Search all ranks between 0 and K − 1 of a setting, K = 3 or 4; with a folder, going on from what it
+    """Search ranks of a setting, by default all between 0 and K − 1; with a folder, going on from what it
     holds.
 
     With `claimed`, s of the zeros of each rank, no others are looked for: it is that list which is proved or
     not.
+
+    Raises:
+        ValueError: naming `rank`, where there is no chart: for K ≥ 5 of ranks other than 1 and K − 2; naming
+            the decays, unless Kθ < 1.
     """
     K, strengths, searches = setting.num_classes, setting.strengths(), {}
     orbits = closed_forms(setting)
-    for rank in range(1, K - 1):
-        chart = chamber(K, rank)
+    charts = {rank: chamber(K, rank) for rank in (range(1, K - 1) if ranks is None else ranks)}
+    for rank, chart in charts.items():
         identity = {**asdict(setting), "rank": rank, "draw": draw, "code": store.fingerprint()}
         given = [list(s) for s in claimed[rank]] if claimed is not None else []
         identity |= {"claimed": given if claimed is not None else None}
@@ -91,8 +100,23 @@ def prove(
 
 
 def _orbits(chart: Chart, state: State) -> list[Orbit]:
-    v = [tuple(map(float, direction(chart, np.array(z.s)))) for z in state.zeros]
-    return [Orbit(chart.rank, z.loss, of) for z, of in zip(state.zeros, v, strict=True)]
+    """Return an orbit for each zero but those that are mirror images of one before."""
+    kept: list[Zero] = []
+    for zero in state.zeros:
+        if not any(_is_mirrored(zero, other) for other in kept):
+            kept.append(zero)
+    v = [tuple(map(float, direction(chart, np.array(z.s)))) for z in kept]
+    return [Orbit(chart.rank, z.loss, of) for z, of in zip(kept, v, strict=True)]
+
+
+def _is_mirrored(zero: Zero, other: Zero) -> bool:
+    """Say whether v ↦ −v reversed takes a zero into the box in which another is the only one: it is that one.
+
+    On coefficients of ω_1, …, ω_{K−1} it is their reversal.
+    """
+    s, m = np.array(zero.s), len(zero.s)
+    mirrored = np.r_[1 - s.sum(), s][::-1][1:]
+    return bool(np.all(np.abs(mirrored - np.array(other.s)) + (m + 1) * zero.within < other.radius))
 
 
 def name_of(setting: Setting) -> str:
@@ -101,15 +125,15 @@ def name_of(setting: Setting) -> str:
     return f"K{setting.num_classes}_n{setting.per_class}_{setting.decay_w:g}_{setting.decay_h:g}_{bias}"
 
 
-def census_losses(setting: Setting) -> list[tuple[int, float]]:
-    """Return (rank, loss) of the orbits that `ufm_jax.census` finds at d = K − 1, where all ranks fit."""
+def census_losses(setting: Setting, dim: int) -> list[tuple[int, float]]:
+    """Return (rank, loss) of the orbits that `ufm_jax.census` finds in d = `dim`."""
     import ufm_jax as ufm
 
     K = setting.num_classes
     prob = ufm.problem(
         num_classes=K,
         per_class=setting.per_class,
-        dim=K - 1,
+        dim=dim,
         bias=setting.decay_b is not None,
         decay_w=setting.decay_w,
         decay_h=setting.decay_h,
@@ -119,9 +143,9 @@ def census_losses(setting: Setting) -> list[tuple[int, float]]:
     return sorted(zip(table["rank"].to_pylist(), table["loss"].to_pylist(), strict=True))
 
 
-def agrees(proof: Proof, census: list[tuple[int, float]]) -> bool:
-    """Say whether a census lists the proved orbits and no other."""
-    ours = sorted((o.rank, o.loss) for o in proof.orbits)
+def agrees(proof: Proof, census: list[tuple[int, float]], dim: int) -> bool:
+    """Say whether a census in d = `dim` lists the proved orbits and no other."""
+    ours = sorted((o.rank, o.loss) for o in proof.listed(dim))
     return len(ours) == len(census) and all(
         rank == r and low - CENSUS_ATOL <= f <= high + CENSUS_ATOL
         for (rank, (low, high)), (r, f) in zip(ours, census, strict=True)

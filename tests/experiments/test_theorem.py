@@ -336,7 +336,7 @@ def proofs() -> dict[str, Proof]:
 @pytest.mark.parametrize(("name", "lines"), [("public", 2), ("near one", 2), ("no bias", 3), ("split", 3)])
 def test_small_theorems_are_proved(proofs, name, lines):
     proof = proofs[name]
-    assert proof.complete
+    assert proof.complete(2)
     assert sorted(o.rank for o in proof.orbits) == [0, *[1] * lines, 2]
 
 
@@ -369,10 +369,10 @@ def test_what_was_proved_is_critical_by_the_librarys_own_verdict(proofs, name):
 
 def test_a_list_that_lacks_a_zero_is_not_proved():
     lines = {1: [(0.0,), (0.5,)]}
-    assert prove(PUBLIC, claimed=lines).complete
+    assert prove(PUBLIC, claimed=lines).complete(2)
     for kept in lines[1]:
         proof = prove(PUBLIC, claimed={1: [kept]}, most=5000)
-        assert not proof.complete
+        assert not proof.complete(1)
         lost = next(s for s in lines[1] if s != kept)
         state = proof.searches[1]
         left = np.concatenate([state.boxes.centre[:, :1], np.array(state.undecided).reshape(-1, 2)[:, :1]])
@@ -386,7 +386,7 @@ def test_zeros_of_other_decays_are_not_taken(proofs):
     weaker = Setting(3, 1, 6e-4, 6e-4, 1e-2)
     proof = prove(weaker, claimed={1: other}, most=3000)
     assert len(proof.searches[1].zeros) == 2  # the walls, which are critical at all decays
-    assert not proof.complete
+    assert not proof.complete(1)
 
 
 def test_a_census_must_list_the_same_orbits(proofs):
@@ -400,9 +400,10 @@ def test_a_census_must_list_the_same_orbits(proofs):
     found = [(o.rank, sum(o.loss) / 2) for o in proof.orbits]
     assert np.allclose([f for _, f in found], [f for _, f in table], atol=1e-8)
     assert [r for r, _ in found] == [r for r, _ in table]
-    assert agrees(proof, sorted(found))
-    assert not agrees(proof, sorted(found[1:]))
-    assert not agrees(proof, sorted([*found[1:], (2, found[0][1] + 1e-6)]))
+    assert agrees(proof, sorted(found), 2)
+    assert not agrees(proof, sorted(found[1:]), 2)
+    assert not agrees(proof, sorted([*found[1:], (2, found[0][1] + 1e-6)]), 2)
+    assert agrees(proof, sorted(found[1:]), 1)
 
 
 def test_the_global_minimum_in_few_dimensions_is_the_lowest_of_low_rank(proofs):
@@ -416,6 +417,20 @@ def test_the_global_minimum_in_few_dimensions_is_the_lowest_of_low_rank(proofs):
     assert prove(PUBLIC, claimed={1: []}, most=100).minimum(1) is None
 
 
+def test_mirror_images_are_one_orbit():
+    """At K = 5 ω_2 and ω_3, both in the half chamber, are exchanged by v ↦ −v reversed."""
+    setting = Setting(5, 1, 0.06, 0.06, 1e-2)
+    claimed = {1: [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)]}
+    proof = prove(setting, ranks=(1,), claimed=claimed, most=1)
+    assert len(proof.searches[1].zeros) == 3
+    assert [o.rank for o in proof.orbits] == [4, 1, 1, 0]
+    assert proof.distinct
+    assert not proof.complete(1)
+    assert not proof.complete(4)
+    with pytest.raises(ValueError, match="rank"):
+        prove(setting)
+
+
 def test_strong_decays_are_refused():
     with pytest.raises(ValueError, match="decays"):
         prove(Setting(3, 1, 0.4, 0.4, None))
@@ -427,7 +442,7 @@ def four() -> Proof:
 
 
 def test_four_classes_at_strong_decay_have_ten_orbits(four):
-    assert four.complete
+    assert four.complete(3)
     assert sorted(o.rank for o in four.orbits) == [0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
 
 
@@ -444,8 +459,8 @@ def test_pictures_and_descriptions_come_of_every_proof(proofs, four):
     ((line,), facts) = command.run(Config((NEAR_ONE,), census=False), None)
     assert facts[0]["complete"]
     assert len(json.loads(json.dumps(facts, allow_nan=False))[0]["orbits"]) == 4
-    assert "exactly 4 critical orbits" in command.theorem(line, facts[0])
-    assert "NOT PROVED" in command.theorem(prove(PUBLIC, claimed={1: []}, most=10), {})
+    assert "exactly 4 critical orbits" in command.theorem(line, facts[0], 2)
+    assert "NOT PROVED" in command.theorem(prove(PUBLIC, claimed={1: []}, most=10), {}, 2)
     figure = draw([line, four])
     assert sum(ax.get_title() != "" for ax in figure.axes) == 3
     figure.canvas.draw()
@@ -454,9 +469,9 @@ def test_pictures_and_descriptions_come_of_every_proof(proofs, four):
 
 def test_a_search_goes_on_where_it_was(tmp_path, proofs):
     first = prove(PUBLIC, tmp_path, most=50)
-    assert not first.complete
+    assert not first.complete(1)
     second = prove(PUBLIC, tmp_path)
-    assert second.complete
+    assert second.complete(1)
     assert second.searches[1].evaluated == proofs["public"].searches[1].evaluated
     assert [z.s for z in second.searches[1].zeros] == [z.s for z in proofs["public"].searches[1].zeros]
     (file,) = tmp_path.glob("*.npz")
