@@ -127,7 +127,7 @@ class Run:
 
         def name(row: int) -> str:
             here = at_setting(self._made, int(self.setting[row])).space("points")
-            return here.name_of(jax.tree.map(lambda a: jnp.asarray(a[row]), self.points))
+            return here.name_of(here.lift(jax.tree.map(lambda a: jnp.asarray(a[row]), self.points)))
 
         return [name(int(row)) for row in rows]
 

@@ -154,7 +154,7 @@ def test_nothing_costs_more_for_surplus_dimensions():
     sizes = {"counts": CONFIG.counts, "decay_w": 5e-3, "decay_h": 1e-3, "decay_b": 1e-2}
     small, large = problem(dim=3, **sizes), problem(dim=10**8, **sizes)
     few, more = (census.find_orbits(prob, starts=100) for prob in (small, large))
-    for a, b in zip(rows(few), rows(more), strict=True):
+    for a, b in zip(rows(small, few), rows(large, more), strict=True):
         assert (a.loss, a.rank, a.copies, a.verdict) == (b.loss, b.rank, b.copies, b.verdict)
         assert b.nullity == b.orbit_dim == 10**8 * a.rank - a.rank * (a.rank + 1) // 2
     assert len(census.completeness(large, more)) == 6

@@ -132,8 +132,9 @@ def search_from(landscape: Landscape, space: Landscape, start: Any, method: Meth
     met = slope <= jnp.maximum(10 * method.gtol * units.gradient, landscape.gradient_noise(point))
     lost = (found.status == Status.CONVERGED) & ~met
     status = jnp.where(lost, Status.STALLED, found.status)
-    status = jnp.where((status == Status.STALLED) & met, Status.CONVERGED, status).astype(jnp.int32)
-    return CriticalPoint(point.x, point.grad_norm, status, found.num_steps)
+    if not isinstance(method, EigenvectorFollowing):  # which stalls where the index is another, too
+        status = jnp.where((status == Status.STALLED) & met, Status.CONVERGED, status)
+    return CriticalPoint(point.x, point.grad_norm, status.astype(jnp.int32), found.num_steps)
 
 
 def search_start(

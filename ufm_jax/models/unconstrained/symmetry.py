@@ -8,11 +8,11 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point
-from ufm_jax.landscape.units import even_norm
+from ufm_jax.landscape.units import GRAD_TOL, even_norm
 from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, restrict
-from ufm_jax.models.unconstrained.sizes import scale
+from ufm_jax.models.unconstrained.sizes import noise, scale, units
 
 # A singular value of W H̃ (in logits) below this is zero: solved points have 0 or more than 1e-6, except
 # within 1e-6 of a threshold such as Kθ = 1. Where a coordinate is unused, W and H̃ are off by about ‖∇f‖/s in
@@ -28,7 +28,9 @@ def rank(prob: Problem, p: Params) -> Int[Array, ""]:
 
 
 def _zero_logits(prob: Problem, p: Params) -> Float[Array, ""]:
-    off = even_norm(expand(prob, p).grad, scale(prob)) / prob.strength
+    point = expand(prob, p)
+    most = GRAD_TOL * units(prob, point.value).gradient + noise(prob, point)  # beyond, p is not critical
+    off = jnp.minimum(even_norm(point.grad, scale(prob)), most) / prob.strength
     return RANK_ATOL + ROOM * jnp.minimum(off, 1.0) ** 2
 
 
