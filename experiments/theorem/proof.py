@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,18 +32,14 @@ class Proof(NamedTuple):
         return [o for o in self.orbits if o.rank <= dim]
 
     def complete(self, dim: int) -> bool:
-        """Say whether `listed` are all, each once: searches of their ranks ended, and losses are apart."""
+        """Say whether `listed` are all, each once: searches of their ranks ended, and no two are one."""
         ranks = range(1, min(dim, self.setting.num_classes - 2) + 1)
         return all(r in self.searches and self.searches[r].complete for r in ranks) and self.distinct
 
     @property
     def distinct(self) -> bool:
-        """Whether no two of the same rank may be one orbit: their losses are shown to differ."""
-        for rank in {o.rank for o in self.orbits}:
-            ends = sorted(o.loss for o in self.orbits if o.rank == rank)
-            if any(a[1] >= b[0] for a, b in pairwise(ends)):
-                return False
-        return True
+        """Whether no two may be one orbit."""
+        return all(a.differs(b) for a, b in combinations(self.orbits, 2))
 
     def minimum(self, dim: int) -> Orbit | None:
         """Return the orbit of the global minimum in d = `dim`: there is one, critical, of rank at most d.
@@ -105,8 +101,10 @@ def _orbits(chart: Chart, state: State) -> list[Orbit]:
     for zero in state.zeros:
         if not any(_is_mirrored(zero, other) for other in kept):
             kept.append(zero)
+    basis = chamber(chart.num_classes, 1).V[1:, :, 0]  # by how much v changes with s
+    reach = float(np.abs(basis).sum(0).max()) * (1 + 1e-12)
     v = [tuple(map(float, direction(chart, np.array(z.s)))) for z in kept]
-    return [Orbit(chart.rank, z.loss, of) for z, of in zip(kept, v, strict=True)]
+    return [Orbit(chart.rank, z.loss, of, reach * z.within) for z, of in zip(kept, v, strict=True)]
 
 
 def _is_mirrored(zero: Zero, other: Zero) -> bool:

@@ -8,6 +8,8 @@ import numpy as np
 
 from experiments.theorem.intervals import Interval, interval, log, reciprocal, root
 
+ROUNDING = 1e-14  # more than that of v ± spread, |v| ≤ 4
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -34,13 +36,32 @@ class Setting:
 
 @dataclass(frozen=True)
 class Orbit:
-    """A critical orbit under rotations and permutations of classes: rank, loss between bounds, v(s) where
-    there is one.
+    """A critical orbit under rotations and permutations of classes: its rank, and its loss between bounds.
+
+    Where it was searched for, also the v of its column space (of rank 1, its line; of rank K − 2, its
+    normal), each entry within `spread`.
     """
 
     rank: int
     loss: tuple[float, float]
     direction: tuple[float, ...] | None = None
+    spread: float = 0.0
+
+    def differs(self, other: Orbit) -> bool:
+        """Say whether two orbits are shown to be two: by rank, loss, or v up to permutations and factors."""
+        if self.rank != other.rank or self.loss[1] < other.loss[0] or other.loss[1] < self.loss[0]:
+            return True
+        if self.direction is None or other.direction is None:
+            return False
+        ours, theirs = self._shape(1), [other._shape(sign) for sign in (1, -1)]
+        return all(bool(np.any((ours.lo > t.hi) | (ours.hi < t.lo))) for t in theirs)
+
+    def _shape(self, sign: int) -> Interval:
+        """Enclose the entries of sign · v in order, divided by the largest less the smallest."""
+        v = sign * np.array(self.direction)
+        ends = np.sort(v - self.spread), np.sort(v + self.spread)  # ends of k-th entries are k-th ends
+        entries = Interval(*ends) + Interval(np.array(-ROUNDING), np.array(ROUNDING))
+        return entries * reciprocal(entries[-1] - entries[0])
 
 
 def closed_forms(setting: Setting) -> list[Orbit]:

@@ -22,7 +22,7 @@ from experiments.theorem.minimiser import derivatives, solve, solve_afresh
 from experiments.theorem.proof import Proof, agrees, prove
 from experiments.theorem.ranges import prove_range
 from experiments.theorem.search import begin, beyond, certify, chamber, direction, search
-from experiments.theorem.setting import Setting
+from experiments.theorem.setting import Orbit, Setting
 
 PUBLIC = Setting(3, 5, 5e-3, 1e-3, 1e-2)
 NEAR_ONE = Setting(3, 1, 0.9 / 3, 0.9 / 3, 1e-2)
@@ -429,6 +429,19 @@ def test_mirror_images_are_one_orbit():
     assert not proof.complete(4)
     with pytest.raises(ValueError, match="rank"):
         prove(setting)
+
+
+def test_orbits_of_equal_loss_are_told_apart_by_their_shape():
+    loss, tied = (0.5, 0.6), (0.55, 0.65)
+    pairs = Orbit(1, loss, (1.0, 1.0, -1.0, -1.0), 1e-9)
+    assert pairs.differs(Orbit(1, tied, (2.0, 0.0, 0.0, -2.0), 1e-9))
+    assert not pairs.differs(Orbit(1, tied, (-3.0, 3.0, 3.0, -3.0), 1e-9))
+    assert not pairs.differs(Orbit(1, tied, (2.0, 0.0, 0.0, -2.0), 1.5))
+    skew = Orbit(1, loss, (3.0, -1.0, -1.0, -1.0), 1e-9)
+    assert not skew.differs(Orbit(1, tied, (1.0, 1.0, 1.0, -3.0), 1e-9))  # v ↦ −v
+    assert pairs.differs(Orbit(2, loss))
+    assert pairs.differs(Orbit(1, (0.7, 0.8)))
+    assert not pairs.differs(Orbit(1, tied))
 
 
 def test_strong_decays_are_refused():
