@@ -73,7 +73,8 @@ def balanced(prob: Problem, key: Key, rank: Int[Array, ""] | int, noise: float =
     logit_size = log_uniform_scale(size_key, 0.1, 30.0)
     used = jnp.where(jnp.arange(r, dtype=jnp.int32) < rank, jnp.sqrt(logit_size / np.sqrt(K)), 0.0)
     A = jax.random.normal(w_key, (K, drawn))[:, :r] * used
-    A = A - jnp.mean(A, axis=0)
+    if prob.shift_invariant:  # then 1ᵀW = 0 at every critical point
+        A = A - jnp.mean(A, axis=0)
     B = A + noise * jax.random.normal(h_key, (K, drawn))[:, :r] * used
     tilt = (prob.decay_h / prob.decay_w) ** 0.25
     b = noise * jax.random.normal(b_key, (K,)) if prob.bias else None
