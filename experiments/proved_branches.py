@@ -29,8 +29,8 @@ from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel
 class Config:
     """Numbers of classes, the range of Kθ, decays, and starts of the census at the given Kθ."""
 
-    classes: tuple[int, ...] = (3, 4)
-    k_theta: tuple[float, float] = (0.008, 0.9)
+    classes: tuple[int, ...] = (3,)
+    k_theta: tuple[float, float] = (0.01, 0.03)
     per_class: int = 5
     decay_w: float = 5e-3
     decay_h: float = 1e-3
@@ -39,9 +39,9 @@ class Config:
 
 
 SCALES: dict[Scale, Config] = {
-    "smoke": Config(classes=(3,), k_theta=(0.014, 0.0155), starts=300),
+    "smoke": Config(k_theta=(0.0148, 0.0152), starts=300),
     "default": Config(),
-    "paper": Config(classes=(3, 4, 5), k_theta=(0.003, 0.98), starts=4000),
+    "paper": Config(classes=(3, 4), k_theta=(0.003, 0.98), starts=4000),
 }
 
 
