@@ -57,9 +57,9 @@ def certify(
     Arrays of any framework; numbers become float64. H is (d, N) or (N, d), told apart by W or, where d = N,
     by `samples`, which says what they are in H: "columns" or "rows". `labels` are 0..K−1 in any order.
     Ordinary weight decay λ means λ_W = λ_b = λ; without `decay_h` it is the one that balances
-    λ_W‖W‖² = λ_H‖H‖², as every critical point does. A point rounded to float32 has a gradient of about 5e-7,
-    in units, and a gap of as much: `grad_tol` and `gap_tol` of 1e-5 allow for that. With `prove`, the critical
-    orbit next to it is proved (`prove`).
+    λ_W‖W‖² = λ_H‖H‖², as every critical point does. A point rounded to float32 has a gradient of
+    about 5e-7, in units, and a gap of as much: `grad_tol` and `gap_tol` of 1e-5 allow for that. With `prove`,
+    the critical orbit next to it is proved (`prove`).
 
     Raises:
         ValueError: naming the argument that does not fit, is not finite, or leaves open what it means; a
