@@ -98,7 +98,7 @@ def _line(branch: ProvedBranch, of: Any) -> list[list[float]]:
 
 def plot(found: dict[int, list[dict[str, Any]]]) -> plt.Figure:
     """Draw critical values against Kθ, in colours of the index; a dot where a branch could not go on."""
-    figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.2), squeeze=False)
     for ax, (K, branches) in zip(axes[0], found.items(), strict=True):
         labelled: set[int] = set()
         for branch in branches:
@@ -113,7 +113,7 @@ def plot(found: dict[int, list[dict[str, Any]]]) -> plt.Figure:
         ax.set(xscale="log", yscale="log", xlabel=r"$K\theta$", ylabel="critical value of $f$")
         ax.set_title(f"K = {K}: {len(branches)} orbits")
         ax.legend(fontsize=8)
-    figure.suptitle("Critical orbits, proved at every Kθ of their lines; dots: no further piece was proved")
+    figure.suptitle("Proved at every Kθ of their lines\n(dots: no further piece was proved)", fontsize=10)
     return figure
 
 
