@@ -384,12 +384,10 @@ def _single_decays(flags: ProblemFlags) -> dict[str, Any]:
 
 
 def _certify(flags: Certify) -> None:
-    from ufm_jax.models.unconstrained.own_point import certify, read_point
+    from ufm_jax.models.unconstrained.own_point import certify_file
 
-    params, labels = read_point(flags.file)
-    result = certify(
-        params,
-        labels,
+    result = certify_file(
+        flags.file,
         **{
             name: getattr(flags, name)
             for name in ("weight_decay", "decay_w", "decay_h", "decay_b", "samples")

@@ -14,6 +14,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
@@ -21,6 +22,9 @@ import jaxlib
 import ufm_jax
 
 LARGEST = 2**28  # bytes of all programs: a command has one or two MB of them
+# Lines of /proc/cpuinfo, on Intel's and AMD's processors and on ARM's.
+TELLING: tuple[str, ...] = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
+TELLING += ("Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part")
 MARK = "Error (reading|writing) persistent compilation cache entry for '(.*?)'"  # as JAX warns
 
 
@@ -33,7 +37,8 @@ def keep_programs(wanted: bool = True) -> None:
     """
     if not wanted:
         jax.config.update("jax_enable_compilation_cache", False)
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    given = jax.config.values
+    if given["jax_compilation_cache_dir"] or not given["jax_enable_compilation_cache"]:
         return
     kept = folder()
     try:
@@ -58,7 +63,7 @@ def folder() -> Path:
 
 
 def digest() -> str:
-    """Return a name for all that decides what code a compiler makes of a program, and whether it runs here."""
+    """Return a name for all that decides what code comes of a program, and whether it runs here."""
     made_by = (ufm_jax.__version__, jax.__version__, jaxlib.__version__, platform.python_version())
     chosen = (os.environ.get(name, "") for name in ("XLA_FLAGS", "PJRT_NPROC", "JAX_PLATFORMS"))
     return hashlib.sha256("\n".join([*made_by, *chosen, *_processor()]).encode()).hexdigest()[:16]
@@ -70,8 +75,7 @@ def _processor() -> tuple[str, ...]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
         return platform.machine(), platform.processor()
-    telling = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU implementer", "CPU part")
-    told = (line for line in lines if line.partition(":")[0].strip() in (*telling, "model name"))
+    told = (line for line in lines if line.partition(":")[0].strip() in TELLING)
     return platform.machine(), *sorted(set(told))
 
 
@@ -96,9 +100,10 @@ def _make_room(base: Path) -> None:
 
 def _mend(kept: Path) -> None:
     """Delete entries that JAX cannot read, which it warns of and would leave; say once if it cannot write."""
-    show, said = warnings.showwarning, []
+    show, said = warnings.showwarning, False
 
-    def heard(message, category, *where, **how):  # type: ignore[no-untyped-def]
+    def heard(message: Any, category: Any, *where: Any, **how: Any) -> None:
+        nonlocal said
         found = re.search(MARK, str(message))
         if found is None:
             show(message, category, *where, **how)
@@ -106,7 +111,7 @@ def _mend(kept: Path) -> None:
             for file in kept.glob(f"{found[2]}-*-cache"):
                 file.unlink(missing_ok=True)
         elif not said:
-            said.append(True)
+            said = True
             print(f"ufm: compiled programs are not kept: {str(message).splitlines()[0]}", file=sys.stderr)
 
     warnings.showwarning = heard

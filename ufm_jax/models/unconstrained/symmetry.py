@@ -8,11 +8,10 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point
-from ufm_jax.landscape.units import even_norm
 from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, restrict
-from ufm_jax.models.unconstrained.sizes import scale
+from ufm_jax.models.unconstrained.sizes import gradient_norms
 
 # A singular value of W H̃ (in logits) below this is zero: solved points have 0 or more than 1e-6, except
 # within 1e-6 of a threshold such as Kθ = 1. Where a coordinate is unused, W and H̃ are off by about ‖∇f‖/s in
@@ -28,7 +27,7 @@ def rank(prob: Problem, p: Params) -> Int[Array, ""]:
 
 
 def _zero_logits(prob: Problem, p: Params) -> Float[Array, ""]:
-    off = even_norm(expand(prob, p).grad, scale(prob)) / prob.strength
+    off = gradient_norms(prob, expand(prob, p))[1] / prob.strength
     return RANK_ATOL + ROOM * jnp.minimum(off, 1.0) ** 2
 
 
