@@ -153,8 +153,8 @@ def test_other_warnings_are_shown_and_a_full_disk_is_said_once(tmp_path, capsys,
             warnings.warn(
                 f"Error writing persistent compilation cache entry for 'jit_f': {text}", stacklevel=1
             )
-        with pytest.raises(UserWarning):  # as the suite has it
-            warnings.warn("something else", stacklevel=1)
+        warnings.filterwarnings("always", message="something")
+        warnings.warn("something else", stacklevel=1)
     assert capsys.readouterr().err.count("\n") == 1
     assert shown == ["something else"]
 

@@ -80,9 +80,9 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
 
 # Of XLA's CPU compiler. Without the first, kernels of a microsecond are handed from thread to thread, and two
 # devices on two cores wait for each other a third of the time. The second uses AVX-512 where it exists. The
-# third leaves out XLA's newer code generator for fusions, which is a third of what compilation takes (of a
-# sweep's programs: 10 s in place of 14), and these programs run no faster by it. The last leaves out a library
-# of matrix products whose workspace is as large as a large factor, and no buffer that XLA counts.
+# third leaves out XLA's newer code generator for fusions, a third of what compilation takes (of a sweep's
+# programs: 10 s in place of 14), and these programs run no faster by it. The last leaves out a library of
+# matrix products whose workspace is as large as a large factor, and no buffer that XLA counts.
 CPU_OPTIONS = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
     "xla_cpu_prefer_vector_width": 512,
