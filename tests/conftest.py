@@ -31,6 +31,8 @@ jax.config.update("jax_disable_most_optimizations", True)
 if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # two processes share what is small
+else:
+    jax.config.update("jax_enable_compilation_cache", False)  # the command line would keep programs at home
 
 
 MAPS = Path("/proc/self/maps")  # of Linux; a process has 65,530, and XLA takes a hundred a test

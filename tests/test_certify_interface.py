@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from ufm_jax.cli import main
+from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model_interface import certify
+from ufm_jax.models.unconstrained import objective, own_point, sizes
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, etf_minimiser
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Squared
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.own_point import read_point
+from ufm_jax.models.unconstrained.problem import Params
+from ufm_jax.numerics import lanes
 
 DECAYS = {"decay_w": 5e-3, "decay_h": 1e-3, "decay_b": 1e-2}
 PROB = problem(num_classes=3, per_class=4, dim=2, **DECAYS)
@@ -206,3 +210,60 @@ def test_files_of_other_kinds_are_named_and_say_what_to_do(tmp_path, write, hint
     assert "pickle" not in str(refused.value)
     with pytest.raises(ValueError, match=r"^file: cannot read .*No such file"):
         read_point(tmp_path / "absent.npz")
+
+
+def test_a_point_that_is_not_critical_pays_for_no_spectrum_and_reports_the_same(monkeypatch):
+    """Of all that is printed only the lowest curvature tried may be another: fewer directions are."""
+    features = np.random.default_rng(1).normal(size=(5, 12))
+    weight = np.random.default_rng(2).normal(size=(3, 5))
+    point = own_point.own_point(weight, features, b, LABELS, **DECAYS)
+    whole = own_point.as_row(point, jax.jit(examine)(point.prob, point.params))
+    monkeypatch.setattr(own_point, "_examine", lambda *args, **given: pytest.fail("a spectrum was taken"))
+    row = own_point.certify(Params(weight, features, b), LABELS, **DECAYS)
+    assert row["verdict"] == "NOT_CRITICAL"
+    assert row.keys() == whole.keys()
+    assert row["negative_curvature"] >= whole["negative_curvature"] * (1 + 1e-9)
+    for name in row.keys() - {"negative_curvature", "notes", "verdict", "reason"}:
+        assert row[name] == (None if whole[name] is None else pytest.approx(whole[name], rel=1e-9)), name
+    with pytest.raises(pytest.fail.Exception, match="a spectrum was taken"):
+        own_point.certify(Params(W, H, b), LABELS, **DECAYS)
+
+
+@pytest.mark.parametrize("critical", [False, True])
+def test_row_by_row_a_large_point_is_judged_as_a_small_one(critical, monkeypatch):
+    shift = 0.0 if critical else 0.1
+    small = own_point.certify(Params(W, H + shift, b), LABELS, **DECAYS)
+    for module in (objective, sizes):
+        monkeypatch.setattr(module, "LARGE", 1)
+    jax.clear_caches()
+    large = own_point.certify(Params(W, H + shift, b), LABELS, **DECAYS)
+    jax.clear_caches()
+    assert large["verdict"] == small["verdict"] == ("GLOBAL_MINIMUM" if critical else "NOT_CRITICAL")
+    assert large["grad_norm"] == pytest.approx(small["grad_norm"], rel=1e-12, abs=1e-17)
+    assert large["loss"] == pytest.approx(small["loss"], rel=1e-14)
+
+
+def test_off_critical_points_no_buffer_is_as_large_as_the_features():
+    """But for the features: the certificate's programs hold less than half of them beside."""
+    N, d = 20_000, 256
+    rng = np.random.default_rng(0)
+    point = own_point.own_point(
+        rng.normal(size=(3, d)), rng.normal(size=(d, N)), None, rng.integers(3, size=N), weight_decay=1e-3
+    )
+    for f, given in (
+        (own_point.is_critical, {"grad_tol": 1e-8}),
+        (own_point.examine_off_critical, {}),
+    ):
+        made = jax.jit(
+            lambda prob, p, f=f, given=given: getattr(f(prob, p, **given), "evidence", 0),
+            compiler_options=lanes._known_options(),
+        )
+        held = made.lower(point.prob, point.params).compile().memory_analysis().temp_size_in_bytes
+        assert held < 0.5 * 8 * N * d
+
+
+def test_features_are_sorted_once_and_not_copied_again():
+    held = own_point._by_class(H.astype(np.float32)[:, SHUFFLED], np.argsort(SHUFFLED))
+    np.testing.assert_array_equal(held, H.astype(np.float32).astype(np.float64))
+    assert held.ctypes.data % 64 == 0
+    assert jax.device_put(held, may_alias=True).unsafe_buffer_pointer() == held.ctypes.data

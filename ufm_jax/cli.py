@@ -80,6 +80,8 @@ class Sweep(LandscapeFlags):
     """Store W, H and b of every row as tensors; on class means, H holds √n_k times the mean of class k."""
     out: Path = Path("runs/sweep")
     """Folder for manifest, Parquet files and summary; the same command resumes."""
+    no_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Neither keep compiled programs nor use those kept."""
     shard_size: int = 4096
     """Rows of a file: what a kill can lose. Part of the configuration, as --starts is."""
     repair: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -112,6 +114,8 @@ class Census(LandscapeFlags):
     """
     out: Path = Path("runs/census")
     """Folder for orbits.csv, orbits.npz, summary.json and manifest; the same command resumes."""
+    no_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Neither keep compiled programs nor use those kept."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ class Certify:
     """Duality gap below which a point is GLOBAL_MINIMUM, relative to f."""
     prove: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Prove by interval arithmetic that a critical orbit is next to the point, and its index."""
+    no_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Neither keep compiled programs nor use those kept."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object."""
 
@@ -185,10 +191,12 @@ def main(args: Sequence[str] | None = None) -> None:
     import jax
 
     from ufm_jax.devices import use_all_cores
+    from ufm_jax.programs import keep_programs
 
     try:
         jax.config.update("jax_enable_x64", True)
         use_all_cores()
+        keep_programs(not getattr(command, "no_cache", False))
         try:
             jax.devices()
         except (RuntimeError, AssertionError) as error:  # jaxlib has both for a platform that is not there
@@ -376,12 +384,10 @@ def _single_decays(flags: ProblemFlags) -> dict[str, Any]:
 
 
 def _certify(flags: Certify) -> None:
-    from ufm_jax.models.unconstrained.own_point import certify, read_point
+    from ufm_jax.models.unconstrained.own_point import certify_file
 
-    params, labels = read_point(flags.file)
-    result = certify(
-        params,
-        labels,
+    result = certify_file(
+        flags.file,
         **{
             name: getattr(flags, name)
             for name in ("weight_decay", "decay_w", "decay_h", "decay_b", "samples")

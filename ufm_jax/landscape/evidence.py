@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.landscape import Effort, Known, Landscape, sizes_of
 from ufm_jax.landscape.point import Point, curvature_along
 from ufm_jax.landscape.spectrum import Parts, Spectrum, assembled
-from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL, Units, even_curvature, even_norm
+from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL, Units, even_curvature
 from ufm_jax.landscape.verdict import (
     Judgement,
     Size,
@@ -78,38 +78,75 @@ def examine(
     check_positive(grad_tol=grad_tol, gap_tol=gap_tol)
     point = landscape.evaluate(landscape.check(x))
     known = landscape.known(point, effort)
-    tolerances = {"grad_tol": grad_tol, "gap_tol": gap_tol}
-    scale, nothing = landscape.coordinate_scales(), jnp.full_like(point.value, jnp.nan)
-    units, slope = measured(landscape, point)
-    size = Size(
-        slope=slope / units.gradient,
-        noise=landscape.gradient_noise(point) / units.gradient,
-        gap=(point.value - known.bound) / units.value,
-        curvature=units.curvature,
-    )
     if effort != "spectrum":
-        value, along = nothing, nothing
-        if known.escape is not None:
-            value, along = known.escape.value, even_curvature(known.escape, scale)
-        judgement = judge_by_certificates(
-            size, along, known.tolerance, landscape.doubt(units, slope), known.floor, **tolerances
-        )
-        direction = None if known.escape is None else known.escape.direction
-        return Examined(_row(point, known, size, judgement, value, (nothing, nothing)), None, direction)
+        return _by_certificates(landscape, point, known, grad_tol, gap_tol)
+    tolerances, scale = {"grad_tol": grad_tol, "gap_tol": gap_tol}, landscape.coordinate_scales()
+    size = _size(landscape, point, known.bound)
     spec = spectrum(landscape, point, known.floor)
     tried = [curvature_along(point, spec.direction)]
     if known.escape is not None:
-        tried.append(known.escape)
+        tried.append(known.escape._replace(squares=None))
     best = jnp.argmin(jnp.stack([c.value for c in tried]))
     curvature = jax.tree.map(lambda *leaves: jnp.stack(leaves)[best], *tried)
     judgement = judge(size, even_curvature(curvature, scale), spec, known.floor, **tolerances)
-    row = _row(point, known, size, judgement, curvature.value, (spec.lambda_min, spec.residual))
+    row = _row(landscape, point, known, size, judgement, curvature.value, (spec.lambda_min, spec.residual))
     return Examined(row, spec, curvature.direction)
+
+
+def is_critical(landscape: Landscape, x: Any, grad_tol: float = GRAD_TOL) -> Bool[Array, ""]:
+    """Say whether ∇f is below the tolerance or rounding: only then does the Hessian's spectrum matter."""
+    point = landscape.evaluate(landscape.check(x))
+    size = _size(landscape, point, point.value)
+    return (size.slope <= grad_tol) | (size.slope <= size.noise)
+
+
+def examine_off_critical(
+    landscape: Landscape, x: Any, *, grad_tol: float = GRAD_TOL, gap_tol: float = GAP_TOL
+) -> Examined:
+    """Measure what `examine` does of a point that is NOT_CRITICAL, without the spectrum that it leaves out.
+
+    The lowest curvature measured is along the one direction that the landscape suggests.
+    """
+    point = landscape.evaluate(landscape.check(x))
+    return _by_certificates(landscape, point, landscape.known(point, "spectrum"), grad_tol, gap_tol)
+
+
+def _by_certificates(
+    landscape: Landscape, point: Point, known: Known, grad_tol: float, gap_tol: float
+) -> Examined:
+    units, slope = measured(landscape, point)
+    size, nothing = _size(landscape, point, known.bound), jnp.full_like(point.value, jnp.nan)
+    value, along, direction = nothing, nothing, None
+    if known.escape is not None:
+        value, direction = known.escape.value, known.escape.direction
+        along = even_curvature(known.escape, landscape.coordinate_scales())
+    judgement = judge_by_certificates(
+        size,
+        along,
+        known.tolerance,
+        landscape.doubt(units, slope),
+        known.floor,
+        grad_tol=grad_tol,
+        gap_tol=gap_tol,
+    )
+    row = _row(landscape, point, known, size, judgement, value, (nothing, nothing))
+    return Examined(row, None, direction)
+
+
+def _size(landscape: Landscape, point: Point, bound: Float[Array, ""]) -> Size:
+    """Return a point's value and gradient in units."""
+    units, slope = measured(landscape, point)
+    return Size(
+        slope=slope / units.gradient,
+        noise=landscape.gradient_noise(point) / units.gradient,
+        gap=(point.value - bound) / units.value,
+        curvature=units.curvature,
+    )
 
 
 def measured(landscape: Landscape, point: Point) -> tuple[Units, Float[Array, ""]]:
     """Return the units at a point, and ‖∇f‖ in even coordinates."""
-    return sizes_of(landscape, point.value), even_norm(point.grad, landscape.coordinate_scales())
+    return sizes_of(landscape, point.value), landscape.gradient_norms(point)[1]
 
 
 def spectrum(landscape: Landscape, point: Point, floor: Float[Array, ""] | float = -jnp.inf) -> Spectrum:
@@ -125,6 +162,7 @@ def spectrum(landscape: Landscape, point: Point, floor: Float[Array, ""] | float
 
 
 def _row(
+    landscape: Landscape,
     point: Point,
     known: Known,
     size: Size,
@@ -143,7 +181,7 @@ def _row(
     value, residual = (jnp.where(critical, number, jnp.nan) for number in lowest)
     return Evidence(
         loss=point.value,
-        grad_norm=point.grad_norm,
+        grad_norm=landscape.gradient_norms(point)[0],
         rel_grad_norm=size.slope,
         verdict=judgement.verdict,
         reason=judgement.reason,

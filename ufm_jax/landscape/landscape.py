@@ -28,7 +28,7 @@ from ufm_jax.landscape.fields import Structure, at_lane, static
 from ufm_jax.landscape.orbit import Orbit, orbit_of
 from ufm_jax.landscape.point import Curvature, Point, ravel
 from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, whole_block
-from ufm_jax.landscape.units import Units, doubt
+from ufm_jax.landscape.units import Units, doubt, even_norm
 from ufm_jax.numerics.derivatives import dense_hessian, floating
 from ufm_jax.numerics.lockstep import Sizes, Stacked
 
@@ -187,6 +187,10 @@ class Landscape(Structure):
     def gradient_noise(self, point: Point) -> Float[Array, ""]:
         """Return what rounding may leave of ‖∇f‖ in even coordinates; by default nothing is known."""
         return jnp.zeros_like(point.value)
+
+    def gradient_norms(self, point: Point) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Return ‖∇f‖₂, and that in even coordinates."""
+        return point.grad_norm, even_norm(point.grad, self.coordinate_scales())
 
     def efforts(self, target: Target) -> tuple[Effort, ...]:
         """Return what is worth trying on ends of searches, cheapest first, before a spectrum is taken."""

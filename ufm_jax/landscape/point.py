@@ -31,6 +31,7 @@ class Curvature(NamedTuple):
 
     value: Float[Array, ""]
     direction: Any
+    squares: Any = None  # ‖·‖² of each leaf of the direction, where that is known without it
 
 
 def ravel(x: Any) -> Float[Array, " D"]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ufm_jax.landscape.point import Curvature, ravel
+from ufm_jax.landscape.point import Curvature
 
 # ‖∇f‖ above this, in units: not a critical point. By a Newton step f falls by ‖∇f‖²/(2C), which is 1e-16 V/2.
 GRAD_TOL = 1e-8
@@ -74,7 +74,10 @@ def even_curvature(curvature: Curvature, scale: Any) -> Float[Array, ""]:
     """Return vᵀHv along the same direction, of unit length in even coordinates."""
     if scale is None:
         return curvature.value
-    length = jnp.linalg.norm(ravel(from_even(curvature.direction, scale)))
+    squares = curvature.squares
+    if squares is None:
+        squares = jax.tree.map(lambda a: jnp.sum(a**2), curvature.direction)
+    length = jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(lambda square, c: square / c**2, squares, scale))))
     return curvature.value / jnp.maximum(length, jnp.finfo(length.dtype).tiny) ** 2
 
 

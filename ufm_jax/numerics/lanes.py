@@ -30,14 +30,14 @@ def each_lane(f: Callable[..., Any], count: Any = None) -> Callable[..., Any]:
 
 
 def _first_lanes(f: Callable[..., Any], count: Any, args: tuple[Any, ...]) -> Any:
-    total = len(jax.tree.leaves(args)[0])
+    total, once = len(jax.tree.leaves(args)[0]), jax.jit(f)  # f is traced once, for both its uses
     at = lambda i: jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), args)
-    like = jax.eval_shape(lambda: f(*at(0)))
+    like = jax.eval_shape(once, *jax.tree.map(lambda a: jax.typeof(a).update(shape=a.shape[1:]), args))
     nothing = jax.tree.map(lambda a: jnp.zeros((total, *a.shape), a.dtype), like)
 
     def body(i: Any, done: Any) -> Any:
         put = lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, i, 0)
-        return jax.tree.map(put, done, f(*at(i)))
+        return jax.tree.map(put, done, once(*at(i)))
 
     return jax.lax.fori_loop(0, count, body, nothing)
 
@@ -79,8 +79,16 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
 
 
 # Of XLA's CPU compiler. Without the first, kernels of a microsecond are handed from thread to thread, and two
-# devices on two cores wait for each other a third of the time. The second uses AVX-512 where it exists.
-CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False, "xla_cpu_prefer_vector_width": 512}
+# devices on two cores wait for each other a third of the time. The second uses AVX-512 where it exists. The
+# third leaves out XLA's newer code generator for fusions, a third of what compilation takes (of a sweep's
+# programs: 10 s in place of 14), and these programs run no faster by it. The last leaves out a library of
+# matrix products whose workspace is as large as a large factor, and no buffer that XLA counts.
+CPU_OPTIONS = {
+    "xla_cpu_enable_concurrency_optimized_scheduler": False,
+    "xla_cpu_prefer_vector_width": 512,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_experimental_ynn_fusion_type": "",
+}
 
 
 def jit_small(f: Callable[..., Any], static_argnames: tuple[str, ...] = ()) -> Callable[..., Any]:

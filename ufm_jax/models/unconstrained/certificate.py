@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.landscape import Effort, Known
-from ufm_jax.landscape.point import Curvature, Point, curvature_along
-from ufm_jax.landscape.units import even_norm, from_even, zero_tolerance
+from ufm_jax.landscape.point import Curvature, Point
+from ufm_jax.landscape.units import from_even, zero_tolerance
 from ufm_jax.models.unconstrained.geometry import collapse_metrics
 from ufm_jax.models.unconstrained.losses import Loss
-from ufm_jax.models.unconstrained.objective import Columns, columns
+from ufm_jax.models.unconstrained.objective import Columns, columns, logits
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means, feature_frame
-from ufm_jax.models.unconstrained.sizes import HESSIAN_RTOL, scale
+from ufm_jax.models.unconstrained.sizes import HESSIAN_RTOL, gradient_norms, scale
 from ufm_jax.models.unconstrained.symmetry import balanced_rank
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 
@@ -76,7 +76,7 @@ def known(prob: Problem, point: Point, effort: Effort) -> Known:
             # ‖H‖ ≤ s + ‖W‖² + ‖H̃‖² + 1, doubled for the slope's part: ‖∇²ℓ‖ ≤ 1/2 of softmax, 1 of squares.
             there = from_even(p, factors)
             size = 2 * (size + 1 + jnp.sum(there.W**2) + jnp.sum(there.H**2))
-        tolerance = zero_tolerance(size, even_norm(point.grad, factors), radius, HESSIAN_RTOL)
+        tolerance = zero_tolerance(size, gradient_norms(prob, point)[1], radius, HESSIAN_RTOL)
     escape = None if effort == "certificate" else null_direction(prob, point)
     return Known(bound, floor, tolerance, measures(prob, p, rank), escape)
 
@@ -119,7 +119,8 @@ def _excess_at_origin(loss: Loss, num_classes: int) -> float:
     """Return the largest ℓ(0) of a class above inf ℓ."""
     T = loss.targets(np.arange(num_classes), num_classes)
     with jax.ensure_compile_time_eval():
-        return float(jnp.max(loss.value(jnp.zeros(T.shape), jnp.asarray(T)))) - loss.infimum
+        at_zero = jax.jit(loss.value)(jnp.zeros(T.shape), jnp.asarray(T))  # one program
+    return float(np.asarray(at_zero).max()) - loss.infimum
 
 
 @lru_cache(maxsize=64)
@@ -222,8 +223,8 @@ def null_direction(prob: Problem, point: Point) -> Curvature:
 
     With W a = 0 and (u, v) the top singular pair of G, along (x u aᵀ, −y a vᵀ, 0) the curvature is
     λ_W x² + λ_H y² − 2‖G‖₂ xy (Zhu et al. 2021, thm. 3.2); at the best unit (x, y) it is the smallest
-    eigenvalue of `reduction.tail_hessian`. The value returned is measured with the exact Hessian product, so
-    it holds at every point, whatever W a is.
+    eigenvalue of `reduction.tail_hessian`. The value returned is vᵀHv itself, written out for this direction
+    so that nothing but the direction is as large as H: it holds at every point, whatever W a is.
     """
     p, G = point.x, point.shared
     squares, U = jnp.linalg.eigh(G @ G.T)
@@ -239,4 +240,17 @@ def null_direction(prob: Problem, point: Point) -> Curvature:
     direction = Params(
         x * jnp.outer(u, a), -y * jnp.outer(a, v), None if p.b is None else jnp.zeros_like(p.b)
     )
-    return curvature_along(point, direction)
+    cols = columns(prob, p.W.dtype)
+    squares = Params(
+        x**2 * jnp.dot(u, u) * jnp.dot(a, a),
+        y**2 * jnp.dot(a, a) * jnp.dot(v, v),
+        None if p.b is None else jnp.zeros_like(x),
+    )
+    dZ = (x * jnp.outer(u, a @ p.H) - y * jnp.outer(p.W @ a, v)) * cols.scales
+    bent = jnp.sum(dZ * prob.loss.curvature(logits(prob, p), cols.T)(dZ) * cols.weights)
+    mixed = -2 * x * y * jnp.dot(a, a) * jnp.dot(u, G @ v)  # 2⟨G, ẆḢ⟩
+    decays = prob.decay_w * squares.W + prob.decay_h * squares.H
+    # Where G = 0 there is no v, and what is left of the direction is shorter than 1.
+    square = jnp.maximum(squares.W + squares.H, jnp.finfo(G.dtype).tiny)
+    unit = jax.tree.map(lambda leaf: leaf / jnp.sqrt(square), direction)
+    return Curvature((bent + mixed + decays) / square, unit, jax.tree.map(lambda s: s / square, squares))

@@ -56,19 +56,20 @@ def collapse_metrics(prob: Problem, p: Params) -> CollapseMetrics:
         ValueError: naming W, H or b, if its shape or dtype is not the problem's.
     """
     p = prob.check(p)
-    features, share = p.H * jnp.asarray(prob.scales, p.H.dtype), jnp.asarray(prob.weights, p.H.dtype)
+    features, share = p.H, jnp.asarray(prob.weights, p.H.dtype)
+    if prob.collapsed:
+        features = features * jnp.asarray(prob.scales, p.H.dtype)
     per_class = np.array(prob.counts, float) / prob.num_samples
     member = members(prob, p.H.dtype)
-    means = (features * share) @ member / jnp.asarray(per_class, p.H.dtype)
+    means = features @ (member * share[:, None]) / jnp.asarray(per_class, p.H.dtype)
     centre = features @ share
-    within = (features - means @ member.T) * jnp.sqrt(share)
     between = means - centre[:, None]
     mean_logits = p.W @ centre
+    white = whitening(between)
+    within = (white @ features - (white @ means) @ member.T) * jnp.sqrt(share)  # nothing else as large as H
     return CollapseMetrics(
         # On class means the features of a class are one.
-        nc1=jnp.zeros_like(p.H[0, 0])
-        if prob.collapsed
-        else jnp.sum((whitening(between) @ within) ** 2) / prob.num_classes,
+        nc1=jnp.zeros_like(p.H[0, 0]) if prob.collapsed else jnp.sum(within**2) / prob.num_classes,
         nc2=distance_to_simplex(p.W @ p.W.T),
         nc3=distance_to_simplex(p.W @ between),
         nc4=jnp.linalg.norm(mean_logits if p.b is None else mean_logits + p.b),

@@ -60,6 +60,7 @@ class UnconstrainedFeatureModel(Problem):
     coordinate_scales = sizes.scale
     in_even_coordinates = sizes.even
     gradient_noise = sizes.noise
+    gradient_norms = sizes.gradient_norms
     space = reduction.space
     space_at = reduction.space_at  # type: ignore[assignment]
     restrict = reduction.restrict  # type: ignore[assignment]

@@ -9,11 +9,14 @@ collapsed one ω_k = n_k/N and σ_k = 1/√n_k (`reduction`), so one code serves
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ufm_jax.landscape.point import Point
 from ufm_jax.models.unconstrained.problem import Params, Problem
+
+LARGE = 2**22  # numbers in H, 32 MiB: beyond, memory counts more than a microsecond
 
 
 class Columns(NamedTuple):
@@ -45,9 +48,14 @@ def logits(prob: Problem, p: Params) -> Float[Array, "K C"]:
     return Z if p.b is None else Z + p.b[:, None]
 
 
+def square_sum(a: Array) -> Float[Array, ""]:
+    """Return ‖a‖², of a large array row by row: XLA may hold all squares."""
+    return jnp.sum(jax.lax.map(lambda row: jnp.sum(row**2), a)) if a.size > LARGE else jnp.sum(a**2)
+
+
 def decay(prob: Problem, p: Params) -> Float[Array, ""]:
     """Return the weight-decay part of f."""
-    squares = prob.decay_w * jnp.sum(p.W**2) + prob.decay_h * jnp.sum(p.H**2)
+    squares = prob.decay_w * jnp.sum(p.W**2) + prob.decay_h * square_sum(p.H)
     return (squares if p.b is None else squares + prob.decay_b * jnp.sum(p.b**2)) / 2
 
 

@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from ufm_jax.landscape import proof
 from ufm_jax.landscape.checks import check_finite
-from ufm_jax.landscape.evidence import Examined, examine
+from ufm_jax.landscape.evidence import Examined, examine, examine_off_critical, is_critical
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
 from ufm_jax.landscape.verdict import Reason, Verdict
@@ -21,9 +22,11 @@ from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel, proble
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.checks import check_positive
+from ufm_jax.numerics.lanes import jit_small
 from ufm_jax.precision import require_x64
 
 Samples = Literal["columns", "rows"]
+SOME = 1024  # samples that are sorted at once: some MB of them
 
 NAMES = {"W": ("W", "weight"), "H": ("H", "features"), "labels": ("labels",), "b": ("b", "bias")}
 WRITE = "np.savez('point.npz', W=W, H=H, b=b, labels=labels) writes one"
@@ -102,19 +105,22 @@ def own_point(
             few or too many of them, 64-bit floating point off.
     """
     require_x64()
-    weight, features = _matrix("W", W), _matrix("H", H)
+    weight, features = _matrix("W", W).astype(np.float64), _matrix("H", H)
     classes = _labels(labels, weight.shape)
-    bias = None if b is None else _numbers("b", b)
+    bias = None if b is None else _numbers("b", b).astype(np.float64)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"b: need shape (K,) = {weight.shape[:1]} to fit W, got {bias.shape}")
     columns = _in_columns(features, weight.shape[1], classes.size, samples)
     counts, order = np.bincount(classes, minlength=len(weight)), np.argsort(classes, kind="stable")
-    params = Params(*(None if a is None else jnp.asarray(a) for a in (weight, columns[:, order], bias)))  # type: ignore[arg-type]
+    held, right = _by_class(columns, order), classes[order]
+    del features, columns
+    scores = weight @ held + (0.0 if bias is None else bias[:, None])
+    accuracy = float(np.mean(np.argmax(scores, axis=0) == right))
+    shared = jax.device_put(held, may_alias=True)  # which nobody else holds
+    params = Params(jnp.asarray(weight), shared, None if bias is None else jnp.asarray(bias))
     check_finite(params)
     decays, notes = _decays(params, weight_decay, decay_w, decay_h, decay_b)
     prob = problem(counts=counts.tolist(), dim=weight.shape[1], **decays, bias=bias is not None, loss=loss)
-    scores = weight @ columns + (0.0 if bias is None else bias[:, None])
-    accuracy = float(np.mean(np.argmax(scores, axis=0) == classes))
     known = _plain(float(global_minimum(prob)))
     return OwnPoint(prob, params, {**decays, "accuracy": accuracy, "closed_form_loss": known}, notes)
 
@@ -140,26 +146,66 @@ def certify(
     Raises:
         ValueError: as `own_point`; a tolerance, if it is not a finite number above 0.
     """
+    return _certified(_taken(params, labels, given), grad_tol, gap_tol, prove)
+
+
+def certify_file(
+    file: Path, *, grad_tol: float = GRAD_TOL, gap_tol: float = GAP_TOL, prove: bool = False, **given: Any
+) -> dict[str, Any]:
+    """Return `certify` of the point that an npz file holds, whose arrays are let go once they are sorted.
+
+    Raises:
+        ValueError: as `read_point` and `certify`.
+    """
+    return _certified(_taken(*read_point(file), given), grad_tol, gap_tol, prove)
+
+
+def _taken(params: Params, labels: Any, given: dict[str, Any]) -> OwnPoint:
     notes = []
     if given.get("samples") is None and len(set(np.shape(params.H))) == 1:
         given["samples"] = "columns"
         notes = ["H is square: its columns were taken to be the samples; say so if these are its rows"]
     point = own_point(*params, labels, **given)
-    row = as_row(point._replace(notes=notes + point.notes), examined(point, grad_tol, gap_tol))
+    return point._replace(notes=notes + point.notes)
+
+
+def _certified(point: OwnPoint, grad_tol: float, gap_tol: float, prove: bool) -> dict[str, Any]:
+    row = as_row(point, examined(point, grad_tol, gap_tol, direction=False))
     return row | proof.prove(point.prob, point.params).columns() if prove else row
 
 
-def examined(point: OwnPoint, grad_tol: float = GRAD_TOL, gap_tol: float = GAP_TOL) -> Examined:
-    """Measure and judge the point.
+def examined(
+    point: OwnPoint, grad_tol: float = GRAD_TOL, gap_tol: float = GAP_TOL, *, direction: bool = True
+) -> Examined:
+    """Measure and judge the point: its gradient first, the Hessian's spectrum only where that is small.
+
+    Without `direction`, which is as large as the point, it is None of one that is NOT_CRITICAL.
 
     Raises:
         ValueError: naming the tolerance that is not a finite number above 0.
     """
     check_positive(grad_tol=grad_tol, gap_tol=gap_tol)
-    return _examine(point.prob, point.params, grad_tol, gap_tol)
+    if not _is_critical(point.prob, point.params, grad_tol=grad_tol):
+        seen = _examine_off_critical(
+            point.prob, point.params, grad_tol=grad_tol, gap_tol=gap_tol, direction=direction
+        )
+        if seen.evidence.verdict == Verdict.NOT_CRITICAL:  # and not by a rounding of another program
+            return seen
+    return _examine(point.prob, point.params, grad_tol=grad_tol, gap_tol=gap_tol)
 
 
-@partial(jax.jit, static_argnames=("grad_tol", "gap_tol"))
+_is_critical = jit_small(is_critical, static_argnames=("grad_tol",))
+
+
+@partial(jit_small, static_argnames=("grad_tol", "gap_tol", "direction"))
+def _examine_off_critical(
+    prob: Problem, p: Params, grad_tol: float, gap_tol: float, direction: bool
+) -> Examined:
+    seen = examine_off_critical(prob, p, grad_tol=grad_tol, gap_tol=gap_tol)
+    return seen if direction else seen._replace(direction=None)
+
+
+@partial(jit_small, static_argnames=("grad_tol", "gap_tol"))
 def _examine(prob: Problem, p: Params, grad_tol: float, gap_tol: float) -> Examined:
     return examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol)
 
@@ -197,7 +243,7 @@ def _decays(
         b = 0.0  # whatever is said of it
     if decay_h is not None:
         return {"decay_w": w, "decay_h": decay_h, "decay_b": b}, []
-    W2, H2 = (float(jnp.sum(a**2)) for a in (p.W, p.H))
+    W2, H2 = (float(jnp.vdot(a, a)) for a in (p.W, p.H))  # without the squares, as many as features
     if not (W2 > 0 and H2 > 0):
         raise ValueError("decay_h: give it; none balances W and H where one of them is zero")
     note = "decay_h balances decay_w ‖W‖² = decay_h ‖H‖², as at every critical point; it was not given"
@@ -222,7 +268,21 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     array = _array(name, value)
     if array.dtype.kind not in "fiu" and not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16
         raise ValueError(f"{name}: need real numbers, got dtype {array.dtype}")
-    return array.astype(np.float64)
+    return array
+
+
+def _by_class(columns: np.ndarray, order: np.ndarray) -> Float[np.ndarray, "d N"]:
+    """Return columns in this order as float64, some at a time: a large array is held once, and read in rows.
+
+    On a boundary of 64 bytes, where JAX takes it as it is.
+    """
+    d, N = columns.shape
+    space = np.empty(d * N + 8)
+    first = -space.ctypes.data % 64 // 8
+    held = space[first : first + d * N].reshape(d, N)
+    for some in range(0, N, SOME):
+        held[:, some : some + SOME] = columns[:, order[some : some + SOME]]
+    return held
 
 
 def _matrix(name: str, value: Any) -> np.ndarray:

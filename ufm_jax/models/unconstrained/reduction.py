@@ -119,7 +119,7 @@ def feature_frame(prob: Problem, p: Params) -> Float[Array, "d d"]:
     Eigenvectors of λ_W WᵀW + λ_H HHᵀ, whose two terms are equal at critical points: there the columns of
     W U are orthogonal, and the last d − r vanish.
     """
-    M = prob.decay_w * p.W.T @ p.W + prob.decay_h * p.H @ p.H.T
+    M = prob.decay_w * (p.W.T @ p.W) + prob.decay_h * (p.H @ p.H.T)
     return jnp.linalg.eigh(M)[1][:, ::-1]
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm_jax.landscape.point import Point
-from ufm_jax.landscape.units import Units, from_even
-from ufm_jax.models.unconstrained.objective import expand
+from ufm_jax.landscape.units import Units, even_norm, from_even
+from ufm_jax.models.unconstrained.objective import LARGE, expand, square_sum
 from ufm_jax.models.unconstrained.problem import Params, Problem
 
 # H and G are good to rounding relative to their largest entries (`losses.CrossEntropy`), and so are the
@@ -50,9 +50,30 @@ def even(prob: Problem, point: Point) -> tuple[Problem, Point]:
     return balanced, expand(balanced, there)
 
 
+def gradient_norms(prob: Problem, point: Point) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return ‖∇f‖₂, and that in even coordinates.
+
+    Of many features a coordinate at a time, so that nothing as large as H need be held.
+    """
+    factors = scale(prob)
+    if point.x.H.size <= LARGE:
+        return point.grad_norm, even_norm(point.grad, factors)
+
+    def of_row(_: None, row: tuple[Array, Array]) -> tuple[None, Array]:
+        w, h = row
+        return None, jnp.sum((w @ point.shared + prob.decay_h * h) ** 2)
+
+    squares = point.grad._replace(W=jnp.sum(point.grad.W**2), b=None, H=jnp.zeros((), point.value.dtype))
+    squares = squares._replace(H=jnp.sum(jax.lax.scan(of_row, None, (point.x.W.T, point.x.H))[1]))
+    if point.grad.b is not None:
+        squares = squares._replace(b=jnp.sum(point.grad.b**2))
+    even_squares = jax.tree.map(lambda square, c: square * c**2, squares, factors)
+    return jnp.sqrt(sum(jax.tree.leaves(squares))), jnp.sqrt(sum(jax.tree.leaves(even_squares)))
+
+
 def noise(prob: Problem, point: Point) -> Float[Array, ""]:
     """Return what rounding may leave of ‖∇f‖: of G times a factor's entries, and of the decays' part."""
     eps = jnp.finfo(point.value.dtype).eps
-    there = from_even(point.x, scale(prob))
-    length = jnp.sqrt(sum(jnp.sum(a**2) for a in jax.tree.leaves(there)))
+    squares = jax.tree.map(lambda a, c: square_sum(a) / c**2, point.x, scale(prob))
+    length = jnp.sqrt(sum(jax.tree.leaves(squares)))
     return GRADIENT_ROUNDINGS * eps * (jnp.max(jnp.abs(point.shared)) + prob.strength) * length

@@ -8,11 +8,11 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point
-from ufm_jax.landscape.units import GRAD_TOL, even_norm
+from ufm_jax.landscape.units import GRAD_TOL
 from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, restrict
-from ufm_jax.models.unconstrained.sizes import noise, scale, units
+from ufm_jax.models.unconstrained.sizes import gradient_norms, noise, units
 
 # A singular value of W H̃ (in logits) below this is zero: solved points have 0 or more than 1e-6, except
 # within 1e-6 of a threshold such as Kθ = 1. Where a coordinate is unused, W and H̃ are off by about ‖∇f‖/s in
@@ -30,7 +30,7 @@ def rank(prob: Problem, p: Params) -> Int[Array, ""]:
 def _zero_logits(prob: Problem, p: Params) -> Float[Array, ""]:
     point = expand(prob, p)
     most = GRAD_TOL * units(prob, point.value).gradient + noise(prob, point)  # beyond, p is not critical
-    off = jnp.minimum(even_norm(point.grad, scale(prob)), most) / prob.strength
+    off = jnp.minimum(gradient_norms(prob, point)[1], most) / prob.strength
     return RANK_ATOL + ROOM * jnp.minimum(off, 1.0) ** 2
 
 
