@@ -21,6 +21,7 @@ class Even(NamedTuple):
     back: Callable[[Float[Array, " D"]], Any]
     unit: Callable[[Float[Array, ""]], Float[Array, ""]]  # f -> that of ‖∇f‖
     tangents: Callable[[Float[Array, " D"]], Float[Array, "m D"]]
+    stretch: Float[Array, ""] | None  # a gradient is at most so much longer in these; None: the same ones
 
 
 def even(landscape: Landscape) -> Even:
@@ -40,6 +41,7 @@ def even(landscape: Landscape) -> Even:
         back=lambda x: back(factors * x),
         unit=lambda value: sizes_of(landscape, value).gradient,
         tangents=lambda x: as_rows(landscape.tangents(back(factors * x))) / factors,
+        stretch=None if scale is None else jnp.max(factors),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array, Float, Int
 
-from ufm_jax.landscape.flat import even, unravel
+from ufm_jax.landscape.flat import even, oracle, unravel
 from ufm_jax.landscape.landscape import Key, Landscape, Target, sizes_of
 from ufm_jax.landscape.point import leaf_name, ravel
 from ufm_jax.landscape.units import SOLVED, even_norm
@@ -75,7 +75,9 @@ class Newton(NamedTuple):
 class LevenbergMarquardt(NamedTuple):
     """A critical point of any index near by: `numerics.rootfind.levenberg_marquardt`, then `natural_newton`.
 
-    The second where the first does not come down, as in long flat valleys it does not.
+    The first in coordinates as given and then in even ones, if they are others: a local minimum of ‖∇f‖ with
+    ∇f ≠ 0, where it stalls, is none in other coordinates. The second where that does not come down, as in
+    long flat valleys it does not.
     """
 
     max_steps: int = 300
@@ -84,11 +86,14 @@ class LevenbergMarquardt(NamedTuple):
     def run(self, landscape: Landscape, x: Any) -> Solution:
         """Search from a point of a landscape, to one of it."""
         f = even(landscape)
-        first = levenberg_marquardt(
-            f.expand, f.into(x), gtol=self.gtol, max_steps=self.max_steps, unit=f.unit
-        )
-        found = natural_newton(f.expand, first.x, gtol=self.gtol, unit=f.unit)
-        return found._replace(x=f.back(found.x), num_steps=first.num_steps + found.num_steps)
+        lm = partial(levenberg_marquardt, gtol=self.gtol, max_steps=self.max_steps)
+        steps = jnp.zeros((), jnp.int32)
+        if (stretch := f.stretch) is not None:
+            first = lm(oracle(landscape), ravel(x), unit=lambda value: f.unit(value) / stretch)
+            x, steps = unravel(landscape, first.x), first.num_steps
+        found = lm(f.expand, f.into(x), unit=f.unit)
+        last = natural_newton(f.expand, found.x, gtol=self.gtol, unit=f.unit)
+        return last._replace(x=f.back(last.x), num_steps=steps + found.num_steps + last.num_steps)
 
 
 class EigenvectorFollowing(NamedTuple):
