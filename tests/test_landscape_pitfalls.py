@@ -132,3 +132,53 @@ class Named(Well):
 def test_settings_cannot_take_the_name_of_a_measure_or_a_leaf():
     with pytest.raises(ValueError, match=r"^grid: 'tilt' is a leaf of a point or a measure"):
         ufm.sweep(ufm.grid(Named(), tilt=[0.1, 0.2]), starts=2)
+
+
+class Wells(ufm.Landscape):
+    """Four wells of two depths, of any size and height: nine critical points, six up to mirror images."""
+
+    size: jax.Array = 1.0
+    height: jax.Array = 0.0
+
+    def zeros(self):
+        return jnp.zeros(2)
+
+    def value(self, x):
+        return self.size * (jnp.sum((x**2 - 1) ** 2) + 0.3 * x[0]) + self.height
+
+    def units(self, value):
+        return ufm.Units(self.size, self.size)
+
+
+@pytest.mark.parametrize(
+    ("size", "height"), [(1.0, 0.0), (1.0, 1e6), (1.0, -1e12), (1e-12, 0.0), (1e12, 0.0)]
+)
+def test_orbits_are_told_apart_whatever_the_size_and_height_of_f(size, height):
+    run = ufm.sweep(Wells(size=size, height=height), starts=60, target="both", seed=0)
+    assert run.orbits.num_rows == 6
+    assert sorted(run.orbits["index"].to_pylist()) == [0, 0, 1, 1, 1, 2]
+
+
+def test_a_small_eigenvalue_at_a_point_not_quite_critical_is_not_counted_as_no_zero():
+    # At the origin an eigenvalue is 0 (σ = λ); beside it the same direction bends by 3 x², x = 3.5e-4.
+    flat = ufm.Factorisation(M=jnp.diag(jnp.array([2.0, 1.0])), rank=1, decay=1.0)
+    assert ufm.classify(flat, flat.zeros()).nullity == 1
+    beside = jax.tree.map(lambda a: a.at[1, 0].set(3.5e-4), flat.zeros())
+    judged = ufm.classify(flat, beside)
+    assert (judged.verdict, judged.index, judged.nullity) == (ufm.Verdict.STRICT_SADDLE, 1, None)
+
+
+@pytest.mark.parametrize("units", [(1.0, 1.0), 1.0, ufm.Units(0.0, 0.0), ufm.Units(1.0, -1.0)])
+def test_units_that_are_none_are_refused(units):
+    class Unsized(ufm.Landscape):
+        def zeros(self):
+            return jnp.zeros(1)
+
+        def value(self, x):
+            return jnp.sum(x**2)
+
+        def units(self, value):
+            return units
+
+    with pytest.raises(ValueError, match=r"^units: Unsized needs"):
+        ufm.sweep(Unsized(), starts=2)

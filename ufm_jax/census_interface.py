@@ -37,6 +37,11 @@ def census(
     """
     if isinstance(landscape, Grid):
         raise ValueError("landscape: a census is of one setting, got a grid")
+    if not isinstance(landscape, Landscape):
+        raise ValueError(
+            f"landscape: need a Landscape, got {type(landscape).__name__}; ufm.Landscape.of(f, like=x0) is a "
+            "function's"
+        )
     if prove:
         can_prove(landscape)
     censuses.check(landscape, starts, seed=seed, force=force)

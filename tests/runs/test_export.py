@@ -118,6 +118,11 @@ def programs() -> dict[str, Program]:
                 )
     return found | {
         "certify": Program(own_point._examine, (FULL, FULL.zeros()), {"grad_tol": 1e-9, "gap_tol": 1e-9}),
+        "certify, not critical": Program(
+            own_point._examine_off_critical,
+            (FULL, FULL.zeros()),
+            {"grad_tol": 1e-9, "gap_tol": 1e-9, "direction": True},
+        ),
         "minimum by samples": Program(samples.find_minimum, (FULL, FULL.zeros())),
         "verdict by samples": Program(samples.judge, (FULL, FULL.zeros())),
         "census, own starts": Program(

@@ -102,12 +102,15 @@ class Landscape(Structure):
     def invariants(self, x: Any) -> Float[Array, " m"]:
         """Return a vector that the symmetry, discrete symmetry too, leaves alone: equal, if on one orbit.
 
-        By default f and its Hessian's spectrum, which different orbits hardly ever share; f alone where the
-        Hessian is too large to diagonalise.
+        By default f and its Hessian's spectrum, in units, which different orbits hardly ever share; f alone
+        where the Hessian is too large to diagonalise. It is arsinh f: invariants are compared relative to the
+        largest, and a large constant added to f must not hide the rest.
         """
+        units = sizes_of(self, self.value(x))
+        value = jnp.arcsinh(self.value(x) / units.value)[None]
         if self.num_variables > DENSE_LIMIT:
-            return self.value(x)[None]
-        return jnp.concatenate([self.value(x)[None], jnp.linalg.eigvalsh(dense_hessian(self.value)(x))])
+            return value
+        return jnp.concatenate([value, jnp.linalg.eigvalsh(dense_hessian(self.value)(x)) / units.curvature])
 
     def lower_bound(self, x: Any) -> Float[Array, ""]:
         """Return a lower bound on the global minimum; it may depend on x, and must hold whatever x is."""

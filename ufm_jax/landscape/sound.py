@@ -10,12 +10,13 @@ from jaxtyping import Array, Shaped
 
 from ufm_jax.landscape.landscape import Key, Landscape
 from ufm_jax.landscape.point import as_rows, leaf_name, ravel
+from ufm_jax.landscape.units import Units
 
 COLUMNS = frozenset(
     (
         *("start", "target", "status", "verdict", "reason", "loss", "grad_norm", "index", "nullity"),
         *("orbit_dim", "lambda_min", "lambda_min_residual", "dual_bound", "dual_gap", "negative_curvature"),
-        *("num_steps", "closed_form_loss", "hits", "row"),
+        *("num_steps", "closed_form_loss", "hits", "row", "rel_grad_norm", "rel_dual_gap"),
     )
 )
 ASKED = 8  # random points
@@ -100,6 +101,7 @@ def _shapes(landscape: Landscape) -> int:
     value = jax.eval_shape(landscape.value, like)
     if getattr(value, "shape", None) != () or value.dtype != leaves[0].dtype:
         raise ValueError(f"value: {name} needs one number of {leaves[0].dtype}, as its points, got {value}")
+    _check_units(landscape, value)
     start = jax.eval_shape(landscape.start, jax.random.key(0))
     if jax.tree.map(lambda a: (a.shape, a.dtype), start) != jax.tree.map(lambda a: (a.shape, a.dtype), like):
         raise ValueError(f"start: {name} needs a point as zeros() is, {like}, got {start}")
@@ -128,6 +130,16 @@ def _shapes(landscape: Landscape) -> int:
             f"got {moved}"
         )
     return next(iter(first))[0]
+
+
+def _check_units(landscape: Landscape, value: Any) -> None:
+    """Check that units are `Units`, and positive where f is 1."""
+    units = landscape.units(jnp.ones((), value.dtype))
+    if not isinstance(units, Units):
+        raise ValueError(f"units: {landscape.name} needs ufm.Units(value, curvature), got {units!r}")
+    for what, size in zip(("value", "curvature"), units[:2], strict=True):
+        if not (np.all(np.isfinite(size)) and np.all(np.asarray(size) > 0)):
+            raise ValueError(f"units: {landscape.name} needs a finite {what} > 0, got {size}")
 
 
 @jax.jit

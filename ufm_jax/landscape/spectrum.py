@@ -145,7 +145,7 @@ def _counted(
         "doubt": doubt,
         "null": null,
         "clear": clear,
-        "resolved": clear & ~jnp.any((values > null) & (values < 10 * tolerance)),
+        "resolved": clear & ~jnp.any((values > null) & (values < unsure)),
     }
 
 
