@@ -70,7 +70,7 @@ def test_a_point_far_above_the_minimum_is_not_critical(decay):
     assert ufm.classify(prob, closed_forms.etf_minimiser(prob)).verdict == Verdict.GLOBAL_MINIMUM
     origin = ufm.classify(prob, prob.zeros())
     assert (origin.verdict, origin.index) == (Verdict.STRICT_SADDLE, 18)
-    # s = λ is the lowest positive eigenvalue: at 1e-11 and below smaller than what the gradient's rounding hides.
+    # The lowest positive eigenvalue, λ, is at 1e-11 below what the gradient's rounding leaves in doubt.
     assert origin.nullity in ((0,) if decay > 1e-11 else (0, None))
 
 
