@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.landscape.flat import even, oracle, unravel
 from ufm_jax.landscape.landscape import Key, Landscape, Target, sizes_of
 from ufm_jax.landscape.point import leaf_name, ravel
-from ufm_jax.landscape.units import SOLVED, even_norm
+from ufm_jax.landscape.units import GRAD_TOL, SOLVED, even_norm
 from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
 from ufm_jax.numerics.rootfind import eigenvector_following, levenberg_marquardt, natural_newton
@@ -86,12 +86,13 @@ class LevenbergMarquardt(NamedTuple):
     def run(self, landscape: Landscape, x: Any) -> Solution:
         """Search from a point of a landscape, to one of it."""
         f = even(landscape)
-        lm = partial(levenberg_marquardt, gtol=self.gtol, max_steps=self.max_steps)
+        lm = partial(levenberg_marquardt, max_steps=self.max_steps)
         steps = jnp.zeros((), jnp.int32)
         if (stretch := f.stretch) is not None:
-            first = lm(oracle(landscape), ravel(x), unit=lambda value: f.unit(value) / stretch)
+            near = max(self.gtol, GRAD_TOL)  # from where its last step squares the gradient
+            first = lm(oracle(landscape), ravel(x), gtol=near, unit=lambda value: f.unit(value) / stretch)
             x, steps = unravel(landscape, first.x), first.num_steps
-        found = lm(f.expand, f.into(x), unit=f.unit)
+        found = lm(f.expand, f.into(x), gtol=self.gtol, unit=f.unit, polish=f.stretch is None)
         last = natural_newton(f.expand, found.x, gtol=self.gtol, unit=f.unit)
         return last._replace(x=f.back(last.x), num_steps=steps + found.num_steps + last.num_steps)
 

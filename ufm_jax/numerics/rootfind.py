@@ -62,12 +62,14 @@ def levenberg_marquardt(
     gtol: float = 1e-10,
     max_steps: int = 300,
     unit: Unit = one,
+    polish: bool = True,
 ) -> Solution:
     """Find a root of ∇f by steps −(H² + μI)⁻¹ H g, accepted where ‖g‖ falls (Moré 1978; Nielsen 1999).
 
     The sign of curvature plays no part, so minima, saddles and maxima all attract. Singular roots (orbits of
     a symmetry) are met quadratically as μ -> 0 (Yamashita & Fukushima 2001). A local minimum of ‖g‖ with
-    g ≠ 0 ends as STALLED. Having met `gtol`, in units of `unit(f)`, one more step is kept if it lowers ‖g‖.
+    g ≠ 0 ends as STALLED. Having met `gtol`, in units of `unit(f)`, one more step is kept if it lowers ‖g‖;
+    without `polish` none is made from a start that meets it.
 
     Raises:
         ValueError: if `start` is not floating-point.
@@ -100,6 +102,9 @@ def levenberg_marquardt(
         return _Marquardt(x, value, grad, damping, status.astype(jnp.int32), s.num_steps + 1)
 
     first, begin = _begun(expand, start)
+    if not polish:
+        met = jnp.linalg.norm(first.grad) <= gtol * unit(first.value)
+        begin = jnp.where(met, Status.CONVERGED, begin).astype(jnp.int32)
     end = jax.lax.while_loop(
         lambda s: (s.status == Status.RUNNING) & (s.num_steps < max_steps),
         step,
