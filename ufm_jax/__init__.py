@@ -78,10 +78,10 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.numerics.descent import trust_region_newton as trust_region_newton
     from ufm_jax.numerics.flow import discrete_flow as discrete_flow
     from ufm_jax.numerics.flow import gradient_flow as gradient_flow
+    from ufm_jax.numerics.following import eigenvector_following as eigenvector_following
+    from ufm_jax.numerics.following import follow_to_index as follow_to_index
     from ufm_jax.numerics.lanczos import extreme_eigenpairs as extreme_eigenpairs
     from ufm_jax.numerics.rootfind import critical_point as critical_point
-    from ufm_jax.numerics.rootfind import eigenvector_following as eigenvector_following
-    from ufm_jax.numerics.rootfind import follow_to_index as follow_to_index
     from ufm_jax.numerics.rootfind import levenberg_marquardt as levenberg_marquardt
     from ufm_jax.numerics.status import Status as Status
     from ufm_jax.runs.orbits import Atlas as Atlas
@@ -115,12 +115,8 @@ _HOMES = {
     "numerics.lanczos": ("extreme_eigenpairs",),
     "numerics.density": ("spectral_density",),
     "numerics.descent": ("minimise", "lbfgs", "trust_region_newton"),
-    "numerics.rootfind": (
-        "critical_point",
-        "follow_to_index",
-        "eigenvector_following",
-        "levenberg_marquardt",
-    ),
+    "numerics.rootfind": ("critical_point", "levenberg_marquardt"),
+    "numerics.following": ("follow_to_index", "eigenvector_following"),
     "numerics.flow": ("gradient_flow", "discrete_flow"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -7,7 +7,8 @@ import pytest
 
 from ufm_jax.models.factorisation import Factorisation, critical_point_of, critical_values
 from ufm_jax.numerics.derivatives import dense_hessian
-from ufm_jax.numerics.rootfind import critical_point, follow_to_index
+from ufm_jax.numerics.following import follow_to_index
+from ufm_jax.numerics.rootfind import critical_point
 from ufm_jax.numerics.status import Status
 
 FOUR = np.diag([4.0, 3.0, 2.0, 1.0])

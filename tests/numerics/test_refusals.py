@@ -12,9 +12,10 @@ from ufm_jax.numerics.density import spectral_density
 from ufm_jax.numerics.derivatives import Expansion, dense_hessian, hvp, on_vectors, second_order
 from ufm_jax.numerics.descent import lbfgs, minimise, trust_region_newton
 from ufm_jax.numerics.flow import discrete_flow, gradient_flow
+from ufm_jax.numerics.following import follow_to_index
 from ufm_jax.numerics.lanczos import extreme_eigenpairs, tridiagonalise
 from ufm_jax.numerics.lockstep import bfgs
-from ufm_jax.numerics.rootfind import critical_point, follow_to_index, levenberg_marquardt
+from ufm_jax.numerics.rootfind import critical_point, levenberg_marquardt
 from ufm_jax.numerics.status import Status
 
 SGD = optax.sgd(0.1)

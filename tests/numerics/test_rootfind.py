@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 from ufm_jax.numerics.derivatives import dense_hessian, second_order
-from ufm_jax.numerics.rootfind import (
-    critical_point,
-    eigenvector_following,
-    follow_to_index,
-    levenberg_marquardt,
-)
+from ufm_jax.numerics.following import eigenvector_following, follow_to_index
+from ufm_jax.numerics.rootfind import critical_point, levenberg_marquardt, natural_newton
 from ufm_jax.numerics.status import Status
 
 A = np.array([-200.0, -100.0, -170.0, 15.0])
@@ -216,3 +212,39 @@ def test_many_searches_at_once_end_where_each_ends_alone():
     together, alone = jax.vmap(search)(starts), jax.lax.map(search, starts)
     assert np.array_equal(together.status, alone.status)
     np.testing.assert_allclose(together.x, alone.x, atol=1e-9)
+
+
+def flat_tail(scale):
+    """A saddle at e^{-u} = scale, v = u/2, w = 0, where two curvatures are `scale` times that across."""
+    return lambda x: (x[1] - x[0] / 2) ** 2 + jnp.exp(-x[0]) + scale * (x[0] - x[2] ** 2 + x[2] ** 4)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-6, 1e-11])
+def test_natural_newton_comes_down_flat_tails(scale):
+    expand, start = second_order(flat_tail(scale)), jnp.array([0.3, 0.4, 0.1])
+    found = jax.jit(lambda x: natural_newton(expand, x, gtol=1e-6 * scale))(start)
+    assert found.status == Status.CONVERGED
+    u = -np.log(scale)
+    np.testing.assert_allclose(found.x, [u, u / 2, 0.0], atol=1e-4)
+    assert np.sum(jnp.linalg.eigvalsh(dense_hessian(flat_tail(scale))(found.x)) < 0) == 1
+    other = jax.jit(lambda x: levenberg_marquardt(expand, x, gtol=1e-6 * scale))(start)
+    assert (other.status == Status.CONVERGED) == (scale > 1e-9)  # H² holds no curvature below 1e-8
+
+
+def test_natural_newton_steps_around_what_its_coordinates_are():
+    """Scaled coordinates give the scaled steps: its test of a step knows no lengths but the step's own."""
+    stretch = jnp.array([1.0, 1e3, 1e-2])
+    plain, start = flat_tail(1e-2), jnp.array([0.8, 0.7, 0.1])
+    one, other = (
+        natural_newton(second_order(f), x, gtol=1e-13, longest=1e6)
+        for f, x in ((plain, start), (lambda y: plain(y / stretch), start * stretch))
+    )
+    assert one.status == other.status == Status.CONVERGED
+    np.testing.assert_allclose(other.x / stretch, one.x, atol=1e-9)
+
+
+def test_natural_newton_leaves_what_is_solved_and_says_what_is_not_finite():
+    expand = second_order(flat_tail(1.0))
+    solved = natural_newton(expand, jnp.array([0.0, 0.0, 0.0]))
+    assert (int(solved.status), int(solved.num_steps)) == (Status.CONVERGED, 0)
+    assert natural_newton(expand, jnp.array([jnp.nan, 1.0, 0.0])).status == Status.NONFINITE

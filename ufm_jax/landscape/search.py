@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.landscape.flat import even, oracle, unravel
 from ufm_jax.landscape.landscape import Key, Landscape, Target, sizes_of
 from ufm_jax.landscape.point import leaf_name, ravel
-from ufm_jax.landscape.units import GRAD_TOL, SOLVED, even_norm
+from ufm_jax.landscape.units import DESCENDED, GRAD_TOL, SOLVED
 from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
-from ufm_jax.numerics.rootfind import eigenvector_following, levenberg_marquardt, natural_newton
+from ufm_jax.numerics.following import eigenvector_following
+from ufm_jax.numerics.rootfind import levenberg_marquardt, natural_newton
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 
@@ -77,7 +78,7 @@ class LevenbergMarquardt(NamedTuple):
 
     The first in coordinates as given and then in even ones, if they are others: a local minimum of ‖∇f‖ with
     ∇f ≠ 0, where it stalls, is none in other coordinates. The second where that does not come down, as in
-    long flat valleys it does not.
+    flat tails of exponentials it does not.
     """
 
     max_steps: int = 300
@@ -98,7 +99,7 @@ class LevenbergMarquardt(NamedTuple):
 
 
 class EigenvectorFollowing(NamedTuple):
-    """A saddle of one index, counted modulo the symmetry: `numerics.rootfind.eigenvector_following`."""
+    """A saddle of one index, counted modulo the symmetry: `numerics.following.eigenvector_following`."""
 
     index: int  # type: ignore[assignment]
     max_steps: int = 1000
@@ -133,14 +134,14 @@ def search_from(landscape: Landscape, space: Landscape, start: Any, method: Meth
     """Search in `space` from a point of it; the end is lifted to `landscape` and measured there."""
     found = method.run(space, start)
     point = landscape.evaluate(landscape.lift(found.x))
-    units = sizes_of(landscape, point.value)
-    slope = even_norm(point.grad, landscape.coordinate_scales())
-    met = slope <= jnp.maximum(10 * method.gtol * units.gradient, landscape.gradient_noise(point))
+    norm, slope = landscape.gradient_norms(point)
+    enough = 10 * method.gtol * sizes_of(landscape, point.value).gradient
+    met = slope <= jnp.maximum(enough, landscape.gradient_noise(point))
     lost = (found.status == Status.CONVERGED) & ~met
     status = jnp.where(lost, Status.STALLED, found.status)
     if not isinstance(method, EigenvectorFollowing):  # which stalls where the index is another, too
         status = jnp.where((status == Status.STALLED) & met, Status.CONVERGED, status)
-    return CriticalPoint(point.x, point.grad_norm, status.astype(jnp.int32), found.num_steps)
+    return CriticalPoint(point.x, norm, status.astype(jnp.int32), found.num_steps)
 
 
 def search_start(
@@ -201,9 +202,10 @@ def descend_together(
         f.data,
         count,
         width=f.width,
-        gtol=SOLVED,
+        gtol=DESCENDED,
         sizes=f.sizes,
     )
     norms = jnp.linalg.norm(f.into(f.at(found.x, f.data)[1]), axis=0)
     x = jax.vmap(lambda x: landscape.lift(unravel(space, x)))(f.back(found.x).T)
-    return CriticalPoint(x, norms, found.status, found.num_steps)
+    status = jnp.where(found.grad_norm <= SOLVED, Status.CONVERGED, found.status).astype(jnp.int32)
+    return CriticalPoint(x, norms, status, found.num_steps)

@@ -21,7 +21,8 @@ GRAD_TOL = 1e-8
 # f − bound below this, in units, with no negative curvature: globally minimal. The gap of a point near the
 # minimum is about ‖∇f‖ in units, and searches come down to 1e-10.
 GAP_TOL = 1e-9
-SOLVED = 1e-10  # ‖∇f‖, in units, that a search must reach
+SOLVED = 1e-10  # ‖∇f‖, in units, that a search must reach; it then takes one more Newton step
+DESCENDED = 1e-11  # first-order searches have no last Newton step: they go on to this
 
 # An eigenvalue is called zero when |λ| <= rtol ‖H‖ + (PER_GRAD + TURN / ρ) ‖∇f‖. The first term covers the
 # rounding of H and of the eigen-solver, the second the distance to the exact critical point, which moves

@@ -194,7 +194,8 @@ def test_the_reach_of_cross_entropy_is_below_the_one_from_convexity():
     assert 0 < own < default < 1e3 * own
 
 
-@pytest.mark.parametrize(("weights", "own"), [((1.0, 1.0, 2.0), False), ((2.0, 1.0, 1.0), True)])
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 2.0), (2.0, 1.0, 1.0)])
+@pytest.mark.parametrize("own", [False, True])
 def test_classes_of_unequal_weight_are_not_interchanged(weights, own):
     """Equal counts, weights 1, 1, 2: six orbits, of 1, 2, 1, 1, 2, 1 copies, which miss nothing."""
     loss = Tempered(1.0, weights) if own else CrossEntropy(class_weights=weights)
