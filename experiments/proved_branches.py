@@ -93,7 +93,9 @@ def proved(config: Config, prob: UnconstrainedFeatureModel, orbit: Any) -> dict[
 def _line(branch: ProvedBranch, of: Any) -> list[list[float]]:
     """Return Kθ and the critical value's enclosure at some of the pieces: enough to draw."""
     chosen = np.unique(np.linspace(0, len(branch.pieces) - 1, 120).astype(int)).tolist()
-    return [[of(0.5 * (piece.low + piece.high)), *piece.loss] for piece in (branch.pieces[i] for i in chosen)]
+    pieces = [branch.pieces[i] for i in chosen]
+    inside = [[of(0.5 * (piece.low + piece.high)), *piece.loss] for piece in pieces]
+    return [[of(branch.low), *pieces[0].loss], *inside, [of(branch.high), *pieces[-1].loss]]
 
 
 def plot(found: dict[int, list[dict[str, Any]]]) -> plt.Figure:

@@ -79,33 +79,38 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
 
 
 # Of XLA's CPU compiler. Without the first, kernels of a microsecond are handed from thread to thread, and two
-# devices on two cores wait for each other a third of the time. The second uses AVX-512 where it exists. The
-# third leaves out XLA's newer code generator for fusions, a third of what compilation takes (of a sweep's
-# programs: 10 s in place of 14), and these programs run no faster by it. The last leaves out a library of
-# matrix products whose workspace is as large as a large factor, and no buffer that XLA counts.
+# devices on two cores wait for each other a third of the time. The second uses AVX-512 where it exists.
 CPU_OPTIONS = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
     "xla_cpu_prefer_vector_width": 512,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_experimental_ynn_fusion_type": "",
 }
+# Of programs that run once. The first leaves out XLA's newer code generator for fusions, a third of what
+# compilation takes. The second leaves out a library of matrix products whose workspace is as large as a large
+# factor, and no buffer that XLA counts. Descents run at a third (K = 10) to two thirds of their rate so.
+RUN_ONCE = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-def jit_small(f: Callable[..., Any], static_argnames: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """Return `jax.jit(f)` for programs of many small kernels; compiled for the backend at its first call."""
+def jit_small(
+    f: Callable[..., Any], static_argnames: tuple[str, ...] = (), *, run_once: bool = False
+) -> Callable[..., Any]:
+    """Return `jax.jit(f)` for programs of many small kernels; compiled for the backend at its first call.
+
+    With `run_once` for soon and little memory rather than speed.
+    """
 
     @functools.cache
     def compiled() -> Callable[..., Any]:
-        return jax.jit(f, static_argnames=static_argnames, compiler_options=_known_options())
+        return jax.jit(f, static_argnames=static_argnames, compiler_options=_known_options(run_once))
 
     return functools.wraps(f)(lambda *args, **kwargs: compiled()(*args, **kwargs))
 
 
 @functools.cache
-def _known_options() -> dict[str, Any]:
-    """Return those of `CPU_OPTIONS` that this backend knows: their names belong to a version of XLA."""
-    known = {}
-    for name, value in CPU_OPTIONS.items() if jax.default_backend() == "cpu" else ():
+def _known_options(run_once: bool) -> dict[str, Any]:
+    """Return those options that this backend knows: their names belong to a version of XLA."""
+    known: dict[str, Any] = {}
+    wanted = CPU_OPTIONS | (RUN_ONCE if run_once else {})
+    for name, value in wanted.items() if jax.default_backend() == "cpu" else ():
         try:
             jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
         except jax.errors.JaxRuntimeError:
