@@ -31,6 +31,7 @@ from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, whole_block
 from ufm_jax.landscape.units import Units, doubt, even_norm
 from ufm_jax.numerics.derivatives import dense_hessian, floating
 from ufm_jax.numerics.lockstep import Sizes, Stacked
+from ufm_jax.numerics.marquardt import Expand
 
 Key = PRNGKeyArray
 Target = str | int  # "minima", "saddles" of any index, or the index of saddles
@@ -58,6 +59,17 @@ class Batched(NamedTuple):
     sizes: Sizes  # value, data -> units of value and of curvature
     into: Callable[[Float[Array, "D B"]], Float[Array, "D B"]]  # coordinates of the landscape -> these
     back: Callable[[Float[Array, "D B"]], Float[Array, "D B"]]
+    width: int  # how many points to evaluate at once
+
+
+class Eliminated(NamedTuple):
+    """The gradient of f, some variables eliminated, at many points at once, the batch last."""
+
+    expand: Expand
+    data: Any  # its second argument: constants of the lanes
+    into: Callable[[Any], Float[Array, "D B"]]  # points of the landscape, on the first axis, -> these
+    back: Callable[[Float[Array, "D B"]], Any]
+    free: int  # variables that are left: the first
     width: int  # how many points to evaluate at once
 
 
@@ -262,6 +274,20 @@ class Landscape(Structure):
             back=same,
             width=self.batch_size,
         )
+
+    def eliminated(self, lanes: dict[str, Array]) -> Eliminated | None:
+        """Return ∇f at many points toward critical points of any index; None: each is searched by itself.
+
+        Each field in `lanes` has one entry a point, as for `batched`.
+        """
+        return None
+
+    def spaces(self, starts: Any) -> list[tuple["Landscape", np.ndarray]]:
+        """Return smaller landscapes that searches toward saddles do not leave, and which starts are in each.
+
+        `starts` are points of `space("saddles")`, along the first axis of every leaf, in NumPy.
+        """
+        return [(self.space("saddles"), np.arange(len(jax.tree.leaves(starts)[0])))]
 
     @property
     def num_variables(self) -> int:

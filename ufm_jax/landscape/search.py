@@ -9,6 +9,7 @@ import numpy as np
 from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array, Float, Int
 
+from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.flat import even, oracle, unravel
 from ufm_jax.landscape.landscape import Key, Landscape, Target, sizes_of
 from ufm_jax.landscape.point import leaf_name, ravel
@@ -16,6 +17,7 @@ from ufm_jax.landscape.units import DESCENDED, GRAD_TOL, SOLVED
 from ufm_jax.numerics import lockstep
 from ufm_jax.numerics.descent import Solution, trust_region_newton
 from ufm_jax.numerics.following import eigenvector_following
+from ufm_jax.numerics.marquardt import marquardt
 from ufm_jax.numerics.rootfind import levenberg_marquardt, natural_newton
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
@@ -133,15 +135,31 @@ def method_of(target: Target) -> Method:
 def search_from(landscape: Landscape, space: Landscape, start: Any, method: Method) -> CriticalPoint:
     """Search in `space` from a point of it; the end is lifted to `landscape` and measured there."""
     found = method.run(space, start)
-    point = landscape.evaluate(landscape.lift(found.x))
+    follows = isinstance(method, EigenvectorFollowing)
+    x = landscape.lift(found.x)
+    return _measured(landscape, x, found.status, found.num_steps, method.gtol, met_is_enough=not follows)
+
+
+def _measured(
+    landscape: Landscape,
+    x: Any,
+    status: Int[Array, ""],
+    num_steps: Int[Array, ""],
+    gtol: float,
+    met_is_enough: bool = True,
+) -> CriticalPoint:
+    """Measure the gradient where a search ended: whether it has come down is decided here.
+
+    That is enough unless the search stalls also where the index is another.
+    """
+    point = landscape.evaluate(x)
     norm, slope = landscape.gradient_norms(point)
-    enough = 10 * method.gtol * sizes_of(landscape, point.value).gradient
+    enough = 10 * gtol * sizes_of(landscape, point.value).gradient
     met = slope <= jnp.maximum(enough, landscape.gradient_noise(point))
-    lost = (found.status == Status.CONVERGED) & ~met
-    status = jnp.where(lost, Status.STALLED, found.status)
-    if not isinstance(method, EigenvectorFollowing):  # which stalls where the index is another, too
+    status = jnp.where((status == Status.CONVERGED) & ~met, Status.STALLED, status)
+    if met_is_enough:
         status = jnp.where((status == Status.STALLED) & met, Status.CONVERGED, status)
-    return CriticalPoint(point.x, norm, status.astype(jnp.int32), found.num_steps)
+    return CriticalPoint(point.x, norm, status.astype(jnp.int32), num_steps)
 
 
 def search_start(
@@ -209,3 +227,23 @@ def descend_together(
     x = jax.vmap(lambda x: landscape.lift(unravel(space, x)))(f.back(found.x).T)
     status = jnp.where(found.grad_norm <= SOLVED, Status.CONVERGED, found.status).astype(jnp.int32)
     return CriticalPoint(x, norms, status, found.num_steps)
+
+
+def approach_together(
+    landscape: Landscape,
+    space: Landscape,
+    fields: dict[str, Array],
+    starts: Any,
+    count: Int[Array, ""] | int,
+) -> CriticalPoint:
+    """Search in `space` for critical points of any index, from the first `count` of S starts there at once.
+
+    As `descend_together`, by `numerics.marquardt`: for a space that is `Landscape.eliminated`.
+    """
+    f = space.eliminated(fields)
+    assert f is not None
+    found = marquardt(f.expand, f.into(starts), f.data, count, free=f.free, width=f.width, gtol=SOLVED)
+    x = jax.vmap(landscape.lift)(f.back(found.x))
+    return jax.vmap(
+        lambda x, fields, status, steps: _measured(at_lane(landscape, fields), x, status, steps, SOLVED)
+    )(x, fields, found.status, found.num_steps)

@@ -17,7 +17,7 @@ from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.landscape import Effort, Key, Landscape, Target
 from ufm_jax.landscape.search import (
     CriticalPoint,
-    Newton,
+    approach_together,
     descend_together,
     method_of,
     search_from,
@@ -36,6 +36,7 @@ Fields = dict[str, Any]
 BATCH = 256
 FILLINGS = 16
 NUMBERS = 2**25
+BATCH_DRAWN = 2**13
 JUDGED = 2**16  # judged at once: eigen-solvers of accelerators take workspace a matrix, and count in 32 bits
 
 
@@ -57,6 +58,9 @@ def search(
     landscape: Landscape, fields: Fields, key: Key, start: np.ndarray, target: Target
 ) -> CriticalPoint:
     """Search from each start number (int64). A start's key is folded from `key` and its number."""
+    if _together(landscape, target):
+        drawn = in_shares(partial(_drawn, landscape, key=key, target=target), BATCH_DRAWN, fields, start)
+        return _approached(landscape, fields, drawn)
     run = partial(_searches, landscape, key=key, target=target)
     point = in_shares(run, _share(landscape, target), fields, start)
     return _finished(landscape, fields, point) if target == "minima" else point
@@ -65,6 +69,8 @@ def search(
 def from_starts(landscape: Landscape, fields: Fields, begin: Any, target: Target) -> CriticalPoint:
     """Search from starts of one's own: points of any larger space, along the first axis of every leaf."""
     begin = jax.vmap(landscape.space(target).restrict)(begin)
+    if _together(landscape, target):
+        return _approached(landscape, fields, jax.device_get(begin))
     run = partial(_searches_from, landscape, target=target)
     point = in_shares(run, _share(landscape, target), fields, begin)
     return _finished(landscape, fields, point) if target == "minima" else point
@@ -89,7 +95,33 @@ def judge(landscape: Landscape, fields: Fields, x: Any, target: Target, spectra:
     return evidence
 
 
+def _together(landscape: Landscape, target: Target) -> bool:
+    """True if searches toward the target advance together, though they are no descents."""
+    return target == "saddles" and landscape.space(target).eliminated({}) is not None
+
+
+def _approached(landscape: Landscape, fields: Fields, begin: Any) -> CriticalPoint:
+    """Search toward saddles from points of their space, in the smaller spaces that the starts do not leave."""
+    total, parts = len(jax.tree.leaves(begin)[0]), []
+    for space, which in landscape.spaces(begin):
+        run, size = partial(_approaches, landscape, space), _lanes_together(space)
+        parts.append((which, in_shares(run, size, *_take(which, fields, begin))))
+    empty = lambda a: np.zeros((total, *a.shape[1:]), a.dtype)
+    point = jax.tree.map(empty, parts[0][1])
+    for which, part in parts:
+        point = jax.tree.map(partial(_put, which), point, part)
+    return _finished(landscape, fields, point, "saddles")
+
+
+def _lanes_together(space: Landscape) -> int:
+    found = space.eliminated({})
+    assert found is not None
+    return max(BATCH, FILLINGS * found.width)
+
+
 def _share(landscape: Landscape, target: Target) -> int:
+    if _together(landscape, target):
+        return max(_lanes_together(landscape.space(target)), BATCH_DRAWN)
     if target != "minima":
         return _dense_share(landscape)
     space = landscape.space("minima")
@@ -103,12 +135,14 @@ def _dense_share(landscape: Landscape) -> int:
     return max(1, min(BATCH, NUMBERS // max(each, landscape.num_variables)))
 
 
-def _finished(landscape: Landscape, fields: Fields, point: CriticalPoint) -> CriticalPoint:
-    """Go on by second order with the descents that did not come down."""
+def _finished(
+    landscape: Landscape, fields: Fields, point: CriticalPoint, target: Target = "minima"
+) -> CriticalPoint:
+    """Go on, each by itself, with the searches that did not come down; descents by second order."""
     more = np.flatnonzero(point.status != Status.CONVERGED)
     if not len(more):
         return point
-    further = in_shares(partial(_further, landscape), _dense_share(landscape), *_take(more, fields, point))
+    further = in_shares(partial(_further, landscape, target=target), _dense_share(landscape), *_take(more, fields, point))
     return jax.tree.map(partial(_put, more), point, further)
 
 
@@ -132,26 +166,55 @@ def _searches(
     key: Key,
     target: Target,
 ) -> CriticalPoint:
-    def key_of(start: Int[Array, ""]) -> Key:
-        """Fold in a start's number, of which a key takes 32 bits at a time."""
-        high = (start >> 32).astype(jnp.uint32)
-        folded = jax.random.fold_in(key, (start & 0xFFFFFFFF).astype(jnp.uint32))
-        return jnp.where(high > 0, jax.random.fold_in(folded, high), folded)
-
     def share(landscape: Landscape, fields: Fields, keys: Any, start: Any, count: Any) -> CriticalPoint:
-        def begin(fields: Fields, key: Key, start: Int[Array, ""]) -> Any:
-            here = at_lane(landscape, fields)
-            return here.space(target).restrict(here.draw(key, start, target))
-
         def one(fields: Fields, key: Key, start: Int[Array, ""]) -> CriticalPoint:
             return search_start(at_lane(landscape, fields), key, start, target)
 
         if target != "minima":
             return each_lane(one, count[0])(fields, keys, start)
-        begun = jax.vmap(begin)(fields, keys, start)
+        begun = jax.vmap(partial(_start_of, landscape, target))(fields, keys, start)
         return descend_together(landscape, landscape.space(target), fields, begun, count[0])
 
-    return over_devices(share)(landscape, fields, jax.vmap(key_of)(start), start, counts)
+    return over_devices(share)(landscape, fields, jax.vmap(partial(_key_of, key))(start), start, counts)
+
+
+@partial(jit_small, static_argnames=("target",))
+def _drawn(
+    landscape: Landscape,
+    fields: Fields,
+    start: Int[Array, " B"],
+    counts: Int[Array, " devices"],
+    *,
+    key: Key,
+    target: Target,
+) -> Any:
+    def share(landscape: Landscape, fields: Fields, keys: Any, start: Any, count: Any) -> Any:
+        return jax.vmap(partial(_start_of, landscape, target))(fields, keys, start)
+
+    return over_devices(share)(landscape, fields, jax.vmap(partial(_key_of, key))(start), start, counts)
+
+
+def _start_of(landscape: Landscape, target: Target, fields: Fields, key: Key, start: Int[Array, ""]) -> Any:
+    here = at_lane(landscape, fields)
+    return here.space(target).restrict(here.draw(key, start, target))
+
+
+def _key_of(key: Key, start: Int[Array, ""]) -> Key:
+    """Fold in a start's number, of which a key takes 32 bits at a time."""
+    high = (start >> 32).astype(jnp.uint32)
+    folded = jax.random.fold_in(key, (start & 0xFFFFFFFF).astype(jnp.uint32))
+    return jnp.where(high > 0, jax.random.fold_in(folded, high), folded)
+
+
+@jit_small
+def _approaches(
+    landscape: Landscape, space: Landscape, fields: Fields, begin: Any, counts: Int[Array, " devices"]
+) -> CriticalPoint:
+    def share(both: Any, fields: Fields, begin: Any, count: Any) -> CriticalPoint:
+        landscape, space = both
+        return approach_together(landscape, space, fields, jax.vmap(space.restrict)(begin), count[0])
+
+    return over_devices(share)((landscape, space), fields, begin, counts)
 
 
 @partial(jit_small, static_argnames=("target",))
@@ -170,15 +233,20 @@ def _searches_from(
     return over_devices(share)(landscape, fields, begin, counts)
 
 
-@jit_small
+@partial(jit_small, static_argnames=("target",))
 def _further(
-    landscape: Landscape, fields: Fields, point: CriticalPoint, counts: Int[Array, " devices"]
+    landscape: Landscape,
+    fields: Fields,
+    point: CriticalPoint,
+    counts: Int[Array, " devices"],
+    *,
+    target: Target,
 ) -> CriticalPoint:
     def share(landscape: Landscape, fields: Fields, point: CriticalPoint, count: Any) -> CriticalPoint:
         def one(fields: Fields, point: CriticalPoint) -> CriticalPoint:
             here = at_lane(landscape, fields)
-            space = here.space("minima")
-            found = search_from(here, space, space.restrict(point.x), Newton())
+            space = here.space(target)
+            found = search_from(here, space, space.restrict(point.x), method_of(target))
             return found._replace(num_steps=point.num_steps + found.num_steps)
 
         return each_lane(one, count[0])(fields, point)

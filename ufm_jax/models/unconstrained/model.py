@@ -9,13 +9,14 @@ from jaxtyping import Array, Float
 
 from ufm_jax.landscape.balls import Balls
 from ufm_jax.landscape.fields import at_lane
-from ufm_jax.landscape.landscape import Batched, Effort, Target
+from ufm_jax.landscape.landscape import Batched, Effort, Eliminated, Target
 from ufm_jax.landscape.units import Units, doubt_if_even
 from ufm_jax.models.unconstrained import (
     balls,
     blocks,
     census,
     certificate,
+    eliminated,
     names,
     objective,
     reduction,
@@ -62,6 +63,7 @@ class UnconstrainedFeatureModel(Problem):
     gradient_noise = sizes.noise
     gradient_norms = sizes.gradient_norms
     space = reduction.space
+    spaces = reduction.spaces
     space_at = reduction.space_at  # type: ignore[assignment]
     restrict = reduction.restrict  # type: ignore[assignment]
     lift = reduction.lift  # type: ignore[assignment]
@@ -96,6 +98,9 @@ class UnconstrainedFeatureModel(Problem):
 
     def batched(self, lanes: dict[str, Array]) -> Batched:
         return stacked.batched(at_lane(self, lanes))
+
+    def eliminated(self, lanes: dict[str, Array]) -> Eliminated | None:
+        return eliminated.eliminated(at_lane(self, lanes)) if self.collapsed and self.loss.convex else None
 
     @property
     def batch_size(self) -> int:

@@ -26,6 +26,9 @@ from ufm_jax.models.unconstrained.objective import columns, logit_gradient, logi
 from ufm_jax.models.unconstrained.problem import Params, Problem
 
 
+RANKS = 3  # up to which each rank has a space of its own in searches toward saddles
+
+
 def collapse(prob: Problem) -> Problem:
     """Return the collapsed problem, with K columns in place of N."""
     return replace(prob, collapsed=True)
@@ -177,6 +180,20 @@ def space(prob: Problem, purpose: str | int) -> Problem:
             f"{whole.num_variables}"
         )
     return whole
+
+
+def spaces(prob: Problem, starts: Params) -> list[tuple[Problem, np.ndarray]]:
+    """Return the reduced problem in so many coordinates as starts use, and which starts (`Landscape.spaces`).
+
+    The gradient is zero in a coordinate that neither W nor H̃ uses, so a search never enters it. One problem is
+    one program: from rank 1, and of high ranks every other one, the highest among them.
+    """
+    small = space(prob, "saddles")
+    used = np.any(starts.W != 0, axis=1) | np.any(starts.H != 0, axis=2)
+    rank = np.max(used * np.arange(1, small.dim + 1), axis=1)
+    ladder = [r for r in range(1, small.dim + 1) if r <= RANKS or (small.dim - r) % 2 == 0]
+    rung = np.searchsorted(ladder, rank)
+    return [(replace(small, dim=ladder[i]), np.flatnonzero(rung == i)) for i in np.unique(rung)]
 
 
 def space_at(prob: Problem, p: Params) -> tuple[Problem, Params, Callable[[Params], Params]]:

@@ -18,6 +18,7 @@ from ufm_jax.landscape.landscape import Batched
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.sizes import scale, units
 from ufm_jax.numerics.lockstep import Stacked
+from ufm_jax.numerics.solve import product
 
 # Multiplications in a product W H up to which it is written out; beyond, it is a matrix product a lane.
 # Both are equally fast near K = 15 on class means, and for the N = 20 samples of K = 4.
@@ -34,9 +35,8 @@ class Lanes(NamedTuple):
 
 def batched(prob: Problem) -> Batched:
     """Return f at many points in even coordinates, for a problem whose decays have one entry a lane."""
-    factors = scale(prob)
-    beta = jnp.ones_like(prob.strength) if factors.b is None else factors.b
-    lanes = Lanes(prob.strength, prob.decay_b, beta)
+    factors, lanes = scale(prob), lanes_of(prob)
+    beta = lanes.bias
     return Batched(
         at=stacked(prob),
         data=lanes,
@@ -45,6 +45,12 @@ def batched(prob: Problem) -> Batched:
         back=lambda x: jnp.concatenate(_each(prob, x, factors.W, factors.H, beta)),
         width=batch_size(prob),
     )
+
+
+def lanes_of(prob: Problem) -> Lanes:
+    """Return what may differ from lane to lane."""
+    beta = scale(prob).b
+    return Lanes(prob.strength, prob.decay_b, jnp.ones_like(prob.strength) if beta is None else beta)
 
 
 def stacked(prob: Problem) -> Stacked:
@@ -113,13 +119,3 @@ def _parts(prob: Problem, x: Float[Array, "D *B"]) -> tuple[Array, Array, Array]
 
 def _each(prob: Problem, x: Float[Array, "D B"], w: Array, h: Array, b: Array) -> list[Array]:
     return [factor * part for factor, part in zip((w, h, b), _parts(prob, x), strict=True)]
-
-
-def product(A: Float[Array, "m k *B"], X: Float[Array, "k n *B"]) -> Float[Array, "m n *B"]:
-    """Return the matrix products of two stacks, or of two matrices."""
-    if A.ndim == 2:
-        return A @ X
-    total = A[:, 0, None] * X[None, 0]
-    for i in range(1, A.shape[1]):
-        total = total + A[:, i, None] * X[None, i]
-    return total
