@@ -1,8 +1,8 @@
 """A pool of lanes: many searches advance together, the batch last, and those that have ended are exchanged.
 
-Arrays are (..., B): the B lanes are the contiguous axis, so that every operation runs at full vector width. Lanes
-that have ended are written out and handed the next starts. What a lane computes depends neither on its place
-in the pool nor on its neighbours, if `advance` sees to that.
+Arrays are (..., B): the B lanes are the contiguous axis, so that every operation runs at full vector width.
+Lanes that have ended are written out and handed the next starts. What a lane computes depends neither on its
+place in the pool nor on its neighbours, if `advance` sees to that.
 """
 
 from collections.abc import Callable

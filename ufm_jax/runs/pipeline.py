@@ -36,7 +36,7 @@ Fields = dict[str, Any]
 BATCH = 256
 FILLINGS = 16
 NUMBERS = 2**25
-BATCH_DRAWN = 2**13
+DRAWN = 2**13  # starts toward saddles drawn at once, and searched from in one call, at least
 JUDGED = 2**16  # judged at once: eigen-solvers of accelerators take workspace a matrix, and count in 32 bits
 
 
@@ -59,7 +59,7 @@ def search(
 ) -> CriticalPoint:
     """Search from each start number (int64). A start's key is folded from `key` and its number."""
     if _together(landscape, target):
-        drawn = in_shares(partial(_drawn, landscape, key=key, target=target), BATCH_DRAWN, fields, start)
+        drawn = in_shares(partial(_drawn, landscape, key=key, target=target), DRAWN, fields, start)
         return _approached(landscape, fields, drawn)
     run = partial(_searches, landscape, key=key, target=target)
     point = in_shares(run, _share(landscape, target), fields, start)
@@ -101,7 +101,7 @@ def _together(landscape: Landscape, target: Target) -> bool:
 
 
 def _approached(landscape: Landscape, fields: Fields, begin: Any) -> CriticalPoint:
-    """Search toward saddles from points of their space, in the smaller spaces that the starts do not leave."""
+    """Search toward saddles from points of their space, in smaller ones that the starts do not leave."""
     total, parts = len(jax.tree.leaves(begin)[0]), []
     for space, which in landscape.spaces(begin):
         run, size = partial(_approaches, landscape, space), _lanes_together(space)
@@ -121,7 +121,7 @@ def _lanes_together(space: Landscape) -> int:
 
 def _share(landscape: Landscape, target: Target) -> int:
     if _together(landscape, target):
-        return max(_lanes_together(landscape.space(target)), BATCH_DRAWN)
+        return max(_lanes_together(landscape.space(target)), DRAWN)
     if target != "minima":
         return _dense_share(landscape)
     space = landscape.space("minima")
@@ -142,7 +142,9 @@ def _finished(
     more = np.flatnonzero(point.status != Status.CONVERGED)
     if not len(more):
         return point
-    further = in_shares(partial(_further, landscape, target=target), _dense_share(landscape), *_take(more, fields, point))
+    further = in_shares(
+        partial(_further, landscape, target=target), _dense_share(landscape), *_take(more, fields, point)
+    )
     return jax.tree.map(partial(_put, more), point, further)
 
 

@@ -12,7 +12,8 @@ from ufm_jax.landscape.flat import unravel
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import collapse
-from ufm_jax.models.unconstrained.stacked import batched, product
+from ufm_jax.models.unconstrained.stacked import batched
+from ufm_jax.numerics.solve import product
 
 WEIGHTED = CrossEntropy(0.1, class_weights=(0.5, 1.0, 3.0), offsets=(0.0, -1.0, 0.7))
 CASES = PROBLEMS | {

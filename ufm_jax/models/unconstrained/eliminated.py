@@ -4,13 +4,13 @@ For given W and b each class's feature h̃_k solves a strictly convex problem of
 
     φ(W, b) = min over H̃ of f̃(W, H̃, b)
 
-has the critical points of f̃, fewer variables, and no valley in which W grows as H̃ shrinks. With B_k the Hessian
-in h̃_k and C_k the mixed one, ∇²φ = ∇²_(W,b) f̃ − Σ_k C_k B_k⁻¹ C_kᵀ, a matrix in closed form: its inertia and B's
-are that of f̃'s Hessian. Where the loss does not see a shift of all logits, 1ᵀW and 1ᵀb vanish at critical points
-and are left out, which leaves (K − 1)(r + 1) variables.
+has the critical points of f̃ and fewer variables. With B_k the Hessian in h̃_k and C_k the mixed one,
+∇²φ = ∇²_(W,b) f̃ − Σ_k C_k B_k⁻¹ C_kᵀ, in closed form; its inertia and the B_k's together are f̃'s. Where the
+loss does not see a shift of all logits, 1ᵀW and 1ᵀb vanish at critical points (but for a bias without
+decay, whose shift is a symmetry) and are left out: (K − 1)(r + 1) variables are left.
 
-x is (D, B): those of φ, rows of (Q ᵀŴ, Qᵀb̂) with Q's columns an orthonormal basis of logits, then Ĥ, all in even
-coordinates (`sizes`). f̃ and its derivatives are those of `objective`.
+x is (D, B): the variables of φ, rows of (QᵀŴ, Qᵀb̂) with Q's columns an orthonormal basis of logits, then Ĥ,
+all in even coordinates (`sizes`).
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ FEATURE_STEPS = 3  # Newton's, at every evaluation; more where these are not eno
 # beyond a few units curvature is another.
 LONGEST = 3.0
 SETTLED = 0.1  # the features' gradient, relative to that of φ, which is right to first order in it
-WRITTEN_OUT = 60  # variables of φ up to which lanes advance together; beyond, LAPACK's solves are faster
+WRITTEN_OUT = 30  # variables of φ up to which lanes advance together; of 36 LAPACK is faster, one by one
 
 
 class _Columns(NamedTuple):
@@ -47,34 +47,34 @@ class _Columns(NamedTuple):
 
 def eliminated(prob: Problem) -> Eliminated:
     """Return φ at many points, for a collapsed problem whose decays have one entry a lane."""
-    q, r, K = _logit_basis(prob).shape[1], prob.dim, prob.num_classes
-    free, width, lanes = _variables(prob), batch_size(prob), lanes_of(prob)
-    expand = partial(_expand, prob)
-    if width == 1:
-        expand = lambda x, lanes: jax.tree.map(  # noqa: E731
-            lambda a: a[..., None], _expand(prob, x[:, 0], jax.tree.map(lambda a: a.reshape(()), lanes))
-        )
-    factors, beta = scale(prob), lanes.bias
-    Q = jnp.asarray(_logit_basis(prob), beta.dtype)
+    (K, q), r, free = _logit_basis(prob).shape, prob.dim, _variables(prob)
+    lanes, factors = lanes_of(prob), scale(prob)
+    Q = jnp.asarray(_logit_basis(prob), lanes.strength.dtype)
 
     def into(p: Params) -> Float[Array, "D S"]:
         """Return points, along the first axis of every leaf, as columns."""
-        W, H, b = (None if a is None else jnp.moveaxis(a, 0, -1) for a in p)
-        parts = [jnp.tensordot(Q.T, W / factors.W, 1)]
-        if b is not None:
-            parts.append(jnp.tensordot(Q.T, b / beta, 1)[:, None])
-        S = W.shape[-1]
-        return jnp.concatenate([jnp.concatenate(parts, axis=1).reshape(free, S), (H / factors.H).reshape(-1, S)])
+        S, last = len(p.W), lambda a: jnp.moveaxis(a, 0, -1)
+        parts = [last(p.W) / factors.W]
+        if p.b is not None:
+            parts.append((last(p.b) / lanes.bias)[:, None])
+        X = jnp.tensordot(Q.T, jnp.concatenate(parts, axis=1), 1)
+        return jnp.concatenate([X.reshape(free, S), (last(p.H) / factors.H).reshape(r * K, S)])
 
     def back(x: Float[Array, "D S"]) -> Params:
         S = x.shape[1]
-        X = jnp.tensordot(Q, x[:free].reshape(q, -1, S), 1)
-        p = Params(
-            factors.W * X[:, :r], factors.H * x[free:].reshape(r, K, S), beta * X[:, r] if prob.bias else None
-        )
+        X = jnp.tensordot(Q, x[:free].reshape(q, r + prob.bias, S), 1)
+        H = factors.H * x[free:].reshape(r, K, S)
+        p = Params(factors.W * X[:, :r], H, lanes.bias * X[:, r] if prob.bias else None)
         return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), p)
 
-    return Eliminated(expand, lanes, into, back, free, width)
+    expand = partial(_expand_one if batch_size(prob) == 1 else _expand, prob)
+    return Eliminated(expand, lanes, into, back, free, batch_size(prob))
+
+
+def _expand_one(prob: Problem, x: Float[Array, "D 1"], lanes: Lanes) -> Expanded:
+    """Evaluate a batch of one, whose linear algebra is a library's."""
+    there = _expand(prob, x[:, 0], jax.tree.map(lambda a: a.reshape(()), lanes))
+    return jax.tree.map(lambda a: a[..., None], there)
 
 
 def batch_size(prob: Problem) -> int:

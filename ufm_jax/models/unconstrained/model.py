@@ -63,7 +63,7 @@ class UnconstrainedFeatureModel(Problem):
     gradient_noise = sizes.noise
     gradient_norms = sizes.gradient_norms
     space = reduction.space
-    spaces = reduction.spaces
+    spaces = reduction.spaces  # type: ignore[assignment]
     space_at = reduction.space_at  # type: ignore[assignment]
     restrict = reduction.restrict  # type: ignore[assignment]
     lift = reduction.lift  # type: ignore[assignment]

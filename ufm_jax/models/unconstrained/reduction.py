@@ -25,7 +25,6 @@ from ufm_jax.landscape.spectrum import DENSE_LIMIT
 from ufm_jax.models.unconstrained.objective import columns, logit_gradient, logits, members
 from ufm_jax.models.unconstrained.problem import Params, Problem
 
-
 RANKS = 3  # up to which each rank has a space of its own in searches toward saddles
 
 
@@ -185,8 +184,8 @@ def space(prob: Problem, purpose: str | int) -> Problem:
 def spaces(prob: Problem, starts: Params) -> list[tuple[Problem, np.ndarray]]:
     """Return the reduced problem in so many coordinates as starts use, and which starts (`Landscape.spaces`).
 
-    The gradient is zero in a coordinate that neither W nor H̃ uses, so a search never enters it. One problem is
-    one program: from rank 1, and of high ranks every other one, the highest among them.
+    The gradient is zero in a coordinate that neither W nor H̃ uses, so a search never enters it. One problem
+    is one program: from rank 1, and of high ranks every other one, the highest among them.
     """
     small = space(prob, "saddles")
     used = np.any(starts.W != 0, axis=1) | np.any(starts.H != 0, axis=2)
