@@ -35,7 +35,7 @@ def solve_positive(A: Float[Array, "n n *B"], X: Float[Array, "n m *B"]) -> Floa
     return jax.lax.fori_loop(0, n, substitute, jnp.zeros_like(X))
 
 
-def product(A: Float[Array, "m k *B"], X: Float[Array, "k n *B"]) -> Float[Array, "m n *B"]:
+def product(A: Float[Array, "m k *#B"], X: Float[Array, "k n *#B"]) -> Float[Array, "m n *#B"]:
     """Return the matrix products of two stacks, or of two matrices."""
     if A.ndim == 2:
         return A @ X
