@@ -78,7 +78,7 @@ def _expand_one(prob: Problem, x: Float[Array, "D 1"], lanes: Lanes) -> Expanded
 
 
 def batch_size(prob: Problem) -> int:
-    """Return how many points to evaluate at once: on a CPU what a core's cache holds, else a device's fill."""
+    """Return how many points to evaluate at once: what a core's cache holds, else a device's fill."""
     n = _variables(prob)
     if jax.default_backend() != "cpu":
         return max(16, min(2**13, 2**26 // n**2))
