@@ -31,7 +31,7 @@ from ufm_jax.landscape.spectrum import DENSE_LIMIT, Block, whole_block
 from ufm_jax.landscape.units import Units, doubt, even_norm
 from ufm_jax.numerics.derivatives import dense_hessian, floating
 from ufm_jax.numerics.lockstep import Sizes, Stacked
-from ufm_jax.numerics.marquardt import Expand
+from ufm_jax.numerics.marquardt import Shift, Slope
 
 Key = PRNGKeyArray
 Target = str | int  # "minima", "saddles" of any index, or the index of saddles
@@ -62,14 +62,14 @@ class Batched(NamedTuple):
     width: int  # how many points to evaluate at once
 
 
-class Eliminated(NamedTuple):
-    """The gradient of f, some variables eliminated, at many points at once, the batch last."""
+class Shifted(NamedTuple):
+    """∇f and (∇²f + iσ)⁻¹ ∇f at many points at once, the batch last (`numerics.marquardt`)."""
 
-    expand: Expand
-    data: Any  # its second argument: constants of the lanes
+    slope: Callable[..., Slope]
+    shift: Callable[..., Shift]
+    data: Any  # their second argument: constants of the lanes
     into: Callable[[Any], Float[Array, "D B"]]  # points of the landscape, on the first axis, -> these
     back: Callable[[Float[Array, "D B"]], Any]
-    free: int  # variables that are left: the first
     width: int  # how many points to evaluate at once
 
 
@@ -275,7 +275,7 @@ class Landscape(Structure):
             width=self.batch_size,
         )
 
-    def eliminated(self, lanes: dict[str, Array]) -> Eliminated | None:
+    def shifted(self, lanes: dict[str, Array]) -> Shifted | None:
         """Return ∇f at many points toward critical points of any index; None: each is searched by itself.
 
         Each field in `lanes` has one entry a point, as for `batched`.

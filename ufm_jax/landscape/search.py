@@ -238,11 +238,11 @@ def approach_together(
 ) -> CriticalPoint:
     """Search in `space` for critical points of any index, from the first `count` of S starts there at once.
 
-    As `descend_together`, by `numerics.marquardt`: for a space that is `Landscape.eliminated`.
+    As `descend_together`, by `numerics.marquardt`: for a space that is `Landscape.shifted`.
     """
-    f = space.eliminated(fields)
+    f = space.shifted(fields)
     assert f is not None
-    found = marquardt(f.expand, f.into(starts), f.data, count, free=f.free, width=f.width, gtol=SOLVED)
+    found = marquardt(f.slope, f.shift, f.into(starts), f.data, count, width=f.width, gtol=SOLVED)
     x = jax.vmap(landscape.lift)(f.back(found.x))
     return jax.vmap(
         lambda x, fields, status, steps: _measured(at_lane(landscape, fields), x, status, steps, SOLVED)

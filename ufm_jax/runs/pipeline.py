@@ -17,6 +17,7 @@ from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.landscape import Effort, Key, Landscape, Target
 from ufm_jax.landscape.search import (
     CriticalPoint,
+    Newton,
     approach_together,
     descend_together,
     method_of,
@@ -97,7 +98,7 @@ def judge(landscape: Landscape, fields: Fields, x: Any, target: Target, spectra:
 
 def _together(landscape: Landscape, target: Target) -> bool:
     """True if searches toward the target advance together, though they are no descents."""
-    return target == "saddles" and landscape.space(target).eliminated({}) is not None
+    return target == "saddles" and landscape.space(target).shifted({}) is not None
 
 
 def _approached(landscape: Landscape, fields: Fields, begin: Any) -> CriticalPoint:
@@ -110,11 +111,22 @@ def _approached(landscape: Landscape, fields: Fields, begin: Any) -> CriticalPoi
     point = jax.tree.map(empty, parts[0][1])
     for which, part in parts:
         point = jax.tree.map(partial(_put, which), point, part)
-    return _finished(landscape, fields, point, "saddles")
+    return _begun_again(landscape, fields, begin, point)
+
+
+def _begun_again(landscape: Landscape, fields: Fields, begin: Any, point: CriticalPoint) -> CriticalPoint:
+    """Search once more, each by itself, from the starts of those that did not come down together."""
+    more = np.flatnonzero(point.status != Status.CONVERGED)
+    if not len(more):
+        return point
+    run = partial(_searches_from, landscape, target="saddles")
+    again = in_shares(run, _dense_share(landscape), *_take(more, fields, begin))
+    again = again._replace(num_steps=again.num_steps + point.num_steps[more])
+    return jax.tree.map(partial(_put, more), point, again)
 
 
 def _lanes_together(space: Landscape) -> int:
-    found = space.eliminated({})
+    found = space.shifted({})
     assert found is not None
     return max(BATCH, FILLINGS * found.width)
 
@@ -135,16 +147,12 @@ def _dense_share(landscape: Landscape) -> int:
     return max(1, min(BATCH, NUMBERS // max(each, landscape.num_variables)))
 
 
-def _finished(
-    landscape: Landscape, fields: Fields, point: CriticalPoint, target: Target = "minima"
-) -> CriticalPoint:
-    """Go on, each by itself, with the searches that did not come down; descents by second order."""
+def _finished(landscape: Landscape, fields: Fields, point: CriticalPoint) -> CriticalPoint:
+    """Go on by second order with the descents that did not come down."""
     more = np.flatnonzero(point.status != Status.CONVERGED)
     if not len(more):
         return point
-    further = in_shares(
-        partial(_further, landscape, target=target), _dense_share(landscape), *_take(more, fields, point)
-    )
+    further = in_shares(partial(_further, landscape), _dense_share(landscape), *_take(more, fields, point))
     return jax.tree.map(partial(_put, more), point, further)
 
 
@@ -235,20 +243,15 @@ def _searches_from(
     return over_devices(share)(landscape, fields, begin, counts)
 
 
-@partial(jit_small, static_argnames=("target",))
+@jit_small
 def _further(
-    landscape: Landscape,
-    fields: Fields,
-    point: CriticalPoint,
-    counts: Int[Array, " devices"],
-    *,
-    target: Target,
+    landscape: Landscape, fields: Fields, point: CriticalPoint, counts: Int[Array, " devices"]
 ) -> CriticalPoint:
     def share(landscape: Landscape, fields: Fields, point: CriticalPoint, count: Any) -> CriticalPoint:
         def one(fields: Fields, point: CriticalPoint) -> CriticalPoint:
             here = at_lane(landscape, fields)
-            space = here.space(target)
-            found = search_from(here, space, space.restrict(point.x), method_of(target))
+            space = here.space("minima")
+            found = search_from(here, space, space.restrict(point.x), Newton())
             return found._replace(num_steps=point.num_steps + found.num_steps)
 
         return each_lane(one, count[0])(fields, point)

@@ -9,17 +9,17 @@ from jaxtyping import Array, Float
 
 from ufm_jax.landscape.balls import Balls
 from ufm_jax.landscape.fields import at_lane
-from ufm_jax.landscape.landscape import Batched, Effort, Eliminated, Target
+from ufm_jax.landscape.landscape import Batched, Effort, Shifted, Target
 from ufm_jax.landscape.units import Units, doubt_if_even
 from ufm_jax.models.unconstrained import (
     balls,
     blocks,
     census,
     certificate,
-    eliminated,
     names,
     objective,
     reduction,
+    shifted,
     sizes,
     stacked,
     starts,
@@ -99,8 +99,8 @@ class UnconstrainedFeatureModel(Problem):
     def batched(self, lanes: dict[str, Array]) -> Batched:
         return stacked.batched(at_lane(self, lanes))
 
-    def eliminated(self, lanes: dict[str, Array]) -> Eliminated | None:
-        return eliminated.eliminated(at_lane(self, lanes)) if self.collapsed and self.loss.convex else None
+    def shifted(self, lanes: dict[str, Array]) -> Shifted | None:
+        return shifted.shifted(at_lane(self, lanes)) if self.collapsed and self.loss.convex else None
 
     @property
     def batch_size(self) -> int:

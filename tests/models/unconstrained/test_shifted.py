@@ -1,4 +1,4 @@
-"""f without its features: its derivatives, searches toward saddles from its starts, and their rows."""
+"""f toward saddles: its derivatives with a shift, searches toward saddles from its starts, and their rows."""
 
 from dataclasses import replace
 
@@ -10,9 +10,11 @@ import pytest
 import ufm_jax as ufm
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.eliminated import batch_size, eliminated
+from ufm_jax.models.unconstrained import shifted as shifting
+from ufm_jax.models.unconstrained.shifted import batch_size, shifted
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import reduced
+from ufm_jax.models.unconstrained.sizes import units
 from ufm_jax.numerics.status import Status
 from ufm_jax.runs.engine import sweep
 from ufm_jax.runs.pipeline import from_starts, search
@@ -33,30 +35,36 @@ def model(**given):
     )
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_derivatives_are_those_of_the_features_best_values(name):
+def test_slope_and_shift_are_those_of_f(name, alone, monkeypatch):
+    if alone:
+        monkeypatch.setattr(shifting, "WRITTEN_OUT", 0)
     small = replace(reduced(model(**PROBLEMS[name])), dim=2)
-    f = eliminated(small)
-    n = f.free
-    z = f.into(jax.vmap(lambda key: starts.gaussian(small, key))(jax.random.split(jax.random.key(0), 4)))
-    for _ in range(10):
-        there = jax.jit(f.expand)(z, f.data)
-        z = there.x
-    assert np.all(there.settled)
+    f = shifted(small)
+    assert (f.width == 1) == alone
+    x = f.into(jax.vmap(lambda key: starts.gaussian(small, key))(jax.random.split(jax.random.key(0), 4)))
     value = lambda x: objective(small)(jax.tree.map(lambda a: a[0], f.back(x[:, None])))
     derivatives = jax.jit(lambda x: (value(x), jax.grad(value)(x), jax.hessian(value)(x)))
-    for i in range(z.shape[1]):
-        f_i, g, H = derivatives(z[:, i])
-        schur = H[:n, :n] - H[:n, n:] @ np.linalg.solve(H[n:, n:], H[n:, :n])
-        np.testing.assert_allclose(there.value[i], f_i, rtol=1e-14)
-        np.testing.assert_allclose(g[n:], 0.0, atol=1e-14)
-        np.testing.assert_allclose(there.grad[:, i], g[:n], atol=1e-14)
-        np.testing.assert_allclose(there.hess[..., i], schur, atol=1e-13)
+    for i in range(x.shape[1]):
+        here = x[:, i : i + 1] if alone else x
+        j = 0 if alone else i
+        first = jax.jit(f.slope)(here, f.data)
+        z = jax.jit(f.shift)(here, f.data, first.grad, jnp.full(here.shape[1], 1e-2))
+        f_i, g, H = map(np.asarray, derivatives(x[:, i]))
+        np.testing.assert_allclose(first.value[j], f_i, rtol=1e-14)
+        np.testing.assert_allclose(first.grad[:, j], g, atol=1e-14)
+        np.testing.assert_allclose(first.unit[j], np.sqrt(units(small, jnp.asarray(f_i)).value * small.strength), rtol=1e-14)
+        # largest entry of the diagonal, and what couples features to the rest
+        assert 0.5e-2 * np.max(np.abs(H)) <= z.sigma[j] <= 2e-2 * np.max(np.abs(H)) + 1e-2
+        expected = np.linalg.solve(H + 1j * float(z.sigma[j]) * np.eye(len(H)), g)
+        np.testing.assert_allclose(z.re[:, j], expected.real, atol=1e-11)
+        np.testing.assert_allclose(z.im[:, j], expected.imag, atol=1e-11)
 
 
 def test_to_and_fro_is_the_point_less_the_shift_of_all_logits():
     small = reduced(model())
-    f, p = eliminated(small), starts.gaussian(small, jax.random.key(1))
+    f, p = shifted(small), starts.gaussian(small, jax.random.key(1))
     q = jax.tree.map(lambda a: a[0], f.back(f.into(jax.tree.map(lambda a: a[None], p))))
     np.testing.assert_allclose(q.W, p.W - jnp.mean(p.W, axis=0), atol=1e-14)
     np.testing.assert_allclose(q.b, p.b - jnp.mean(p.b), atol=1e-14)
