@@ -1,10 +1,10 @@
 """Many roots of gradients at once: Levenberg–Marquardt on a pool of lanes that advance together (`pool`).
 
 As `rootfind.levenberg_marquardt`, in which the signs of curvature play no part: minima, saddles and maxima
-all attract. Two things are other. A step −(H² + σ²)⁻¹ H g is the real part of −(H + iσ)⁻¹ g, which whoever evaluates
-the gradient solves for: with the structure that H has, and without its square. And a lane that comes down too
-slowly is pushed along its gradient and begins again there. It is then near a local minimum of ‖g‖ with g ≠ 0, as
-a fold is: H has a null vector, and g is along it.
+all attract. Two things are other. A step −(H² + σ²)⁻¹ H g is the real part of −(H + iσ)⁻¹ g, for which
+whoever evaluates the gradient solves: with the structure that H has, and without its square. And a lane that
+comes down too slowly is pushed along its gradient and begins again there. It is then near a local minimum of
+‖g‖ with g ≠ 0, as a fold is: H has a null vector, and g is along it.
 """
 
 from collections.abc import Callable

@@ -188,7 +188,7 @@ def _searches(
     return over_devices(share)(landscape, fields, jax.vmap(partial(_key_of, key))(start), start, counts)
 
 
-@partial(jit_small, static_argnames=("target",))
+@partial(jit_small, static_argnames=("target",), quick=True)
 def _drawn(
     landscape: Landscape,
     fields: Fields,
@@ -216,7 +216,7 @@ def _key_of(key: Key, start: Int[Array, ""]) -> Key:
     return jnp.where(high > 0, jax.random.fold_in(folded, high), folded)
 
 
-@jit_small
+@partial(jit_small, quick=True)
 def _approaches(
     landscape: Landscape, space: Landscape, fields: Fields, begin: Any, counts: Int[Array, " devices"]
 ) -> CriticalPoint:
@@ -259,7 +259,7 @@ def _further(
     return over_devices(share)(landscape, fields, point, counts)
 
 
-@partial(jit_small, static_argnames=("effort",))
+@partial(jit_small, static_argnames=("effort",), quick=True)
 def _evidence(
     landscape: Landscape, fields: Fields, x: Any, counts: Int[Array, " devices"], *, effort: Effort
 ) -> Evidence:

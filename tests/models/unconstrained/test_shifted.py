@@ -9,11 +9,11 @@ import pytest
 
 import ufm_jax as ufm
 from ufm_jax.landscape.evidence import examine
-from ufm_jax.models.unconstrained import starts
 from ufm_jax.models.unconstrained import shifted as shifting
-from ufm_jax.models.unconstrained.shifted import batch_size, shifted
+from ufm_jax.models.unconstrained import starts
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.reduction import reduced
+from ufm_jax.models.unconstrained.shifted import batch_size, shifted
 from ufm_jax.models.unconstrained.sizes import units
 from ufm_jax.numerics.status import Status
 from ufm_jax.runs.engine import sweep
@@ -54,7 +54,9 @@ def test_slope_and_shift_are_those_of_f(name, alone, monkeypatch):
         f_i, g, H = map(np.asarray, derivatives(x[:, i]))
         np.testing.assert_allclose(first.value[j], f_i, rtol=1e-14)
         np.testing.assert_allclose(first.grad[:, j], g, atol=1e-14)
-        np.testing.assert_allclose(first.unit[j], np.sqrt(units(small, jnp.asarray(f_i)).value * small.strength), rtol=1e-14)
+        np.testing.assert_allclose(
+            first.unit[j], np.sqrt(units(small, jnp.asarray(f_i)).value * small.strength), rtol=1e-14
+        )
         # largest entry of the diagonal, and what couples features to the rest
         assert 0.5e-2 * np.max(np.abs(H)) <= z.sigma[j] <= 2e-2 * np.max(np.abs(H)) + 1e-2
         expected = np.linalg.solve(H + 1j * float(z.sigma[j]) * np.eye(len(H)), g)

@@ -194,10 +194,10 @@ def examined(
     return _examine(point.prob, point.params, grad_tol=grad_tol, gap_tol=gap_tol)
 
 
-_is_critical = jit_small(is_critical, static_argnames=("grad_tol",), run_once=True)
+_is_critical = jit_small(is_critical, static_argnames=("grad_tol",), quick=True)
 
 
-@partial(jit_small, static_argnames=("grad_tol", "gap_tol", "direction"), run_once=True)
+@partial(jit_small, static_argnames=("grad_tol", "gap_tol", "direction"), quick=True)
 def _examine_off_critical(
     prob: Problem, p: Params, grad_tol: float, gap_tol: float, direction: bool
 ) -> Examined:
@@ -205,7 +205,7 @@ def _examine_off_critical(
     return seen if direction else seen._replace(direction=None)
 
 
-@partial(jit_small, static_argnames=("grad_tol", "gap_tol"), run_once=True)
+@partial(jit_small, static_argnames=("grad_tol", "gap_tol"), quick=True)
 def _examine(prob: Problem, p: Params, grad_tol: float, gap_tol: float) -> Examined:
     return examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol)
 

@@ -25,8 +25,6 @@ from ufm_jax.landscape.spectrum import DENSE_LIMIT
 from ufm_jax.models.unconstrained.objective import columns, logit_gradient, logits, members
 from ufm_jax.models.unconstrained.problem import Params, Problem
 
-RANKS = 3  # up to which each rank has a space of its own in searches toward saddles
-
 
 def collapse(prob: Problem) -> Problem:
     """Return the collapsed problem, with K columns in place of N."""
@@ -185,12 +183,12 @@ def spaces(prob: Problem, starts: Params) -> list[tuple[Problem, np.ndarray]]:
     """Return the reduced problem in so many coordinates as starts use, and which starts (`Landscape.spaces`).
 
     The gradient is zero in a coordinate that neither W nor H̃ uses, so a search never enters it. One problem
-    is one program: from rank 1, and of high ranks every other one, the highest among them.
+    is one program, so there are two: for ranks up to half of the highest, and for all.
     """
     small = space(prob, "saddles")
     used = np.any(starts.W != 0, axis=1) | np.any(starts.H != 0, axis=2)
     rank = np.max(used * np.arange(1, small.dim + 1), axis=1)
-    ladder = [r for r in range(1, small.dim + 1) if r <= RANKS or (small.dim - r) % 2 == 0]
+    ladder = sorted({-(-small.dim // 2), small.dim})
     rung = np.searchsorted(ladder, rank)
     return [(replace(small, dim=ladder[i]), np.flatnonzero(rung == i)) for i in np.unique(rung)]
 

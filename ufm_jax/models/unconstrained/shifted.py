@@ -5,15 +5,16 @@ in the rest, (∇²f + iσ)⁻¹ is known from the Schur complement
 
     S = A + iσ − Σ_k C_k (B_k + iσ)⁻¹ C_kᵀ,
 
-in closed form. Where the loss does not see a shift of all logits, 1ᵀW and 1ᵀb vanish at critical points (but for a
-bias without decay, whose shift is a symmetry) and are left out: S is of order (K − 1)(r + 1).
+in closed form. Where the loss does not see a shift of all logits, 1ᵀW and 1ᵀb vanish at critical points (but
+for a bias without decay, whose shift is a symmetry) and are left out: S is of order (K − 1)(r + 1).
 
 x is (D, B): rows of (QᵀŴ, Qᵀb̂) with Q's columns an orthonormal basis of logits, then Ĥ, all in even
 coordinates (`sizes`).
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,21 @@ class _Here(NamedTuple):
     decays: Float[Array, "c *B"]
 
 
+class _Curvature(NamedTuple):
+    """∇²f at a batch, or at one point, and a shift of it: of class k, whose feature's mixed block is
+
+    C_k = A_k V ⊗ e_k + g_k ⊗ (1, 0), with V = QᵀŴ.
+    """
+
+    A: Float[Array, "q q K *B"]  # in the logits
+    AV: Float[Array, "q r K *B"]
+    B: Float[Array, "r r K *B"]  # in the feature
+    E: Float[Array, "c K *B"]
+    G: Float[Array, "q K *B"]
+    decays: Float[Array, "c *B"]
+    sigma: Float[Array, " *B"]
+
+
 def shifted(prob: Problem) -> Shifted:
     """Return f at many points, for a collapsed problem whose decays have one entry a lane."""
     (K, q), r, order = _logit_basis(prob).shape, prob.dim, _order(prob)
@@ -71,8 +87,8 @@ def shifted(prob: Problem) -> Shifted:
         p = Params(factors.W * X[:, :r], H, lanes.bias * X[:, r] if prob.bias else None)
         return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), p)
 
-    alone = batch_size(prob) == 1
-    slope, shift = (partial(_alone if alone else _together, f, prob) for f in (_slope, _shift))
+    batched = (lambda f: partial(_alone, f, prob)) if batch_size(prob) == 1 else (lambda f: partial(f, prob))
+    slope, shift = batched(_slope), batched(_shift)
     return Shifted(slope, shift, lanes, into, back, batch_size(prob))
 
 
@@ -86,13 +102,9 @@ def batch_size(prob: Problem) -> int:
     return 128 if n <= 12 else 64 if n <= 20 else 32
 
 
-def _together(f, prob, x, lanes, *more):
-    return f(prob, x, lanes, *more)
-
-
-def _alone(f, prob, x, lanes, *more):
+def _alone(f: Callable[..., Any], prob: Problem, *given: Any) -> Any:
     """Evaluate a batch of one, whose linear algebra is a library's."""
-    there = f(prob, *jax.tree.map(lambda a: a[..., 0] if a.ndim else a, (x, lanes, *more)))
+    there = f(prob, *jax.tree.map(lambda a: a[..., 0] if a.ndim else a, given))
     return jax.tree.map(lambda a: a[..., None], there)
 
 
@@ -145,58 +157,76 @@ def _slope(prob: Problem, x: Float[Array, "D *B"], lanes: Lanes) -> Slope:
 
 
 def _shift(
-    prob: Problem, x: Float[Array, "D *B"], lanes: Lanes, grad: Float[Array, "D *B"], damping: Float[Array, " *B"]
+    prob: Problem,
+    x: Float[Array, "D *B"],
+    lanes: Lanes,
+    grad: Float[Array, "D *B"],
+    damping: Float[Array, " *B"],
 ) -> Shift:
     """Return (∇²f + iσ)⁻¹ ∇f, σ in units of the largest entry of ∇²f on its diagonal."""
-    at, r, order, batch = _columns(prob, x), prob.dim, _order(prob), x.shape[1:]
-    X, H, Z, E, decays = _here(prob, at, x, lanes)
-    q, c = X.shape[:2]
-    G = product(jnp.swapaxes(at.Q, 0, 1), prob.loss.slope(Z, at.T) * (at.weights * at.scales))  # (q, K)
-    A = _curvature(prob, at, Z)  # (q, q, K)
-    V = X[:, :r, None]  # (q, r, 1)
-    AV = product(A, V) * at.scales  # (q, r, K)
-    VA = jnp.swapaxes(AV, 0, 1)
-    eye = _eye(r, (prob.num_classes, *batch))
-    B = product(jnp.swapaxes(V, 0, 1), AV) * at.scales + lanes.strength * eye
-
-    diagonal = product(jnp.stack([A[i, i] for i in range(q)]), jnp.swapaxes(E**2, 0, 1)) + decays
-    largest = jnp.maximum(jnp.max(diagonal, axis=(0, 1)), jnp.max(jnp.stack([B[i, i] for i in range(r)]), axis=(0, 1)))
-    sigma = damping * (largest + jnp.max(jnp.abs(G), axis=(0, 1)))
-
+    at = _curvature(prob, x, lanes, damping)
+    (q, c), r, batch = (len(at.A), len(at.E)), len(at.B), x.shape[1:]
+    order = q * c
     grad_x, grad_h = grad[:order].reshape(q, c, *batch), grad[order:].reshape(r, -1, *batch)
-    right = jnp.concatenate([VA, jnp.broadcast_to(eye, B.shape), grad_h[:, None]], axis=1)
-    solved = solve(Complex(B, sigma * jnp.broadcast_to(eye, B.shape)), Complex(right, jnp.zeros_like(right)))
-    parts = [Complex(a, b) for a, b in zip(*(_split(part, q, r) for part in solved), strict=True)]
-    U, inverse, y = parts  # (r, q, K), (r, r, K), (r, K)
 
-    from_features = lambda y: product(jnp.sum(AV * y[None], axis=1), jnp.swapaxes(E, 0, 1)) + _widened(
-        prob, product(G, jnp.swapaxes(y, 0, 1))
-    )
+    # P_k = (B_k + iσ)⁻¹, U_k = P_k Vᵀ A_k and y_k = P_k ∂f/∂h_k
+    eye = _eye(r, at.B.shape[2:])
+    right = jnp.concatenate([jnp.swapaxes(at.AV, 0, 1), eye + 0 * at.B, grad_h[:, None]], axis=1)
+    solved = solve(Complex(at.B, at.sigma * eye + 0 * at.B), Complex(right, jnp.zeros_like(right)))
+    U, P, y = (Complex(*(a[:, cut] for a in solved)) for cut in (slice(q), slice(q, q + r), q + r))
+
     flat = lambda a: a.reshape(order, 1, *batch)
-    left = Complex(flat(grad_x - from_features(y.re)), flat(-from_features(y.im)))
-    S = _schur(prob, Complex(A - product(AV, U.re), -product(AV, U.im)), E, G, U, inverse)
+    left = Complex(flat(grad_x - _from_features(at, y.re)), flat(-_from_features(at, y.im)))
     one = _eye(order, batch)
-    own = jnp.broadcast_to(decays, (q, *decays.shape)).reshape(order, *batch)
-    S = Complex(S.re.reshape(order, order, *batch) + one * own, S.im.reshape(order, order, *batch) + one * sigma)
-    z = solve(S, left)
-    z_x = Complex(*(part.reshape(q, c, *batch) for part in z))
+    own = jnp.broadcast_to(at.decays, (q, *at.decays.shape)).reshape(order, *batch)
+    square = lambda a: a.reshape(order, order, *batch)
+    S = Complex(
+        square(_schur(at, at.A - product(at.AV, U.re), U.re, P.re)) + one * own,
+        square(_schur(at, -product(at.AV, U.im), U.im, P.im)) + one * at.sigma,
+    )
+    z = Complex(*(a.reshape(q, c, *batch) for a in solve(S, left)))
 
-    # h_k = y_k − U_k X e_k − (B_k + iσ)⁻¹ Xᵀ g_k, X of this solution
-    def to_features(U: Array, inverse: Array, x: Array) -> Float[Array, "r K *B"]:
-        logits, pulled = product(x, E), product(jnp.swapaxes(x[:, :r], 0, 1), G)
-        return jnp.sum(U * logits[None], axis=1) + jnp.sum(inverse * pulled[None], axis=1)
-
-    re = y.re - (to_features(U.re, inverse.re, z_x.re) - to_features(U.im, inverse.im, z_x.im))
-    im = y.im - (to_features(U.re, inverse.re, z_x.im) + to_features(U.im, inverse.im, z_x.re))
-    join = lambda zx, zh: jnp.concatenate([zx.reshape(order, *batch), zh.reshape(-1, *batch)])
-    return Shift(join(z.re, re), join(z.im, im), sigma)
-
-
-def _split(part: Float[Array, "r m K *B"], q: int, r: int) -> tuple[Array, Array, Array]:
-    return part[:, :q], part[:, q : q + r], part[:, q + r]
+    # of a feature: y_k − P_k C_kᵀ z
+    re = y.re - (_to_features(at, U.re, P.re, z.re) - _to_features(at, U.im, P.im, z.im))
+    im = y.im - (_to_features(at, U.re, P.re, z.im) + _to_features(at, U.im, P.im, z.re))
+    join = lambda of_x, of_h: jnp.concatenate([of_x.reshape(order, *batch), of_h.reshape(-1, *batch)])
+    return Shift(join(z.re, re), join(z.im, im), at.sigma)
 
 
-def _curvature(prob: Problem, at: _Columns, Z: Float[Array, "K K *B"]) -> Float[Array, "q q K *B"]:
+def _curvature(
+    prob: Problem, x: Float[Array, "D *B"], lanes: Lanes, damping: Float[Array, " *B"]
+) -> _Curvature:
+    at, r = _columns(prob, x), prob.dim
+    here = _here(prob, at, x, lanes)
+    A = _logit_curvature(prob, at, here.Z)
+    V = here.X[:, :r, None]
+    AV = product(A, V) * at.scales
+    B = product(jnp.swapaxes(V, 0, 1), AV) * at.scales + lanes.strength * _eye(r, AV.shape[2:])
+    slope = prob.loss.slope(here.Z, at.T) * (at.weights * at.scales)
+    G = product(jnp.swapaxes(at.Q, 0, 1), slope)
+
+    diagonal = lambda a: jnp.stack([a[i, i] for i in range(len(a))])
+    most = lambda a: jnp.max(a, axis=(0, 1))
+    of_x = product(diagonal(A), jnp.swapaxes(here.E**2, 0, 1)) + here.decays
+    largest = jnp.maximum(most(of_x), most(diagonal(B))) + most(jnp.abs(G))
+    return _Curvature(A, AV, B, here.E, G, here.decays, damping * largest)
+
+
+def _from_features(at: _Curvature, y: Float[Array, "r K *B"]) -> Float[Array, "q c *B"]:
+    """Return Σ_k C_k y_k."""
+    by_logits = product(jnp.sum(at.AV * y[None], axis=1), jnp.swapaxes(at.E, 0, 1))
+    return by_logits + _widened(product(at.G, jnp.swapaxes(y, 0, 1)), len(at.E), axis=1)
+
+
+def _to_features(
+    at: _Curvature, U: Float[Array, "r q K *B"], P: Float[Array, "r r K *B"], x: Float[Array, "q c *B"]
+) -> Float[Array, "r K *B"]:
+    """Return P_k C_kᵀ x."""
+    logits, pulled = product(x, at.E), product(jnp.swapaxes(x[:, : len(at.B)], 0, 1), at.G)
+    return jnp.sum(U * logits[None], axis=1) + jnp.sum(P * pulled[None], axis=1)
+
+
+def _logit_curvature(prob: Problem, at: _Columns, Z: Float[Array, "K K *B"]) -> Float[Array, "q q K *B"]:
     """Return Qᵀ ∇²ℓ_k Q of each class k, times its weight."""
     Q = at.Q[:, :, None]  # (K, q, 1)
     each = jnp.broadcast_to(jnp.swapaxes(Q, 0, 1), (Q.shape[1], *Z.shape))
@@ -205,37 +235,27 @@ def _curvature(prob: Problem, at: _Columns, Z: Float[Array, "K K *B"]) -> Float[
 
 
 def _schur(
-    prob: Problem,
-    M: Complex,
-    E: Float[Array, "c K *B"],
-    G: Float[Array, "q K *B"],
-    U: Complex,
-    inverse: Complex,
-) -> Complex:
-    """Return Σ_k A_k ⊗ e_k e_kᵀ − C_k (B_k + iσ)⁻¹ C_kᵀ, where C_k = A_k V ⊗ e_k + g_k ⊗ (1, 0).
+    at: _Curvature, M: Float[Array, "q q K *B"], U: Float[Array, "r q K *B"], P: Float[Array, "r r K *B"]
+) -> Float[Array, "q c q c *B"]:
+    """Return Σ_k A_k ⊗ e_k e_kᵀ − C_k P_k C_kᵀ, or its imaginary part.
 
-    With V = QᵀŴ and U_k = (B_k + iσ)⁻¹ Vᵀ A_k this is a sum of M_k ⊗ e_k e_kᵀ, M_k = A_k − A_k V U_k, less the
-    terms of g_k: a product of K columns twice, whatever r is.
+    It is a sum of M_k ⊗ e_k e_kᵀ, M_k = A_k − A_k V U_k, less the terms of g_k: a product of K columns twice,
+    whatever r is.
     """
-    (q, K), c, r, batch = G.shape[:2], len(E), len(U.re), G.shape[2:]
+    E, G = at.E, at.G
+    (q, K), c, r, batch = G.shape[:2], len(E), len(U), G.shape[2:]
     over = lambda a, *axes: jnp.expand_dims(a, axes)
-
-    def part(M: Array, U: Array, inverse: Array) -> Float[Array, "q c q c *B"]:
-        U_wide = jnp.pad(U, ((0, c - r), *((0, 0),) * (U.ndim - 1)))
-        inverse = jnp.pad(inverse, ((0, c - r), *((0, 0),) * (inverse.ndim - 1)))
-        first = over(M, 1) * over(E, 0, 2) - over(G, 1, 2) * over(U_wide, 0)  # i, b, j, k
-        second = over(jnp.swapaxes(U, 0, 1), 1) * over(E, 0, 2) + over(G, 1, 2) * over(inverse, 0)  # i, b, c, k
-        first = product(first.reshape(-1, K, *batch), jnp.swapaxes(E, 0, 1)).reshape(q, c, q, c, *batch)
-        second = product(second.reshape(-1, K, *batch), jnp.swapaxes(G, 0, 1)).reshape(q, c, r, q, *batch)
-        second = jnp.swapaxes(second, 2, 3)
-        return first - jnp.pad(second, ((0, 0),) * 3 + ((0, c - r), *((0, 0),) * len(batch)))
-
-    return Complex(part(M.re, U.re, inverse.re), part(M.im, U.im, inverse.im))
+    wide_U, wide_P = _widened(U, c), _widened(P, c)
+    first = over(M, 1) * over(E, 0, 2) - over(G, 1, 2) * over(wide_U, 0)  # i, b, j, k
+    second = over(jnp.swapaxes(U, 0, 1), 1) * over(E, 0, 2) + over(G, 1, 2) * over(wide_P, 0)  # i, b, c, k
+    first = product(first.reshape(-1, K, *batch), jnp.swapaxes(E, 0, 1)).reshape(q, c, q, c, *batch)
+    second = product(second.reshape(-1, K, *batch), jnp.swapaxes(G, 0, 1)).reshape(q, c, r, q, *batch)
+    return first - _widened(jnp.swapaxes(second, 2, 3), c, axis=3)
 
 
-def _widened(prob: Problem, a: Float[Array, "q r *B"]) -> Float[Array, "q c *B"]:
+def _widened(a: Float[Array, "..."], size: int, axis: int = 0) -> Float[Array, "..."]:
     """Add zeros in the place of the bias."""
-    return jnp.pad(a, ((0, 0), (0, int(prob.bias)), *((0, 0),) * (a.ndim - 2)))
+    return jnp.pad(a, [(0, size - a.shape[axis] if i == axis else 0) for i in range(a.ndim)])
 
 
 def _eye(n: int, batch: tuple[int, ...]) -> Float[Array, "n n *one"]:
