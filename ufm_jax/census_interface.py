@@ -23,7 +23,7 @@ def census(
 ) -> Atlas:
     """List all critical orbits of a landscape, and test whether any is missing, where it knows how.
 
-    It ends when as many starts again as were needed bring nothing new and no test is violated, or after
+    It ends when twice as many starts again as were needed bring nothing new and no test is violated, or after
     `starts`. With `out` it is kept in a folder after every round: the same call, or `ufm census`, goes on
     there, and `load` reads it. Without, an interruption loses it. With `prove` each orbit found is proved,
     and that they are pairwise different: `atlas.proved`, and DIR/proofs.json.

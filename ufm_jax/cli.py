@@ -101,7 +101,7 @@ class Census(LandscapeFlags):
     """
 
     starts: int | None = None
-    """Searches at most; by default until as many again as were needed bring nothing new."""
+    """Searches at most; by default until twice as many again as were needed bring nothing new."""
     seed: int = 0
     prove: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Prove each orbit found, and that they differ, by interval arithmetic, into DIR/proofs.json."""

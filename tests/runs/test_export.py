@@ -12,7 +12,7 @@ import pytest
 from conftest import BALANCED, keys, make
 
 from ufm_jax import interface
-from ufm_jax.landscape import census, search, sound
+from ufm_jax.landscape import census, search, sound, together
 from ufm_jax.landscape import continuation as branches
 from ufm_jax.landscape.landscape import Effort
 from ufm_jax.landscape.search import CriticalPoint, EigenvectorFollowing, LevenbergMarquardt, Newton
@@ -25,7 +25,7 @@ from ufm_jax.runs import engine, pipeline
 PLATFORMS = ("cuda", "rocm", "tpu")
 # Whose compiled functions are all hot, but for the flows: their ODE solver raises by calling back to Python,
 # which is not exported.
-HOT = (pipeline, engine, census, interface, search, sound, branches, own_point, samples)
+HOT = (pipeline, engine, together, census, interface, search, sound, branches, own_point, samples)
 NOT_EXPORTED = {interface._flow}
 LANES = 8
 FULL = make(BALANCED, 3)  # d = K: points have as many coordinates in every form
@@ -56,7 +56,7 @@ def programs() -> dict[str, Program]:
     """Return every hot program, by the name of its function and what it is used for."""
     counts = jnp.full(jax.local_device_count(), LANES // jax.local_device_count(), jnp.int32)
     key, number = jax.random.key(0), jnp.arange(LANES)
-    small, row = reduced(MEANS), jnp.ones(LANES)
+    row = jnp.ones(LANES)
     none = jnp.zeros(LANES, jnp.int32)
     decays = {name: jnp.full(LANES, getattr(MEANS, name)) for name in DECAYS}
     found: dict[str, Program] = {}
@@ -76,6 +76,21 @@ def programs() -> dict[str, Program]:
                 (prob, fields, many(prob.space(target).zeros()), counts),
                 {"target": target},
             )
+        space = prob.space("saddles")
+        if space.shifted({}) is not None:
+            found[f"_drawn {kind}"] = Program(
+                pipeline._drawn, (prob, fields, number, counts), {"key": key, "target": "saddles"}
+            )
+            found[f"_approaches {kind}"] = Program(
+                together._approaches,
+                (prob, space, fields, many(space.zeros()), counts),
+                {"method": LevenbergMarquardt()},
+            )
+        found[f"_one_by_one {kind}"] = Program(
+            together._one_by_one,
+            (prob, fields, many(space.zeros()), counts),
+            {"method": LevenbergMarquardt()},
+        )
         found[f"_further {kind}"] = Program(
             pipeline._further, (prob, fields, CriticalPoint(point, row, none, none), counts)
         )
@@ -125,9 +140,6 @@ def programs() -> dict[str, Program]:
         ),
         "minimum by samples": Program(samples.find_minimum, (FULL, FULL.zeros())),
         "verdict by samples": Program(samples.judge, (FULL, FULL.zeros())),
-        "census, own starts": Program(
-            census._from_starts, (small, many(small.zeros())), {"method": LevenbergMarquardt()}
-        ),
     }
 
 
@@ -160,5 +172,7 @@ def test_no_hot_program_is_forgotten():
         for thing in vars(module).values()
         if is_compiled(thing) and getattr(thing, "__module__", None) == module.__name__
     }
-    assert {"_searches", "_evidence", "_drawn", "_search"} <= {thing.__name__ for thing in compiled}
+    assert {"_searches", "_evidence", "_drawn", "_search", "_approaches"} <= {
+        thing.__name__ for thing in compiled
+    }
     assert compiled - NOT_EXPORTED == {program.of for program in PROGRAMS.values()}

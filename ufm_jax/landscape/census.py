@@ -2,8 +2,8 @@
 
 Half of a round's searches descend, half go to a critical point of any index near by, from the landscape's own
 starts; a landscape that knows better starts gives those (`Landscape.census_starts`). Ends are sorted into
-orbits by their invariants, never by their value alone. It goes on until as many starts again as were needed
-so far bring nothing new and the list violates no test that the landscape knows (`Landscape.completeness`).
+orbits by their invariants, never by their value alone. It goes on until twice as many starts again as were
+needed so far bring nothing new and the list violates no test that the landscape knows (`Landscape.completeness`).
 """
 
 import functools
@@ -23,12 +23,12 @@ from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import (
     CriticalPoint,
     LevenbergMarquardt,
-    Method,
     search_from,
     search_start,
 )
 from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import DENSE_LIMIT, NOT_COUNTED
+from ufm_jax.landscape.together import critical_points
 from ufm_jax.numerics.checks import check_count
 from ufm_jax.numerics.lanes import each_lane, in_batches
 from ufm_jax.numerics.status import Status
@@ -134,7 +134,7 @@ def find_orbits(
 def _unfinished(landscape: Landscape, state: Census) -> bool:
     if not state.settled:
         return True
-    if state.num_starts >= PATIENCE * max(LEAST, 2 * state.last_new):
+    if state.num_starts >= PATIENCE * state.enough:
         return False
     return any(test.passed is False for test in completeness(landscape, state))
 
@@ -260,8 +260,8 @@ def _round(
     """Make one round's searches; return where they ended and how."""
     own = landscape.census_starts(seed, number, ROUND) if target == "critical" else None
     if own is not None:
-        starts, method = own
-        return _from_starts(space, starts, method)
+        found = critical_points(space, {}, *own)
+        return jax.vmap(ravel)(found.x), found.status
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), ROUND)
     numbers = number * ROUND + np.arange(ROUND)
     if target == "minima":
@@ -270,12 +270,6 @@ def _round(
     halves = [_drawn(space, keys[i::2], numbers[i::2], kind) for i, kind in enumerate(("minima", "saddles"))]
     ends, status = (jnp.stack(part, axis=1) for part in zip(*halves, strict=True))
     return ends.reshape(ROUND, -1), status.reshape(ROUND)
-
-
-@functools.partial(jax.jit, static_argnames="method")
-def _from_starts(space: Landscape, starts: Any, method: Method) -> tuple[Array, Array]:
-    found = each_lane(lambda x: search_from(space, space, x, method))(starts)
-    return jax.vmap(ravel)(found.x), found.status
 
 
 @functools.partial(jax.jit, static_argnames="target")

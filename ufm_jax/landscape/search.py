@@ -235,6 +235,7 @@ def approach_together(
     fields: dict[str, Array],
     starts: Any,
     count: Int[Array, ""] | int,
+    method: LevenbergMarquardt,
 ) -> CriticalPoint:
     """Search in `space` for critical points of any index, from the first `count` of S starts there at once.
 
@@ -242,8 +243,17 @@ def approach_together(
     """
     f = space.shifted(fields)
     assert f is not None
-    found = marquardt(f.slope, f.shift, f.into(starts), f.data, count, width=f.width, gtol=SOLVED)
+    found = marquardt(
+        f.slope,
+        f.shift,
+        f.into(starts),
+        f.data,
+        count,
+        width=f.width,
+        gtol=method.gtol,
+        max_steps=method.max_steps,
+    )
     x = jax.vmap(landscape.lift)(f.back(found.x))
     return jax.vmap(
-        lambda x, fields, status, steps: _measured(at_lane(landscape, fields), x, status, steps, SOLVED)
+        lambda x, fields, status, steps: _measured(at_lane(landscape, fields), x, status, steps, method.gtol)
     )(x, fields, found.status, found.num_steps)

@@ -62,7 +62,7 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
     others repeat one. Every device gets as many as the others, or one less. The results are on the host.
     """
     total, devices, parts = len(jax.tree.leaves(args)[0]), jax.local_device_count(), []
-    put = functools.partial(jax.device_put, device=NamedSharding(_mesh(), SPLIT))
+    place = functools.partial(jax.device_put, device=NamedSharding(_mesh(), SPLIT))
     for first in range(0, total, size * devices):
         number = min(total - first, size * devices)
         share = -(-number // devices)
@@ -71,11 +71,23 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
         lanes = np.minimum(first + begin[:, None] + np.arange(size), total - 1)
         # Taken by NumPy, which copies rows; on a device it would be a gather of single numbers. And put where
         # they belong, or JAX compiles a program for each shape to cut it.
-        share_of_each = jax.tree.map(lambda a: put(np.asarray(a)[lanes.ravel()]), args)  # noqa: B023
-        out = jax.device_get(f(*share_of_each, put(counts.astype(np.int32))))
+        share_of_each = jax.tree.map(lambda a: place(np.asarray(a)[lanes.ravel()]), args)  # noqa: B023
+        out = jax.device_get(f(*share_of_each, place(counts.astype(np.int32))))
         wanted = (np.arange(size) < counts[:, None]).ravel()
         parts.append(jax.tree.map(itemgetter(wanted), out))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def take(lanes: np.ndarray, *trees: Any) -> Any:
+    """Return some rows, of the first axis of every leaf."""
+    return jax.tree.map(lambda a: a[lanes], trees)
+
+
+def put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return a copy of `old` with these rows new."""
+    out = np.array(old)
+    out[lanes] = new
+    return out
 
 
 # Of XLA's CPU compiler. Without the first, kernels of a microsecond are handed from thread to thread, and two

@@ -1,7 +1,6 @@
 """The pipeline start -> search -> evidence -> verdict for any number of starts, on all local devices.
 
-A batch is a landscape and `fields`: those of its leaves that differ from start to start, by name, with one
-entry a start. The other leaves are the same for all, and on every device.
+Of batches see `landscape.together`.
 """
 
 from functools import partial
@@ -18,25 +17,26 @@ from ufm_jax.landscape.landscape import Effort, Key, Landscape, Target
 from ufm_jax.landscape.search import (
     CriticalPoint,
     Newton,
-    approach_together,
     descend_together,
     method_of,
     search_from,
     search_start,
 )
 from ufm_jax.landscape.spectrum import BASIS_BYTES, DENSE_LIMIT
+from ufm_jax.landscape.together import (
+    BATCH,
+    FILLINGS,
+    NUMBERS,
+    Fields,
+    critical_points,
+    dense_share,
+    lanes_together,
+)
 from ufm_jax.landscape.verdict import Verdict
-from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices
+from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices, put, take
 from ufm_jax.numerics.status import Status
 from ufm_jax.runs.plan import Spectra
 
-Fields = dict[str, Any]
-
-# Lanes a device and call, at least; progress is reported after it. Descents have sixteen fillings of the pool
-# of `lockstep`, whose last, when lanes run dry, is then a few percent of the work; no more numbers than fit.
-BATCH = 256
-FILLINGS = 16
-NUMBERS = 2**25
 DRAWN = 2**13  # starts toward saddles drawn at once, and searched from in one call, at least
 JUDGED = 2**16  # judged at once: eigen-solvers of accelerators take workspace a matrix, and count in 32 bits
 
@@ -61,7 +61,7 @@ def search(
     """Search from each start number (int64). A start's key is folded from `key` and its number."""
     if _together(landscape, target):
         drawn = in_shares(partial(_drawn, landscape, key=key, target=target), DRAWN, fields, start)
-        return _approached(landscape, fields, drawn)
+        return critical_points(landscape, fields, drawn)
     run = partial(_searches, landscape, key=key, target=target)
     point = in_shares(run, _share(landscape, target), fields, start)
     return _finished(landscape, fields, point) if target == "minima" else point
@@ -70,8 +70,8 @@ def search(
 def from_starts(landscape: Landscape, fields: Fields, begin: Any, target: Target) -> CriticalPoint:
     """Search from starts of one's own: points of any larger space, along the first axis of every leaf."""
     begin = jax.vmap(landscape.space(target).restrict)(begin)
-    if _together(landscape, target):
-        return _approached(landscape, fields, jax.device_get(begin))
+    if target == "saddles":
+        return critical_points(landscape, fields, begin)
     run = partial(_searches_from, landscape, target=target)
     point = in_shares(run, _share(landscape, target), fields, begin)
     return _finished(landscape, fields, point) if target == "minima" else point
@@ -79,7 +79,7 @@ def from_starts(landscape: Landscape, fields: Fields, begin: Any, target: Target
 
 def judge(landscape: Landscape, fields: Fields, x: Any, target: Target, spectra: Spectra) -> Evidence:
     """Examine each point; with spectra "needed", only those that certificates do not decide."""
-    few = _dense_share(landscape)
+    few = dense_share(landscape)
     efforts = landscape.efforts(target) if spectra == "needed" else ()
     evidence: Evidence | None = None
     for effort in (*efforts, "spectrum"):
@@ -90,8 +90,8 @@ def judge(landscape: Landscape, fields: Fields, x: Any, target: Target, spectra:
             continue
         left = np.flatnonzero(evidence.verdict == Verdict.UNDECIDED)
         if len(left):
-            closer = in_shares(run, few, *_take(left, fields, x))
-            evidence = jax.tree.map(partial(_put, left), evidence, closer)
+            closer = in_shares(run, few, *take(left, fields, x))
+            evidence = jax.tree.map(partial(put, left), evidence, closer)
     assert evidence is not None
     return evidence
 
@@ -101,50 +101,13 @@ def _together(landscape: Landscape, target: Target) -> bool:
     return target == "saddles" and landscape.space(target).shifted({}) is not None
 
 
-def _approached(landscape: Landscape, fields: Fields, begin: Any) -> CriticalPoint:
-    """Search toward saddles from points of their space, in smaller ones that the starts do not leave."""
-    total, parts = len(jax.tree.leaves(begin)[0]), []
-    for space, which in landscape.spaces(begin):
-        run, size = partial(_approaches, landscape, space), _lanes_together(space)
-        parts.append((which, in_shares(run, size, *_take(which, fields, begin))))
-    empty = lambda a: np.zeros((total, *a.shape[1:]), a.dtype)
-    point = jax.tree.map(empty, parts[0][1])
-    for which, part in parts:
-        point = jax.tree.map(partial(_put, which), point, part)
-    return _begun_again(landscape, fields, begin, point)
-
-
-def _begun_again(landscape: Landscape, fields: Fields, begin: Any, point: CriticalPoint) -> CriticalPoint:
-    """Search once more, each by itself, from the starts of those that did not come down together."""
-    more = np.flatnonzero(point.status != Status.CONVERGED)
-    if not len(more):
-        return point
-    run = partial(_searches_from, landscape, target="saddles")
-    again = in_shares(run, _dense_share(landscape), *_take(more, fields, begin))
-    again = again._replace(num_steps=again.num_steps + point.num_steps[more])
-    return jax.tree.map(partial(_put, more), point, again)
-
-
-def _lanes_together(space: Landscape) -> int:
-    found = space.shifted({})
-    assert found is not None
-    return max(BATCH, FILLINGS * found.width)
-
-
 def _share(landscape: Landscape, target: Target) -> int:
     if _together(landscape, target):
-        return max(_lanes_together(landscape.space(target)), DRAWN)
+        return max(lanes_together(landscape.space(target)), DRAWN)
     if target != "minima":
-        return _dense_share(landscape)
+        return dense_share(landscape)
     space = landscape.space("minima")
     return max(1, min(max(BATCH, FILLINGS * space.batch_size), NUMBERS // space.num_variables))
-
-
-def _dense_share(landscape: Landscape) -> int:
-    """Return how many lanes at most hold Hessians of the largest block, and points, within `NUMBERS`."""
-    variables = landscape.largest_block
-    each = variables**2 if variables <= DENSE_LIMIT else BASIS_BYTES // 8
-    return max(1, min(BATCH, NUMBERS // max(each, landscape.num_variables)))
 
 
 def _finished(landscape: Landscape, fields: Fields, point: CriticalPoint) -> CriticalPoint:
@@ -152,18 +115,8 @@ def _finished(landscape: Landscape, fields: Fields, point: CriticalPoint) -> Cri
     more = np.flatnonzero(point.status != Status.CONVERGED)
     if not len(more):
         return point
-    further = in_shares(partial(_further, landscape), _dense_share(landscape), *_take(more, fields, point))
-    return jax.tree.map(partial(_put, more), point, further)
-
-
-def _take(lanes: np.ndarray, *trees: Any) -> Any:
-    return jax.tree.map(lambda a: a[lanes], trees)
-
-
-def _put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    out = np.array(old)
-    out[lanes] = new
-    return out
+    further = in_shares(partial(_further, landscape), dense_share(landscape), *take(more, fields, point))
+    return jax.tree.map(partial(put, more), point, further)
 
 
 @partial(jit_small, static_argnames=("target",))
@@ -214,17 +167,6 @@ def _key_of(key: Key, start: Int[Array, ""]) -> Key:
     high = (start >> 32).astype(jnp.uint32)
     folded = jax.random.fold_in(key, (start & 0xFFFFFFFF).astype(jnp.uint32))
     return jnp.where(high > 0, jax.random.fold_in(folded, high), folded)
-
-
-@partial(jit_small, quick=True)
-def _approaches(
-    landscape: Landscape, space: Landscape, fields: Fields, begin: Any, counts: Int[Array, " devices"]
-) -> CriticalPoint:
-    def share(both: Any, fields: Fields, begin: Any, count: Any) -> CriticalPoint:
-        landscape, space = both
-        return approach_together(landscape, space, fields, jax.vmap(space.restrict)(begin), count[0])
-
-    return over_devices(share)((landscape, space), fields, begin, counts)
 
 
 @partial(jit_small, static_argnames=("target",))
