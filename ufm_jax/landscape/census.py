@@ -3,7 +3,8 @@
 Half of a round's searches descend, half go to a critical point of any index near by, from the landscape's own
 starts; a landscape that knows better starts gives those (`Landscape.census_starts`). Ends are sorted into
 orbits by their invariants, never by their value alone. It goes on until twice as many starts again as were
-needed so far bring nothing new and the list violates no test that the landscape knows (`Landscape.completeness`).
+needed so far bring nothing new and the list violates no test that the landscape knows
+(`Landscape.completeness`).
 """
 
 import functools
