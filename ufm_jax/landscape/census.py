@@ -111,7 +111,7 @@ def rounds(
     while unfinished(landscape, state) if starts is None else state.num_starts < starts:
         number, first = divmod(state.num_starts, ROUND)
         last = ROUND if starts is None else min(ROUND, first + starts - state.num_starts)
-        ends, status = jax.device_get(_round(space, landscape, seed, number, target))
+        ends, status = _round(space, landscape, seed, number, target)
         converged = first + np.flatnonzero(status[first:last] == Status.CONVERGED)
         state, prints = _sorted_in(landscape, state, prints, ends[converged], last - first)
         yield state
@@ -257,20 +257,20 @@ def _invariants_of(space: Landscape, points: Float[np.ndarray, "m D"]) -> Float[
 
 def _round(
     space: Landscape, landscape: Landscape, seed: int, number: int, target: Target
-) -> tuple[Float[Array, "B D"], Int[Array, " B"]]:
+) -> tuple[Float[np.ndarray, "B D"], Int[np.ndarray, " B"]]:
     """Make one round's searches; return where they ended and how."""
     own = landscape.census_starts(seed, number, ROUND) if target == "critical" else None
     if own is not None:
         found = critical_points(space, {}, *own)
-        return jax.vmap(ravel)(found.x), found.status
+        return jax.device_get((jax.vmap(ravel)(found.x), found.status))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), ROUND)
     numbers = number * ROUND + np.arange(ROUND)
     if target == "minima":
-        return _drawn(space, keys, numbers, "minima")
+        return jax.device_get(_drawn(space, keys, numbers, "minima"))
     # In turns, so that a census of a few starts has both.
     halves = [_drawn(space, keys[i::2], numbers[i::2], kind) for i, kind in enumerate(("minima", "saddles"))]
     ends, status = (jnp.stack(part, axis=1) for part in zip(*halves, strict=True))
-    return ends.reshape(ROUND, -1), status.reshape(ROUND)
+    return jax.device_get((ends.reshape(ROUND, -1), status.reshape(ROUND)))
 
 
 @functools.partial(jax.jit, static_argnames="target")
