@@ -68,19 +68,16 @@ def programs() -> dict[str, Program]:
     ):
         point = many(prob.zeros())
         for target in ("minima", "saddles", 1):
-            found[f"_searches {target} {kind}"] = Program(
-                pipeline._searches, (prob, fields, number, counts), {"key": key, "target": target}
+            found[f"_drawn {target} {kind}"] = Program(
+                pipeline._drawn, (prob, fields, number, counts), {"key": key, "target": target}
             )
-            found[f"_searches_from {target} {kind}"] = Program(
-                pipeline._searches_from,
+            found[f"_searches {target} {kind}"] = Program(
+                pipeline._searches,
                 (prob, fields, many(prob.space(target).zeros()), counts),
                 {"target": target},
             )
         space = prob.space("saddles")
         if space.shifted({}) is not None:
-            found[f"_drawn {kind}"] = Program(
-                pipeline._drawn, (prob, fields, number, counts), {"key": key, "target": "saddles"}
-            )
             found[f"_approaches {kind}"] = Program(
                 together._approaches,
                 (prob, space, fields, many(space.zeros()), counts),

@@ -15,7 +15,7 @@ from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.search import CriticalPoint, LevenbergMarquardt, approach_together, search_from
 from ufm_jax.landscape.spectrum import BASIS_BYTES, DENSE_LIMIT
-from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices, put, take
+from ufm_jax.numerics.lanes import QUICK, each_lane, in_shares, jit_small, over_devices, put, take
 from ufm_jax.numerics.status import Status
 
 Fields = dict[str, Any]
@@ -81,7 +81,7 @@ def _each(
     return in_shares(run, dense_share(landscape), *take(which, fields, begin))
 
 
-@partial(jit_small, static_argnames=("method",), quick=True)
+@partial(jit_small, static_argnames=("method",), options=QUICK)
 def _approaches(
     landscape: Landscape,
     space: Landscape,
@@ -99,7 +99,7 @@ def _approaches(
     return over_devices(share)((landscape, space), fields, begin, counts)
 
 
-@partial(jit_small, static_argnames=("method",), quick=True)
+@partial(jit_small, static_argnames=("method",), options=QUICK)
 def _one_by_one(
     landscape: Landscape,
     fields: Fields,

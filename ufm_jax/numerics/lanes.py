@@ -99,36 +99,40 @@ CPU_OPTIONS = {
 # Leave out XLA's newer code generator for fusions, a third of what compilation takes, and a library of matrix
 # products whose workspace is as large as a large factor, and no buffer that XLA counts. Searches toward
 # saddles run no slower so, descents at a third (K = 10) to two thirds of their rate.
-QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+QUICK = CPU_OPTIONS | {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+# For random numbers: normal ones take a second each to compile otherwise, and are as fast so, the same bits.
+QUICKEST = QUICK | {"xla_backend_optimization_level": 1}
 
 
 def jit_small(
-    f: Callable[..., Any], static_argnames: tuple[str, ...] = (), *, quick: bool = False
+    f: Callable[..., Any], static_argnames: tuple[str, ...] = (), *, options: dict[str, Any] | None = None
 ) -> Callable[..., Any]:
     """Return `jax.jit(f)` for programs of many small kernels; compiled for the backend at its first call.
 
-    With `quick` soon, and to little memory.
+    `options` of XLA are for a CPU: `CPU_OPTIONS` by default.
     """
 
     @functools.cache
     def compiled() -> Callable[..., Any]:
-        return jax.jit(f, static_argnames=static_argnames, compiler_options=_known_options(quick))
+        compiler_options = known(CPU_OPTIONS if options is None else options)
+        return jax.jit(f, static_argnames=static_argnames, compiler_options=compiler_options)
 
     return functools.wraps(f)(lambda *args, **kwargs: compiled()(*args, **kwargs))
 
 
-@functools.cache
-def _known_options(quick: bool) -> dict[str, Any]:
+def known(options: dict[str, Any]) -> dict[str, Any]:
     """Return those options that this backend knows: their names belong to a version of XLA."""
-    known: dict[str, Any] = {}
-    wanted = CPU_OPTIONS | (QUICK if quick else {})
-    for name, value in wanted.items() if jax.default_backend() == "cpu" else ():
-        try:
-            jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
-        except jax.errors.JaxRuntimeError:
-            continue
-        known[name] = value
-    return known
+    wanted = options if jax.default_backend() == "cpu" else {}
+    return {name: value for name, value in wanted.items() if _is_known(name, value)}
+
+
+@functools.cache
+def _is_known(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def over_devices(f: Callable[..., Any]) -> Callable[..., Any]:

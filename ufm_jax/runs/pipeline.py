@@ -20,7 +20,6 @@ from ufm_jax.landscape.search import (
     descend_together,
     method_of,
     search_from,
-    search_start,
 )
 from ufm_jax.landscape.spectrum import BASIS_BYTES, DENSE_LIMIT
 from ufm_jax.landscape.together import (
@@ -33,7 +32,16 @@ from ufm_jax.landscape.together import (
     lanes_together,
 )
 from ufm_jax.landscape.verdict import Verdict
-from ufm_jax.numerics.lanes import each_lane, in_shares, jit_small, over_devices, put, take
+from ufm_jax.numerics.lanes import (
+    QUICK,
+    QUICKEST,
+    each_lane,
+    in_shares,
+    jit_small,
+    over_devices,
+    put,
+    take,
+)
 from ufm_jax.numerics.status import Status
 from ufm_jax.runs.plan import Spectra
 
@@ -48,21 +56,31 @@ def lanes_of_call(landscape: Landscape, target: Target) -> int:
 
 def bytes_of_call(landscape: Landscape, target: Target) -> int:
     """Return about how much one device holds at once: the arrays of the lanes of a call, some ten of each."""
-    each = max(landscape.space(target).numbers_held, landscape.num_variables)
     variables = landscape.largest_block
     dense = target != "minima" or variables <= DENSE_LIMIT
     matrices = 8 * 6 * variables**2 if dense else 2 * BASIS_BYTES
-    return 8 * 10 * each * _share(landscape, target) + matrices
+    return 8 * 10 * _numbers(landscape, target) * _share(landscape, target) + matrices
+
+
+def _numbers(landscape: Landscape, target: Target) -> int:
+    """Return how many numbers a lane holds at least: a point, there or where it is searched."""
+    return max(landscape.space(target).numbers_held, landscape.num_variables)
 
 
 def search(
     landscape: Landscape, fields: Fields, key: Key, start: np.ndarray, target: Target
 ) -> CriticalPoint:
     """Search from each start number (int64). A start's key is folded from `key` and its number."""
-    if _together(landscape, target):
-        drawn = in_shares(partial(_drawn, landscape, key=key, target=target), DRAWN, fields, start)
-        return critical_points(landscape, fields, drawn)
-    run = partial(_searches, landscape, key=key, target=target)
+    drawn = partial(_drawn, landscape, key=key, target=target)
+    if target == "saddles":
+        share = max(1, min(DRAWN, NUMBERS // _numbers(landscape, target)))
+        return critical_points(landscape, fields, in_shares(drawn, share, fields, start))
+
+    def run(fields: Fields, start: Any, counts: Any) -> CriticalPoint:
+        begin = drawn(fields, start, counts)
+        found: CriticalPoint = _searches(landscape, fields, begin, counts, target=target)
+        return found
+
     point = in_shares(run, _share(landscape, target), fields, start)
     return _finished(landscape, fields, point) if target == "minima" else point
 
@@ -72,8 +90,7 @@ def from_starts(landscape: Landscape, fields: Fields, begin: Any, target: Target
     begin = jax.vmap(landscape.space(target).restrict)(begin)
     if target == "saddles":
         return critical_points(landscape, fields, begin)
-    run = partial(_searches_from, landscape, target=target)
-    point = in_shares(run, _share(landscape, target), fields, begin)
+    point = in_shares(partial(_searches, landscape, target=target), _share(landscape, target), fields, begin)
     return _finished(landscape, fields, point) if target == "minima" else point
 
 
@@ -119,29 +136,7 @@ def _finished(landscape: Landscape, fields: Fields, point: CriticalPoint) -> Cri
     return jax.tree.map(partial(put, more), point, further)
 
 
-@partial(jit_small, static_argnames=("target",))
-def _searches(
-    landscape: Landscape,
-    fields: Fields,
-    start: Int[Array, " B"],
-    counts: Int[Array, " devices"],
-    *,
-    key: Key,
-    target: Target,
-) -> CriticalPoint:
-    def share(landscape: Landscape, fields: Fields, keys: Any, start: Any, count: Any) -> CriticalPoint:
-        def one(fields: Fields, key: Key, start: Int[Array, ""]) -> CriticalPoint:
-            return search_start(at_lane(landscape, fields), key, start, target)
-
-        if target != "minima":
-            return each_lane(one, count[0])(fields, keys, start)
-        begun = jax.vmap(partial(_start_of, landscape, target))(fields, keys, start)
-        return descend_together(landscape, landscape.space(target), fields, begun, count[0])
-
-    return over_devices(share)(landscape, fields, jax.vmap(partial(_key_of, key))(start), start, counts)
-
-
-@partial(jit_small, static_argnames=("target",), quick=True)
+@partial(jit_small, static_argnames=("target",), options=QUICKEST)
 def _drawn(
     landscape: Landscape,
     fields: Fields,
@@ -170,7 +165,7 @@ def _key_of(key: Key, start: Int[Array, ""]) -> Key:
 
 
 @partial(jit_small, static_argnames=("target",))
-def _searches_from(
+def _searches(
     landscape: Landscape, fields: Fields, begin: Any, counts: Int[Array, " devices"], *, target: Target
 ) -> CriticalPoint:
     def share(landscape: Landscape, fields: Fields, begin: Any, count: Any) -> CriticalPoint:
@@ -201,7 +196,7 @@ def _further(
     return over_devices(share)(landscape, fields, point, counts)
 
 
-@partial(jit_small, static_argnames=("effort",), quick=True)
+@partial(jit_small, static_argnames=("effort",), options=QUICK)
 def _evidence(
     landscape: Landscape, fields: Fields, x: Any, counts: Int[Array, " devices"], *, effort: Effort
 ) -> Evidence:

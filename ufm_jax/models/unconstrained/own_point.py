@@ -22,7 +22,7 @@ from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel, proble
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.checks import check_positive
-from ufm_jax.numerics.lanes import jit_small
+from ufm_jax.numerics.lanes import QUICK, jit_small
 from ufm_jax.precision import require_x64
 
 Samples = Literal["columns", "rows"]
@@ -194,10 +194,10 @@ def examined(
     return _examine(point.prob, point.params, grad_tol=grad_tol, gap_tol=gap_tol)
 
 
-_is_critical = jit_small(is_critical, static_argnames=("grad_tol",), quick=True)
+_is_critical = jit_small(is_critical, static_argnames=("grad_tol",), options=QUICK)
 
 
-@partial(jit_small, static_argnames=("grad_tol", "gap_tol", "direction"), quick=True)
+@partial(jit_small, static_argnames=("grad_tol", "gap_tol", "direction"), options=QUICK)
 def _examine_off_critical(
     prob: Problem, p: Params, grad_tol: float, gap_tol: float, direction: bool
 ) -> Examined:
@@ -205,7 +205,7 @@ def _examine_off_critical(
     return seen if direction else seen._replace(direction=None)
 
 
-@partial(jit_small, static_argnames=("grad_tol", "gap_tol"), quick=True)
+@partial(jit_small, static_argnames=("grad_tol", "gap_tol"), options=QUICK)
 def _examine(prob: Problem, p: Params, grad_tol: float, gap_tol: float) -> Examined:
     return examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol)
 
