@@ -73,8 +73,8 @@ def search(
     """Search from each start number (int64). A start's key is folded from `key` and its number."""
     drawn = partial(_drawn, landscape, key=key, target=target)
     if target == "saddles":
-        share = max(1, min(DRAWN, NUMBERS // _numbers(landscape, target)))
-        return critical_points(landscape, fields, in_shares(drawn, share, fields, start))
+        begin = in_shares(drawn, _share(landscape, target), fields, start)
+        return critical_points(landscape, fields, begin)
 
     def run(fields: Fields, start: Any, counts: Any) -> CriticalPoint:
         begin = drawn(fields, start, counts)
@@ -120,7 +120,8 @@ def _together(landscape: Landscape, target: Target) -> bool:
 
 def _share(landscape: Landscape, target: Target) -> int:
     if _together(landscape, target):
-        return max(lanes_together(landscape.space(target)), DRAWN)
+        wanted = max(lanes_together(landscape.space(target)), DRAWN)
+        return max(1, min(wanted, NUMBERS // _numbers(landscape, target)))
     if target != "minima":
         return dense_share(landscape)
     space = landscape.space("minima")
