@@ -65,9 +65,17 @@ def test_certificates_decide_as_the_spectrum_does(counts, target):
     assert needed["lambda_min"].null_count == needed["nullity"].null_count
 
 
+# Taken of the best solved row of an orbit, in its shard: the same to rounding where shards are others.
+SHARED = ("lambda_min", "lambda_min_residual", "negative_curvature")
+
+
 def assert_same_bits(a, b):
+    """But for what is taken of another row."""
     assert a.column_names == b.column_names
-    for name in a.column_names:
+    for name in SHARED:
+        one, other = (table[name].to_numpy() for table in (a, b))
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-13, err_msg=name)
+    for name in set(a.column_names) - {"orbit", *SHARED}:
         np.testing.assert_array_equal(a[name].to_numpy(), b[name].to_numpy(), err_msg=name)
 
 
@@ -117,7 +125,7 @@ def test_own_starts_are_judged_where_they_end():
 def test_own_starts_over_all_features_end_where_those_on_class_means_do():
     prob = problem(counts=(2, 2, 2), dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
     plan, work = Plan(starts=9, keep_points=True), Work(prob, prob, {}, own_starts(prob, 9))
-    ((_, (ends,)),) = judged(work, plan, shards(plan))
+    ((_, ends),) = judged(work, plan, shards(plan))
     assert ends.points.H.shape == (9, 4, 6)
     means = interface.sweep(prob, starts=own_starts(prob, 9)).table
     for name in ("status", "verdict", "rank", "index", "nullity"):

@@ -92,7 +92,6 @@ class _Heads(NamedTuple):
     shard: Int[np.ndarray, " m"]
     own: Int[np.ndarray, " m"]  # the orbit's number in its shard
     setting: Int[np.ndarray, " m"]
-    slope: Float[np.ndarray, " m"]
     kind: Int[np.ndarray, "m 2"]  # index and nullity, -1 and -1 where not both were counted
     lowest: Float[np.ndarray, " m"]  # λ_min
     invariants: Float[np.ndarray, "m F"]
@@ -104,7 +103,7 @@ def _heads(table: pa.Table, held: pa.ChunkedArray, setting: np.ndarray, shard: n
     order = np.lexsort((own, shard[rows]))
     rows, own = rows[order], own[order]
     vectors = held.combine_chunks().take(pa.array(rows))
-    few = table.select(["rel_grad_norm", "index", "nullity", "lambda_min"]).take(rows)
+    few = table.select(["index", "nullity", "lambda_min"]).take(rows)
     kind = np.stack([few[name].fill_null(-1).to_numpy() for name in ("index", "nullity")], axis=1)
     kind[(kind < 0).any(axis=1)] = -1
     flat = vectors.flatten().to_numpy()
@@ -113,7 +112,6 @@ def _heads(table: pa.Table, held: pa.ChunkedArray, setting: np.ndarray, shard: n
         shard[rows],
         own,
         setting[rows],
-        few["rel_grad_norm"].to_numpy(),
         kind,
         few["lambda_min"].fill_null(np.nan).to_numpy(),
         flat.reshape(len(rows), len(flat) // max(1, len(rows))),
@@ -129,8 +127,8 @@ def _find(heads: _Heads, shard: np.ndarray, own: np.ndarray) -> Int[np.ndarray, 
 def _merged(heads: _Heads) -> Int[np.ndarray, " m"]:
     """Return for each orbit of a shard the one that stands for it: the first whose invariants it has.
 
-    Two of one shard are never one, as they were told apart there by more; where several would do it is the
-    one of the nearest λ_min. Those that were counted, and the best solved, come first.
+    Shard by shard, those that were counted first. Two of one shard are never one, as they were told apart
+    there by more; where several would do it is the one of the nearest λ_min.
     """
     number = np.arange(len(heads.row))
     group = np.full(len(number), -1)
@@ -138,14 +136,13 @@ def _merged(heads: _Heads) -> Int[np.ndarray, " m"]:
     uncounted = heads.kind[:, 0] < 0
     along = projected(heads.invariants)
     ordered = np.lexsort((number, along, heads.setting))
-    settings = heads.setting[ordered]
-    for i in np.lexsort((number, heads.slope, uncounted)):
+    settings, places = heads.setting[ordered], along[ordered]
+    for i in np.argsort(uncounted, kind="stable"):
         own = heads.invariants[i]
         tolerance = MATCH_TOL * (1.0 + np.abs(own).max(initial=0.0))
         low, high = np.searchsorted(settings, heads.setting[i] + np.array([0, 1]))
-        inside = ordered[low:high]
-        low, high = np.searchsorted(along[inside], along[i] + 1.01 * tolerance * np.array([-1, 1]))
-        window = inside[low:high]
+        ends = along[i] + 1.01 * tolerance * np.array([-1, 1])
+        window = ordered[low:high][slice(*np.searchsorted(places[low:high], ends))]
         window = window[group[window] == window]
         window = window[near(heads.invariants[window], own)]
         window = window[uncounted[i] | (heads.kind[window] == heads.kind[i]).all(axis=1)]
