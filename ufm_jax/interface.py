@@ -195,7 +195,8 @@ def sweep(
 
     `starts` is a number of random starts for each setting and target, or your own: as a point, each leaf with
     a leading axis. `target`: "minima" (descents), "saddles" (of any index), "both" (twice as many rows), or
-    a number: saddles of that index. With spectra "needed" there are no eigenvalues where certificates decide.
+    a number: saddles of that index. With spectra "needed" there are no eigenvalues where certificates decide,
+    and no `orbit` in the table; else each orbit has one spectrum, which its rows share (`runs.by_orbit`).
     With `out` the run is a folder: the same call goes on with it, `ufm report` and `load` read it, and
     `shard_size` rows are a file.
 

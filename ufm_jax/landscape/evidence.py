@@ -21,6 +21,7 @@ from ufm_jax.landscape.verdict import (
 from ufm_jax.numerics.checks import check_positive
 from ufm_jax.precision import require_x64
 
+GAP_ROOM = 10.0  # a gap by certificates may be a few times that beside the spectrum
 LOSS_RTOL = 1e-13  # rounding of f, relative to |f| and its unit: sums of a thousand numbers
 
 
@@ -126,7 +127,8 @@ def alike(
     `apart` is how far their invariants are. Also returned is whether that is allowed, as nothing else can be
     true: the other is an isolated orbit, whose eigenvalues all show at the gradient of this point; an orbit
     beside it, at the distance `apart`, would leave an eigenvalue of V `apart` between them, and a difference
-    in f beyond rounding and ‖∇f‖²/2|λ|; and what was shown of this point alone is no other verdict.
+    in f beyond rounding and ‖∇f‖²/2|λ|; and what was shown of this point alone is no other verdict, nor is its
+    gap, which certificates measure less sharply, near the tolerance.
     """
     units = sizes_of(landscape, row.loss)
     slope = row.rel_grad_norm * units.gradient
@@ -137,6 +139,8 @@ def alike(
     own, theirs = row.verdict, other.evidence.verdict
     uphill = jnp.abs(row.loss - other.evidence.loss)
     rounding = LOSS_RTOL * (jnp.abs(row.loss) + units.value)
+    gap = row.rel_dual_gap
+    decided = jnp.isnan(gap) | (gap <= GAP_TOL / GAP_ROOM) | (gap > GAP_TOL * GAP_ROOM)
     allowed = (
         spec.isolated
         & (spec.least > FLAT * units.value * apart)
@@ -144,6 +148,7 @@ def alike(
         & ((own == Verdict.UNDECIDED) | (own == found.verdict))
         & (found.verdict == theirs)
         & (row.reason != Reason.BOUND_ABOVE_VALUE)
+        & decided
     )
     for name, number in row.measures.items():
         if jnp.issubdtype(number.dtype, jnp.integer):
