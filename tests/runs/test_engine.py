@@ -65,28 +65,28 @@ def test_certificates_decide_as_the_spectrum_does(counts, target):
     assert needed["lambda_min"].null_count == needed["nullity"].null_count
 
 
-# Taken of the best solved row of an orbit, in its shard: the same to rounding where shards are others.
-SHARED = ("lambda_min", "lambda_min_residual", "negative_curvature")
+def assert_same_rows(a, b):
+    """To rounding: what is measured of many rows at once depends on the place, what orbits share on shards.
 
-
-def assert_same_bits(a, b):
-    """But for what is taken of another row."""
+    Where searches ended, and what was shown of it, does not.
+    """
     assert a.column_names == b.column_names
-    for name in SHARED:
+    for name in set(a.column_names) - {"orbit"}:
         one, other = (table[name].to_numpy() for table in (a, b))
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-13, err_msg=name)
-    for name in set(a.column_names) - {"orbit", *SHARED}:
-        np.testing.assert_array_equal(a[name].to_numpy(), b[name].to_numpy(), err_msg=name)
+        if one.dtype.kind == "f":
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-13, err_msg=name)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=name)
 
 
 @pytest.mark.parametrize("target", ["minima", "saddles"])
 def test_a_row_depends_on_its_seed_and_start_alone(target):
-    """Not on shards, nor on the place in a batch, nor on the device that it was computed on."""
+    """Not on shards, nor on the place in a batch, nor on the device that it was computed on; see above."""
     whole = sweep(config("auto", target=target, starts=50))
     for size in (7, 64):
-        assert_same_bits(sweep(config("auto", target=target, starts=50, shard_size=size)), whole)
+        assert_same_rows(sweep(config("auto", target=target, starts=50, shard_size=size)), whole)
     fewer = sweep(config("auto", target=target, starts=50, decay_w=(0.5,)))
-    assert_same_bits(fewer, whole.filter(pc.field("decay_w") == 0.5))
+    assert_same_rows(fewer, whole.filter(pc.field("decay_w") == 0.5))
 
 
 @pytest.mark.parametrize("target", ["minima", "saddles"])

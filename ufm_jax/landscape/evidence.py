@@ -110,12 +110,13 @@ def representative(landscape: Landscape, x: Any) -> Representative:
     """Judge a point by its spectrum, for `alike`."""
     seen = examine(landscape, x)
     assert seen.spectrum is not None
-    along = Curvature(seen.evidence.negative_curvature, seen.direction)
+    row = seen.evidence
+    along = Curvature(row.negative_curvature, seen.direction)
     return Representative(
-        seen.evidence,
+        row,
         seen.spectrum._replace(direction=None),
         even_curvature(along, landscape.coordinate_scales()),
-        measured(landscape, landscape.evaluate(x))[1],
+        row.rel_grad_norm * sizes_of(landscape, row.loss).gradient,
     )
 
 
@@ -127,8 +128,8 @@ def alike(
     `apart` is how far their invariants are. Also returned is whether that is allowed, as nothing else can be
     true: the other is an isolated orbit, whose eigenvalues all show at the gradient of this point; an orbit
     beside it, at the distance `apart`, would leave an eigenvalue of V `apart` between them, and a difference
-    in f beyond rounding and ‖∇f‖²/2|λ|; and what was shown of this point alone is no other verdict, nor is its
-    gap, which certificates measure less sharply, near the tolerance.
+    in f beyond rounding and ‖∇f‖²/2|λ|; and what was shown of this point alone is no other verdict, nor is
+    its gap, which certificates measure less sharply, near the tolerance.
     """
     units = sizes_of(landscape, row.loss)
     slope = row.rel_grad_norm * units.gradient
@@ -140,7 +141,8 @@ def alike(
     uphill = jnp.abs(row.loss - other.evidence.loss)
     rounding = LOSS_RTOL * (jnp.abs(row.loss) + units.value)
     gap = row.rel_dual_gap
-    decided = jnp.isnan(gap) | (gap <= GAP_TOL / GAP_ROOM) | (gap > GAP_TOL * GAP_ROOM)
+    closed = (gap <= GAP_TOL / GAP_ROOM) & (spec.index == 0)  # curvature there is judged by ‖∇f‖'s last bits
+    decided = jnp.isnan(gap) | closed | (gap > GAP_TOL * GAP_ROOM)
     allowed = (
         spec.isolated
         & (spec.least > FLAT * units.value * apart)

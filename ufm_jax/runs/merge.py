@@ -45,6 +45,7 @@ def rows_of(plan: Plan, shards: Iterable[tuple[Shard, pa.Table]]) -> Rows:
     group[own >= 0] = _merged(heads)[_find(heads, shard[own >= 0], own[own >= 0])]
     line = in_order(group, table["loss"].to_numpy(), setting)
     orbits = listed(table, line, plan.columns)
+    orbits = orbits.add_column(0, "orbit", pa.array(np.arange(orbits.num_rows)))
     order = np.lexsort((heads.own, heads.shard, line[heads.row]))
     ends = np.cumsum(np.bincount(line[heads.row], minlength=orbits.num_rows))
     for name, values in (("shard", heads.shard), ("shard_orbit", heads.own)):
@@ -77,9 +78,8 @@ def listed(table: pa.Table, orbit: Int[np.ndarray, " n"], settings: Iterable[str
     """
     slope, rows = table["rel_grad_norm"].to_numpy(), np.flatnonzero(orbit >= 0)
     rows = rows[np.lexsort((rows, slope[rows]))]
-    found, first, hits = np.unique(orbit[rows], return_index=True, return_counts=True)
+    first, hits = np.unique(orbit[rows], return_index=True, return_counts=True)[1:]
     chosen = table.select([*NUMBERS, *settings]).take(rows[first]).replace_schema_metadata()
-    chosen = chosen.add_column(0, "orbit", pa.array(found, pa.int64()))
     for name, values in (("hits", hits), ("row", rows[first])):
         chosen = chosen.append_column(name, pa.array(values, pa.int64()))
     return chosen.combine_chunks()
