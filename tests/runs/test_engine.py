@@ -74,7 +74,7 @@ def assert_same_rows(a, b):
     for name in set(a.column_names) - {"orbit"}:
         one, other = (table[name].to_numpy() for table in (a, b))
         if one.dtype.kind == "f":
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-13, err_msg=name)
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11, err_msg=name)
         else:
             np.testing.assert_array_equal(one, other, err_msg=name)
 
