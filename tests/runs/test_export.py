@@ -88,7 +88,7 @@ def programs() -> dict[str, Program]:
                 by_orbit._seen, (prob, fields, point, counts), {"effort": effort}
             )
         judged = (prob, fields, point, jnp.ones(LANES, bool), counts)
-        other = jax.eval_shape(by_orbit._judged, *judged)
+        other = jax.eval_shape(inspect.unwrap(by_orbit._judged), *judged)
         found |= {
             f"_invariants of orbits {kind}": Program(by_orbit._invariants, (prob, fields, point, counts)),
             f"_judged {kind}": Program(by_orbit._judged, judged),
