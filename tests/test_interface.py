@@ -289,9 +289,14 @@ def test_a_slice_is_f_on_a_plane():
 
 
 def same_rows(a, b):
+    """To rounding, as of other shards other rows are solved best."""
     assert a.column_names == b.column_names
-    for name in a.column_names:
-        np.testing.assert_array_equal(a[name].to_numpy(), b[name].to_numpy(), err_msg=name)
+    for name in set(a.column_names) - {"row"}:
+        one, other = (table[name].to_numpy() for table in (a, b))
+        if one.dtype.kind == "f":
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11, err_msg=name)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=name)
 
 
 def test_points_that_were_not_kept_are_searched_for_again(factors):

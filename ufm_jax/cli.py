@@ -75,7 +75,7 @@ class Sweep(LandscapeFlags):
     space: Literal["auto", "full", "collapsed"] = "auto"
     """Where to search: on class means, which is exact (auto, collapsed), or over all N features (full)."""
     spectra: Literal["all", "needed"] = "all"
-    """Eigenvalues of the Hessian for every row, or (much faster) only where certificates do not decide."""
+    """Eigenvalues of the Hessian for every row, once an orbit, or only where certificates do not decide."""
     keep_points: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Store W, H and b of every row as tensors; on class means, H holds √n_k times the mean of class k."""
     out: Path = Path("runs/sweep")

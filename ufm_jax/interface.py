@@ -31,7 +31,7 @@ from ufm_jax.precision import require_x64
 from ufm_jax.report import figures
 from ufm_jax.report.progress import Reporter
 from ufm_jax.report.table import floats, verdict_table
-from ufm_jax.runs import engine, orbits, store
+from ufm_jax.runs import engine, merge, orbits, store
 from ufm_jax.runs.folder import configuration
 from ufm_jax.runs.orbits import Atlas
 from ufm_jax.runs.plan import CensusPlan, Plan, Spectra, Target
@@ -72,20 +72,20 @@ class Run:
     def orbit(self) -> np.ndarray:
         """Line of `orbits` of each row, or -1 where a row is not critical.
 
-        By the landscape's invariants, or where points were not kept by loss, index and nullity.
+        As `table` has it. Where nobody sorted the rows (`spectra` "needed", older folders): by the
+        landscape's invariants, or where points were not kept by loss, index and nullity.
         """
+        if "orbit" in self.table.column_names and self.plan.spectra == "all":
+            return self.table["orbit"].fill_null(-1).to_numpy()
         loss, norms = (self.table[name].to_numpy() for name in ("loss", "grad_norm"))
         critical = np.isin(np.array(self.table["verdict"].to_pylist()), CRITICAL)
-        number, first = np.full(len(loss), -1), 0
+        number = np.full(len(loss), -1)
         for setting in np.unique(self.setting[critical]):
             rows = np.flatnonzero(critical & (self.setting == setting))
             rows = rows[np.argsort(norms[rows], kind="stable")]  # the best solved stands for its orbit
             found = sorted_into(self._invariants(rows, int(setting)), self._kinds(rows))
-            lowest = [loss[rows[found == orbit]].min() for orbit in range(found.max() + 1)]
-            place = np.argsort(np.argsort(lowest, kind="stable"), kind="stable")
-            number[rows] = first + place[found]
-            first += len(lowest)
-        return number
+            number[rows] = number.max() + 1 + found
+        return merge.in_order(number, loss, self.setting)
 
     def _kinds(self, rows: np.ndarray) -> Int[np.ndarray, " m"]:
         """Number what was counted of each row; -1 where nothing was."""
@@ -110,14 +110,8 @@ class Run:
         That row is the one of least gradient; `hits` counts those that ended there, `row` is its number,
         `name` what the landscape calls it, if it has names and points were kept.
         """
-        norms = self.table["grad_norm"].to_numpy()
-        members = [np.flatnonzero(self.orbit == line) for line in range(self.orbit.max(initial=-1) + 1)]
-        best = np.array([rows[np.argmin(norms[rows])] for rows in members], int)
-        names = ("loss", "verdict", "index", "nullity", "lambda_min", *self.plan.columns)
-        table = self.table.select(names).take(best).replace_schema_metadata()
-        hits = pa.array([len(rows) for rows in members], pa.int64())
-        table = table.append_column("hits", hits).append_column("row", pa.array(best, pa.int64()))
-        called = self._names(best)
+        table = merge.listed(self.table, self.orbit, self.plan.columns)
+        called = self._names(table["row"].to_numpy())
         return table.append_column("name", pa.array(called, pa.string())) if any(called) else table
 
     def _names(self, rows: np.ndarray) -> list[str]:
@@ -201,7 +195,8 @@ def sweep(
 
     `starts` is a number of random starts for each setting and target, or your own: as a point, each leaf with
     a leading axis. `target`: "minima" (descents), "saddles" (of any index), "both" (twice as many rows), or
-    a number: saddles of that index. With spectra "needed" there are no eigenvalues where certificates decide.
+    a number: saddles of that index. With spectra "needed" there are no eigenvalues where certificates decide,
+    and no `orbit` in the table; else each orbit has one spectrum, which its rows share (`runs.by_orbit`).
     With `out` the run is a folder: the same call goes on with it, `ufm report` and `load` read it, and
     `shard_size` rows are a file.
 

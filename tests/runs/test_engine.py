@@ -65,20 +65,28 @@ def test_certificates_decide_as_the_spectrum_does(counts, target):
     assert needed["lambda_min"].null_count == needed["nullity"].null_count
 
 
-def assert_same_bits(a, b):
+def assert_same_rows(a, b):
+    """To rounding: what is measured of many rows at once depends on the place, what orbits share on shards.
+
+    Where searches ended, and what was shown of it, does not.
+    """
     assert a.column_names == b.column_names
-    for name in a.column_names:
-        np.testing.assert_array_equal(a[name].to_numpy(), b[name].to_numpy(), err_msg=name)
+    for name in set(a.column_names) - {"orbit"}:
+        one, other = (table[name].to_numpy() for table in (a, b))
+        if one.dtype.kind == "f":
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11, err_msg=name)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=name)
 
 
 @pytest.mark.parametrize("target", ["minima", "saddles"])
 def test_a_row_depends_on_its_seed_and_start_alone(target):
-    """Not on shards, nor on the place in a batch, nor on the device that it was computed on."""
+    """Not on shards, nor on the place in a batch, nor on the device that it was computed on; see above."""
     whole = sweep(config("auto", target=target, starts=50))
     for size in (7, 64):
-        assert_same_bits(sweep(config("auto", target=target, starts=50, shard_size=size)), whole)
+        assert_same_rows(sweep(config("auto", target=target, starts=50, shard_size=size)), whole)
     fewer = sweep(config("auto", target=target, starts=50, decay_w=(0.5,)))
-    assert_same_bits(fewer, whole.filter(pc.field("decay_w") == 0.5))
+    assert_same_rows(fewer, whole.filter(pc.field("decay_w") == 0.5))
 
 
 @pytest.mark.parametrize("target", ["minima", "saddles"])
@@ -117,7 +125,7 @@ def test_own_starts_are_judged_where_they_end():
 def test_own_starts_over_all_features_end_where_those_on_class_means_do():
     prob = problem(counts=(2, 2, 2), dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
     plan, work = Plan(starts=9, keep_points=True), Work(prob, prob, {}, own_starts(prob, 9))
-    ((_, (ends,)),) = judged(work, plan, shards(plan))
+    ((_, ends),) = judged(work, plan, shards(plan))
     assert ends.points.H.shape == (9, 4, 6)
     means = interface.sweep(prob, starts=own_starts(prob, 9)).table
     for name in ("status", "verdict", "rank", "index", "nullity"):

@@ -20,12 +20,14 @@ from ufm_jax.models.factorisation import Factorisation
 from ufm_jax.models.unconstrained import own_point, samples
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
-from ufm_jax.runs import engine, pipeline
+from ufm_jax.runs import by_orbit, engine, pipeline
 
 PLATFORMS = ("cuda", "rocm", "tpu")
 # Whose compiled functions are all hot, but for the flows: their ODE solver raises by calling back to Python,
 # which is not exported.
-HOT = (pipeline, engine, together, census, interface, search, sound, branches, own_point, samples)
+HOT = (
+    pipeline, by_orbit, engine, together, census, interface, search, sound, branches, own_point, samples,
+)  # fmt: skip
 NOT_EXPORTED = {interface._flow}
 LANES = 8
 FULL = make(BALANCED, 3)  # d = K: points have as many coordinates in every form
@@ -95,6 +97,17 @@ def programs() -> dict[str, Program]:
             found[f"_evidence {effort} {kind}"] = Program(
                 pipeline._evidence, (prob, fields, point, counts), {"effort": effort}
             )
+        for effort in (*get_args(Effort), None):
+            found[f"_seen {effort} {kind}"] = Program(
+                by_orbit._seen, (prob, fields, point, counts), {"effort": effort}
+            )
+        judged = (prob, fields, point, jnp.ones(LANES, bool), counts)
+        other = jax.eval_shape(inspect.unwrap(by_orbit._judged), *judged)
+        found |= {
+            f"_invariants of orbits {kind}": Program(by_orbit._invariants, (prob, fields, point, counts)),
+            f"_judged {kind}": Program(by_orbit._judged, judged),
+            f"_alike {kind}": Program(by_orbit._alike, (prob, fields, other.evidence, row, other, counts)),
+        }
         found[f"_known_minima {kind}"] = Program(engine._known_minima, (prob, fields))
         one = {name: values[0] for name, values in fields.items()}
         found[f"_invariants {kind}"] = Program(interface._invariants, (prob, one, point))

@@ -487,3 +487,107 @@ def test_the_version_is_known_in_a_checkout_that_is_not_installed(monkeypatch):
         said["ufm-jax"] == tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]["version"]
     )
     assert said["jax"] == version("jax")
+
+
+def marked(out, table, **says):
+    """Write a table as the orbits of a run."""
+    held = folder.marks(out / "orbits.parquet") | says
+    made = table.replace_schema_metadata({b"ufm": json.dumps(held)})
+    pq.write_table(made, out / "orbits.parquet", write_page_checksum=True)
+
+
+def another_loss(out):
+    table = pq.read_table(out / "orbits.parquet")
+    place = table.schema.get_field_index("loss")
+    marked(out, table.set_column(place, "loss", pa.array(table["loss"].to_numpy() + 1e-12)))
+
+
+# Ways in which the list of orbits goes bad: which the command sees before it begins, and which `load` alone,
+# as the shards must be read for it.
+SEEN = {
+    "cut": lambda out: cut(out / "orbits.parquet", out),
+    "garbage": lambda out: garbage(out / "orbits.parquet", out),
+    "no metadata": lambda out: no_metadata(out / "orbits.parquet", out),
+    "another run": lambda out: marked(out, pq.read_table(out / "orbits.parquet"), digest="0"),
+}
+COMPARED = {
+    "another loss": another_loss,
+    "a line less": lambda out: marked(out, pq.read_table(out / "orbits.parquet").slice(1)),
+}
+
+
+@pytest.mark.parametrize("spoil", [*SEEN, *COMPARED])
+def test_orbits_that_are_not_the_shards_are_refused_and_written_again(undisturbed, out, spoil, no_engine):
+    (SEEN | COMPARED)[spoil](out)
+    bad = (out / "orbits.parquet").read_bytes()
+    asked = (lambda: ufm.load(out), lambda: page.write(out), lambda: store.run(CONFIG, out))
+    for ask in asked if spoil in SEEN else asked[:-1]:
+        with pytest.raises(ValueError, match=r"^out: .*orbits\.parquet.*--repair"):
+            ask()
+        assert (out / "orbits.parquet").read_bytes() == bad
+    store.run(CONFIG, out, repair=True)
+    assert (out / "orbits.parquet").read_bytes() == (undisturbed / "orbits.parquet").read_bytes()
+    assert [f.name for f in (out / "bad").glob("*")] == (["orbits.parquet"] if spoil in SEEN else [])
+
+
+def test_orbits_of_another_run_are_no_run_of_this_kind(undisturbed, tmp_path, no_engine):
+    shutil.copy(undisturbed / "orbits.parquet", tmp_path)
+    with pytest.raises(ValueError, match=r"^out: .* is not empty and holds no run"):
+        store.run(replace(CONFIG, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize("lost", [[0], [1, 2], [0, 1, 2]])
+def test_orbits_are_the_same_bytes_however_often_the_run_was_interrupted(undisturbed, out, lost):
+    for number in lost:
+        (out / "points" / NAMES[number]).unlink()
+    (out / "orbits.parquet").unlink()
+    store.run(CONFIG, out)
+    assert (out / "orbits.parquet").read_bytes() == (undisturbed / "orbits.parquet").read_bytes()
+
+
+def test_orbits_say_in_which_shard_each_is_which(undisturbed):
+    run, orbits = ufm.load(undisturbed), pq.read_table(undisturbed / "orbits.parquet")
+    assert orbits["orbit"].to_pylist() == list(range(orbits.num_rows))
+    assert orbits.select(orbits.column_names[1:-2]).equals(run.orbits.select(orbits.column_names[1:-2]))
+    of = {
+        (shard, own): line["orbit"]
+        for line in orbits.to_pylist()
+        for shard, own in zip(line["shard"], line["shard_orbit"], strict=True)
+    }
+    held = [pq.read_table(undisturbed / "points" / name)["orbit"].to_pylist() for name in NAMES]
+    mapped = [of.get((shard, own)) for shard, column in enumerate(held) for own in column]
+    assert mapped == run.table["orbit"].to_pylist()
+    assert sum(orbits["hits"].to_pylist()) == run.table["orbit"].is_valid().to_numpy().sum()
+
+
+def test_with_spectra_where_needed_nothing_is_sorted(tmp_path):
+    config = replace(CONFIG, spectra="needed", starts=4)
+    store.run(config, tmp_path / "run")
+    run = ufm.load(tmp_path / "run")
+    assert run.table["orbit"].null_count == 4
+    assert not (tmp_path / "run" / "orbits.parquet").exists()
+    assert run.orbits.num_rows >= 1  # by the points that were kept
+
+
+def without_orbits(out):
+    """Make a folder as older versions left it."""
+    (out / "orbits.parquet").unlink()
+    for file in (out / "points").iterdir():
+        older = pq.read_table(file).drop_columns(["orbit", "invariants"])
+        pq.write_table(older, file, write_page_checksum=True)
+
+
+def test_a_folder_of_an_older_version_is_read_and_not_gone_on_with(undisturbed, out, no_engine):
+    without_orbits(out)
+    table, now = ufm.load(out).table, ufm.load(undisturbed)
+    assert rows(table) == rows(now.table.drop_columns("orbit"))
+    assert ufm.load(out).orbits["hits"].to_pylist() == now.orbits["hits"].to_pylist()
+    store.run(CONFIG, out)  # nothing is to be done
+    assert not (out / "orbits.parquet").exists()
+    (out / "points" / NAMES[1]).unlink()
+    before = files(out)
+    with pytest.raises(
+        ValueError, match=r"^out: .* begun by a version that sorted no orbits.*another folder"
+    ):
+        store.run(CONFIG, out)
+    assert files(out) == before

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.landscape import Effort, Known, Landscape, sizes_of
-from ufm_jax.landscape.point import Point, curvature_along
+from ufm_jax.landscape.point import Curvature, Point, curvature_along
 from ufm_jax.landscape.spectrum import Parts, Spectrum, assembled
-from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL, Units, even_curvature
+from ufm_jax.landscape.units import FLAT, GAP_TOL, GRAD_TOL, Units, even_curvature
 from ufm_jax.landscape.verdict import (
     Judgement,
+    Reason,
     Size,
     Verdict,
     judge,
@@ -19,6 +20,9 @@ from ufm_jax.landscape.verdict import (
 )
 from ufm_jax.numerics.checks import check_positive
 from ufm_jax.precision import require_x64
+
+GAP_ROOM = 10.0  # a gap by certificates may be a few times that beside the spectrum
+LOSS_RTOL = 1e-13  # rounding of f, relative to |f| and its unit: sums of a thousand numbers
 
 
 class Evidence(NamedTuple):
@@ -91,6 +95,76 @@ def examine(
     judgement = judge(size, even_curvature(curvature, scale), spec, known.floor, **tolerances)
     row = _row(landscape, point, known, size, judgement, curvature.value, (spec.lambda_min, spec.residual))
     return Examined(row, spec, curvature.direction)
+
+
+class Representative(NamedTuple):
+    """A judged point that may stand for others of its orbit."""
+
+    evidence: Evidence
+    spectrum: Spectrum  # without the direction
+    curvature: Float[Array, ""]  # lowest measured, of unit directions in even coordinates
+    slope: Float[Array, ""]  # ‖∇f‖ in even coordinates
+
+
+def representative(landscape: Landscape, x: Any) -> Representative:
+    """Judge a point by its spectrum, for `alike`."""
+    seen = examine(landscape, x)
+    assert seen.spectrum is not None
+    row = seen.evidence
+    along = Curvature(row.negative_curvature, seen.direction)
+    return Representative(
+        row,
+        seen.spectrum._replace(direction=None),
+        even_curvature(along, landscape.coordinate_scales()),
+        row.rel_grad_norm * sizes_of(landscape, row.loss).gradient,
+    )
+
+
+def alike(
+    landscape: Landscape, row: Evidence, apart: Float[Array, ""], other: Representative
+) -> tuple[Evidence, Bool[Array, ""]]:
+    """Judge a point, whose `row` holds no eigenvalues, by those of a point that seems to be on its orbit.
+
+    `apart` is how far their invariants are. Also returned is whether that is allowed, as nothing else can be
+    true: the other is an isolated orbit, whose eigenvalues all show at the gradient of this point; an orbit
+    beside it, at the distance `apart`, would leave an eigenvalue of V `apart` between them, and a difference
+    in f beyond rounding and ‖∇f‖²/2|λ|; and what was shown of this point alone is no other verdict, nor is
+    its gap, which certificates measure less sharply, near the tolerance.
+    """
+    units = sizes_of(landscape, row.loss)
+    slope = row.rel_grad_norm * units.gradient
+    spec = other.spectrum.at_slope(slope - other.slope, landscape.doubt(units, slope))
+    hidden = row.reason == Reason.GRADIENT_BELOW_ROUNDING
+    size = Size(row.rel_grad_norm, jnp.where(hidden, jnp.inf, 0.0), row.rel_dual_gap, units.curvature)
+    found = judge(size, other.curvature, spec)
+    own, theirs = row.verdict, other.evidence.verdict
+    uphill = jnp.abs(row.loss - other.evidence.loss)
+    rounding = LOSS_RTOL * (jnp.abs(row.loss) + units.value)
+    gap = row.rel_dual_gap
+    closed = (gap <= GAP_TOL / GAP_ROOM) & (spec.index == 0)  # curvature there is judged by ‖∇f‖'s last bits
+    decided = jnp.isnan(gap) | closed | (gap > GAP_TOL * GAP_ROOM)
+    allowed = (
+        spec.isolated
+        & (spec.least > FLAT * units.value * apart)
+        & (uphill <= rounding + slope**2 / (2 * spec.least))
+        & ((own == Verdict.UNDECIDED) | (own == found.verdict))
+        & (found.verdict == theirs)
+        & (row.reason != Reason.BOUND_ABOVE_VALUE)
+        & decided
+    )
+    for name, number in row.measures.items():
+        if jnp.issubdtype(number.dtype, jnp.integer):
+            allowed &= number == other.evidence.measures[name]
+    filled = row._replace(
+        verdict=found.verdict,
+        reason=found.reason,
+        index=found.index,
+        nullity=found.nullity,
+        lambda_min=other.evidence.lambda_min,
+        lambda_min_residual=other.evidence.lambda_min_residual,
+        negative_curvature=jnp.fmin(row.negative_curvature, other.evidence.negative_curvature),
+    )
+    return filled, allowed
 
 
 def is_critical(landscape: Landscape, x: Any, grad_tol: float = GRAD_TOL) -> Bool[Array, ""]:

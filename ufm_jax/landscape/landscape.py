@@ -124,6 +124,14 @@ class Landscape(Structure):
             return value
         return jnp.concatenate([value, jnp.linalg.eigvalsh(dense_hessian(self.value)(x)) / units.curvature])
 
+    @property
+    def tells_orbits(self) -> bool:
+        """Whether `invariants` and `same_orbit` tell orbits apart without the Hessian's spectrum.
+
+        Only then do points share one. By default where the landscape has invariants of its own.
+        """
+        return type(self).invariants is not Landscape.invariants
+
     def lower_bound(self, x: Any) -> Float[Array, ""]:
         """Return a lower bound on the global minimum; it may depend on x, and must hold whatever x is."""
         return jnp.full((), -jnp.inf, jax.tree.leaves(self.zeros())[0].dtype)
@@ -131,6 +139,13 @@ class Landscape(Structure):
     def measures(self, x: Any) -> dict[str, Array]:
         """Return more numbers to record of a point, each a scalar, by name."""
         return {}
+
+    def shape(self, x: Any) -> Float[Array, " m"]:
+        """Return numbers that the continuous symmetry leaves alone, and by which the orbit of x is known.
+
+        Cheaper than `invariants`, the default, if they are others: discrete symmetry may change them.
+        """
+        return self.invariants(x)
 
     def name_of(self, x: Any) -> str:
         """Return what a critical point is called, from its numbers (it is not traced); by default nothing."""

@@ -3,6 +3,7 @@
 And the list of orbits that a census keeps.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -52,6 +53,43 @@ def sorted_into(
         orbits += 1
     first = np.unique(numbers, return_index=True)[1]
     return np.argsort(np.argsort(first))[numbers] if len(numbers) else numbers
+
+
+def projected(vectors: Float[np.ndarray, "m F"]) -> Float[np.ndarray, " m"]:
+    """Return one number of each vector, which changes by no more than its largest entry does."""
+    weights = np.cos(np.arange(vectors.shape[1], dtype=float))  # any that are not alike
+    return vectors @ (weights / max(1.0, np.abs(weights).sum()))
+
+
+def grouped(
+    vectors: Float[np.ndarray, "m F"],
+    best_first: Int[np.ndarray, " k"],
+    kinds: Int[np.ndarray, " m"],
+    same: Callable[[int, int], bool] | None = None,
+) -> Int[np.ndarray, " m"]:
+    """Return for each point the first in the order `best_first` whose vector it has; -1 of others.
+
+    To `MATCH_TOL`, as `sorted_into`, among points of one of the `kinds`; and only where `same` says so, too,
+    of the first and of the point. Looks among the points whose projections on one direction agree.
+    """
+    joined, along = np.full(len(vectors), -1), projected(vectors)
+    for kind in np.unique(kinds[best_first]):
+        members = best_first[kinds[best_first] == kind]
+        ordered = members[np.argsort(along[members], kind="stable")]
+        places = along[ordered]
+        for i in members:
+            if joined[i] >= 0:
+                continue
+            joined[i] = i
+            tolerance = MATCH_TOL * (1.0 + np.abs(vectors[i]).max(initial=0.0))
+            low, high = np.searchsorted(places, along[i] + tolerance * np.array([-1.01, 1.01]))
+            window = ordered[low:high]
+            window = window[joined[window] < 0]
+            alike = window[near(vectors[window], vectors[i])]
+            if same is not None:
+                alike = alike[[same(int(i), int(j)) for j in alike]] if len(alike) else alike
+            joined[alike] = i
+    return joined
 
 
 class Census(NamedTuple):

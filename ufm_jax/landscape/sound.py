@@ -17,6 +17,7 @@ COLUMNS = frozenset(
         *("start", "target", "status", "verdict", "reason", "loss", "grad_norm", "index", "nullity"),
         *("orbit_dim", "lambda_min", "lambda_min_residual", "dual_bound", "dual_gap", "negative_curvature"),
         *("num_steps", "closed_form_loss", "hits", "row", "rel_grad_norm", "rel_dual_gap"),
+        *("orbit", "invariants", "shard", "shard_orbit"),
     )
 )
 ASKED = 8  # random points

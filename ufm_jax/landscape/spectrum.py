@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.orbit import Orbit
 from ufm_jax.landscape.point import Point, ravel
-from ufm_jax.landscape.units import ROUNDING, ZERO_RTOL, Units, zero_tolerance
+from ufm_jax.landscape.units import ROUNDING, ZERO_RTOL, Units, per_slope, zero_tolerance
 from ufm_jax.numerics.derivatives import Vector, dense_matrix
 from ufm_jax.numerics.lanczos import extreme_eigenpairs
 from ufm_jax.numerics.status import Status
@@ -52,6 +52,26 @@ class Spectrum(NamedTuple):
     # No eigenvalue is negative and too small for its sign, by tolerance or `doubt`, and the orbit is null;
     clear: Bool[Array, ""]
     resolved: Bool[Array, ""]  # and no positive one, modulo the orbit, is too small
+    # What is needed to judge other points of the orbit by this one; NaN where nobody asks, or knows.
+    least: Float[Array, ""] | float = jnp.nan  # smallest |λ| modulo the orbit, in even coordinates
+    per_slope: Float[Array, ""] | float = jnp.nan  # by which of ‖∇f‖ there `tolerance` grows
+
+    @property
+    def isolated(self) -> Bool[Array, ""]:
+        """True where all was counted and no direction is null but the orbit's: no critical point is near."""
+        counted = (self.index != NOT_COUNTED) & (self.nullity == self.orbit_dim)
+        return self.sound & self.clear & self.resolved & counted
+
+    def at_slope(self, more: Float[Array, ""], doubt: Float[Array, ""]) -> "Spectrum":
+        """Return the evidence at a point of the same orbit whose ‖∇f‖ is `more` larger, and its `doubt`.
+
+        `isolated` says no longer that it is so where an eigenvalue might not show there: twice what it must
+        be, as those of two such points differ by less than one tolerance.
+        """
+        larger = self.per_slope * more
+        there = self._replace(tolerance=self.tolerance + larger, null=self.null + larger, doubt=doubt)
+        shows = self.least > 2 * jnp.maximum(10 * there.tolerance, doubt)
+        return there._replace(clear=self.clear & shows, resolved=self.resolved & shows)
 
 
 class Block(NamedTuple):
@@ -134,6 +154,9 @@ def _counted(
     null = tolerance - (units.rtol - min(ROUNDING, units.rtol / 10)) * _norm(parts)
     unsure = jnp.maximum(10 * tolerance, doubt)
     sound = jnp.all(jnp.stack([b.sound for b in blocks]))
+    least = jnp.min(jnp.abs(values))
+    if any(b.lowest_alone for b in blocks):  # of others it is known that they are larger
+        least = jnp.where(jnp.min(values) > 0, least, jnp.nan)
     clear = ~jnp.any((values < -null) & (values > -unsure)) & (orbit_residual <= tolerance) & sound
     return {
         "lowest": jnp.min(values),
@@ -146,6 +169,8 @@ def _counted(
         "null": null,
         "clear": clear,
         "resolved": clear & ~jnp.any((values > null) & (values < unsure)),
+        "least": least,
+        "per_slope": per_slope(orbit.radius),
     }
 
 

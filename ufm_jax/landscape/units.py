@@ -89,7 +89,12 @@ def zero_tolerance(
 
     All in even coordinates.
     """
-    return rtol * size + (PER_GRAD + TURN / radius) * slope
+    return rtol * size + per_slope(radius) * slope
+
+
+def per_slope(radius: Float[Array, ""]) -> Float[Array, ""]:
+    """Return by how much of ‖∇f‖ the tolerance of a zero grows, on an orbit of this radius."""
+    return PER_GRAD + TURN / radius
 
 
 def doubt(units: Units, slope: Float[Array, ""]) -> Float[Array, ""]:

@@ -80,7 +80,7 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
 
 def take(lanes: np.ndarray, *trees: Any) -> Any:
     """Return some rows, of the first axis of every leaf."""
-    return jax.tree.map(lambda a: a[lanes], trees)
+    return jax.tree.map(lambda a: np.asarray(a)[lanes], trees)
 
 
 def put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import pyarrow as pa
 
-from ufm_jax.files import provenance, write_json
+from ufm_jax.files import provenance
 from ufm_jax.interrupt import check_interrupted, orderly
 from ufm_jax.runs import store
 from ufm_jax.runs.engine import Progress, check, run_shards
@@ -68,9 +68,7 @@ def run(
                 store.opened(config, out, _made_by(client), repair=repair)
                 failed = _give_out(client, config, out, itertools.chain([first], todo), progress)
         failed |= _not_here(config, out, failed)
-        there = store.finished(config, out)
-        table = store.read_shards(config, out) if there else None
-        write_json(out / "summary.json", store.summary(table, config.num_rows, failed))
+        table = store.concluded(config, out, failed)
     return table, failed
 
 

@@ -26,7 +26,7 @@ from ufm_jax.models.unconstrained.reduction import check_class_means
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.runs import pipeline
+from ufm_jax.runs import by_orbit, merge, pipeline
 from ufm_jax.runs.plan import (
     LandscapeConfig,
     Plan,
@@ -133,7 +133,7 @@ def sweep(config: Sweep, progress: Progress | None = None) -> pa.Table:
         ValueError: as `check`.
     """
     check(config)
-    return pa.concat_tables(table for _, table in run_shards(config, shards(config), progress))
+    return merge.rows_of(config, run_shards(config, shards(config), progress)).table
 
 
 def run_shards(
@@ -153,12 +153,12 @@ def tables(
 ) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard in `todo` with its table, which holds the points if the plan says so."""
     for shard, ends in judged(work, plan, todo, progress):
-        lifted = (None if e.points is None else jax.device_get(work.points.lift(e.points)) for e in ends)
-        yield shard, pa.concat_tables(_with_points(e.rows, x) for e, x in zip(ends, lifted, strict=True))
+        lifted = None if ends.points is None else jax.device_get(work.points.lift(ends.points))
+        yield shard, _with_points(ends.rows, lifted)
 
 
 class Ends(NamedTuple):
-    """Where the searches of one call ended."""
+    """Where the searches of one shard ended."""
 
     rows: pa.Table
     points: Any  # of `Work.landscape`, along the first axis of every leaf; None unless the plan keeps them
@@ -203,10 +203,10 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
 
 def all_ends(work: Work, plan: Plan, progress: Progress | None = None) -> Ends:
     """Run a whole sweep and return all its rows and points."""
-    calls = [call for _, calls in judged(work, plan, shards(plan), progress) for call in calls]
-    rows = pa.concat_tables(call.rows for call in calls)
-    points = jax.tree.map(lambda *a: np.concatenate(a), *(call.points for call in calls))
-    return Ends(rows, points, np.concatenate([call.setting for call in calls]))
+    parts = list(judged(work, plan, shards(plan), progress))
+    rows = merge.rows_of(plan, ((shard, ends.rows) for shard, ends in parts)).table
+    points = jax.tree.map(lambda *a: np.concatenate(a), *(ends.points for _, ends in parts))
+    return Ends(rows, points, np.concatenate([ends.setting for _, ends in parts]))
 
 
 def search_again(grid: Grid, plan: Plan, own: Any, setting: int, which: tuple[int, Target]) -> Any:
@@ -251,29 +251,54 @@ def settings_in(table: pa.Table, plan: Plan) -> np.ndarray:
 
 def judged(
     work: Work, plan: Plan, todo: Iterable[Shard], progress: Progress | None = None
-) -> Iterator[tuple[Shard, list[Ends]]]:
+) -> Iterator[tuple[Shard, Ends]]:
     """Search and judge the lanes of each shard in `todo`, some hundreds or more in one call."""
     key = jax.random.key(plan.seed)
     best = np.asarray(_known_minima(work.landscape, work.settings))
-    seen: Counter = Counter()
+    finished: Counter = Counter()
     done = 0
     for shard in todo:
+        start, setting = lanes_of(plan, np.arange(shard.first, shard.stop))
+        fields = {name: values[setting] for name, values in work.settings.items()}
         size = pipeline.lanes_of_call(work.landscape, shard.target)
-        ends = []
-        for first in range(shard.first, shard.stop, size):
-            start, setting = lanes_of(plan, np.arange(first, min(first + size, shard.stop)))
-            fields = {name: values[setting] for name, values in work.settings.items()}
-            point = _ends(work, fields, key, start, shard.target)
-            evidence = pipeline.judge(work.landscape, fields, point.x, shard.target, plan.spectra)
-            columns = settings_of(plan, setting)
-            rows = table_of(columns, shard.target, start, point, evidence, best[setting])
-            ends.append(Ends(rows, point.x if plan.keep_points else None, setting))
-            done += len(start)
-            counts = rows["verdict"].value_counts().to_pylist()
-            seen.update({item["values"]: item["counts"] for item in counts})
-            if progress is not None:
-                progress(done, seen)
-        yield shard, ends
+        calls = []
+        for first in range(0, len(start), size):
+            part = slice(first, first + size)
+            here = {name: values[part] for name, values in fields.items()}
+            point = _ends(work, here, key, start[part], shard.target)
+            calls.append((point, _look(work, plan, here, point.x, shard.target)))
+            done += len(start[part])
+            if progress is not None and part.stop < len(start):
+                progress(done, finished + _decided(calls))
+        point, seen = jax.tree.map(lambda *a: np.concatenate(a), *calls)
+        found = by_orbit.unsorted(seen)
+        if plan.spectra == "all":
+            found = by_orbit.sort(work.landscape, fields, point.x, seen, setting)
+        rows = table_of(settings_of(plan, setting), shard.target, start, point, found, best[setting])
+        finished.update(_verdicts(found.evidence))
+        if progress is not None:
+            progress(done, finished)
+        yield shard, Ends(rows, point.x if plan.keep_points else None, setting)
+
+
+def _look(work: Work, plan: Plan, fields: pipeline.Fields, x: Any, target: Target) -> by_orbit.Seen:
+    """Judge the ends of one call as far as that needs no others."""
+    if plan.spectra == "all":
+        return by_orbit.look(work.landscape, fields, x, target)
+    evidence = pipeline.judge(work.landscape, fields, x, target, plan.spectra)
+    return by_orbit.Seen(evidence, np.zeros((len(evidence.loss), 0)))
+
+
+def _decided(calls: list[tuple[CriticalPoint, by_orbit.Seen]]) -> Counter:
+    """Count the verdicts of an unfinished shard; what is undecided may not stay so."""
+    counts = sum((_verdicts(seen.evidence) for _, seen in calls), Counter())
+    del counts[Verdict.UNDECIDED.name]
+    return counts
+
+
+def _verdicts(evidence: Evidence) -> Counter:
+    codes, counts = np.unique(evidence.verdict, return_counts=True)
+    return Counter({Verdict(code).name: int(count) for code, count in zip(codes, counts, strict=True)})
 
 
 @jax.jit
@@ -288,10 +313,11 @@ def table_of(
     target: Target,
     start: np.ndarray,
     point: CriticalPoint,
-    evidence: Evidence,
+    found: by_orbit.Sorted,
     best: np.ndarray,
 ) -> pa.Table:
-    """Return the table of one call; what was not shown of a row is null."""
+    """Return the table of one shard; what was not shown of a row is null."""
+    evidence = found.evidence
     shown = evidence.columns()
     measures = {name: np.asarray(values) for name, values in evidence.measures.items()}
     numbers = {name: values for name, values in measures.items() if values.dtype.kind == "i"}
@@ -314,6 +340,8 @@ def table_of(
             "closed_form_loss": _shown(best),
             "rel_grad_norm": pa.array(np.asarray(evidence.rel_grad_norm)),
             "rel_dual_gap": _shown(evidence.rel_dual_gap),
+            "orbit": pa.array(found.orbit, pa.int64(), mask=found.orbit < 0),
+            "invariants": _vectors(len(start), found.best, found.invariants),
         }
     )
 
@@ -329,6 +357,15 @@ def _shown(values: Any) -> pa.Array:
     """Return numbers with null for NaN, and for what was NOT_COUNTED."""
     values = np.asarray(values)
     return pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else values == NOT_COUNTED)
+
+
+def _vectors(size: int, rows: np.ndarray, vectors: np.ndarray) -> pa.Array:
+    """Return a column of `size` lists that has these vectors in these rows, and null elsewhere."""
+    order, held = np.argsort(rows), np.zeros(size, bool)
+    held[rows] = True
+    ends = np.cumsum(held) * vectors.shape[1]
+    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ravel(vectors[order])), mask=pa.array(~held))
 
 
 def _names(codes: type[Status] | type[Verdict] | type[Reason], values: Any) -> pa.Array:

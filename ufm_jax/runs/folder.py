@@ -33,7 +33,7 @@ from ufm_jax.runs.plan import (
 
 UNREADABLE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises at bytes that are not its own
 METADATA = b"ufm"  # the key of a Parquet file's schema that says which run and shard it is
-MANIFEST, POINTS, ORBITS = "manifest.json", "points", "orbits.npz"
+MANIFEST, POINTS, ORBITS, SWEPT_ORBITS = "manifest.json", "points", "orbits.npz", "orbits.parquet"
 AGAIN = "`ufm sweep` or `ufm census`, as it was given, with --repair writes it again from the files there"
 
 Config = SweepConfig | LandscapeConfig | CensusConfig | LandscapeCensusConfig
@@ -208,7 +208,7 @@ def _digests(out: Path) -> Iterator[str]:
 
 
 def _all_marks(out: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted((out / POINTS).glob("*.parquet")):
+    for file in (*sorted((out / POINTS).glob("*.parquet")), *out.glob(SWEPT_ORBITS)):
         try:
             yield marks(file)
         except UNREADABLE:

@@ -2,6 +2,8 @@
 
 DIR/points/00000.parquet one row a start, decay setting and target; the key `ufm` of the schema's metadata
                          says which run and shard it is, and what made it; pages carry checksums
+DIR/orbits.parquet       one row a distinct orbit of all shards there (`merge`), with the same key `ufm`: what
+                         the shards say, written again whenever a run ends
 DIR/summary.json         counts per verdict and status, shards that were given up
 DIR/bad/                 bad shards that --repair moved away
 """
@@ -29,6 +31,7 @@ from ufm_jax.runs.engine import Progress, check, run_shards
 from ufm_jax.runs.folder import (
     METADATA,
     POINTS,
+    SWEPT_ORBITS,
     UNREADABLE,
     claimed,
     configuration,
@@ -38,6 +41,7 @@ from ufm_jax.runs.folder import (
     open_folder,
     said_by,
 )
+from ufm_jax.runs.merge import Rows, rows_of
 from ufm_jax.runs.plan import (
     CensusPlan,
     LandscapeConfig,
@@ -53,6 +57,7 @@ from ufm_jax.runs.recipe import grid_of
 
 log = logging.getLogger(__name__)
 
+MOVE = "`ufm sweep`, as it was given, with --repair writes it again from the shards"
 PROBE_RTOL = 1e-9  # another machine rounds otherwise
 
 
@@ -72,8 +77,23 @@ def run(config: Sweep, out: Path, progress: Progress | None = None, *, repair: b
         opened(config, out, repair=repair)
         for number, table in run_shards(config, todo, progress):
             write_shard(config, out, number, table)
-        table = read_shards(config, out)
-        write_json(out / "summary.json", summary(table, config.num_rows))
+        return concluded(config, out)
+
+
+def concluded(config: Sweep, out: Path, failed: dict[Shard, str] | None = None) -> pa.Table | None:
+    """Write orbits.parquet and summary.json of what is finished, and return its rows, if there are any.
+
+    Raises:
+        ValueError: as `read_shards`.
+        OSError: naming a file that cannot be written.
+    """
+    rows = _rows(config, out) if finished(config, out) else None
+    if rows is not None and rows.orbits is not None:
+        says = {"digest": config.digest(), "rows": rows.table.num_rows, **provenance()}
+        marked = rows.orbits.replace_schema_metadata({METADATA: json.dumps(says)})
+        write_file(out / SWEPT_ORBITS, partial(pq.write_table, marked, write_page_checksum=True))
+    table = None if rows is None else _told(config, rows.table)
+    write_json(out / "summary.json", summary(table, config.num_rows, failed))
     return table
 
 
@@ -141,6 +161,50 @@ def read_shards(config: Sweep, out: Path) -> pa.Table:
     """Return all finished rows, as `load` does, without its warning.
 
     Raises:
+        ValueError: naming `out`, if there is no finished shard, or one that cannot be read, or if
+            orbits.parquet is not what they say.
+    """
+    rows = _rows(config, out)
+    if why := _wrong_orbits(config, out, rows):
+        raise ValueError(f"out: {out / SWEPT_ORBITS} {why}; {MOVE}")
+    return _told(config, rows.table)
+
+
+def _told(config: Sweep, table: pa.Table) -> pa.Table:
+    """Return a table that says how many rows of the plan it has."""
+    rows = {"rows": table.num_rows, "rows_planned": config.num_rows}
+    says = rows | {"complete": table.num_rows == config.num_rows}
+    return table.replace_schema_metadata({METADATA: json.dumps(says)})
+
+
+def _wrong_orbits(config: Sweep, out: Path, rows: Rows | None = None) -> str | None:
+    """Return what is wrong with orbits.parquet: it is not this run's, or not what these `rows` say.
+
+    One that was written of fewer or more rows is not held against them, and none at all: the run goes on.
+    """
+    file = out / SWEPT_ORBITS
+    if not file.exists():
+        return None
+    try:
+        with _open(file) as held:
+            table = held.read()
+            says = said_by(held.schema_arrow)
+    except UNREADABLE as error:
+        return f"cannot be read ({str(error).splitlines()[0]})"
+    if says.get("digest") != config.digest():
+        return "belongs to another run"
+    if rows is None or rows.orbits is None or says.get("rows") != rows.table.num_rows:
+        return None
+    held, made = table.replace_schema_metadata(), rows.orbits.replace_schema_metadata()
+    # As text, in which NaN is itself.
+    same = held.schema == made.schema and repr(held.to_pylist()) == repr(made.to_pylist())
+    return None if same else "is not what the shards say"
+
+
+def _rows(config: Sweep, out: Path) -> Rows:
+    """Return the rows and orbits of all finished shards.
+
+    Raises:
         ValueError: naming `out`, if there is no finished shard, or one that cannot be read.
     """
     files = [(shard, _path(out, shard)) for shard in finished(config, out)]
@@ -153,11 +217,8 @@ def read_shards(config: Sweep, out: Path) -> pa.Table:
         found = _read(config, one, path)
         if isinstance(found, str):
             raise ValueError(f"out: cannot read {path}: {found}; `ufm sweep` with --repair renews it")
-        tables.append(found)
-    table = pa.concat_tables(tables)
-    rows = {"rows": table.num_rows, "rows_planned": config.num_rows}
-    says = rows | {"complete": table.num_rows == config.num_rows}
-    return table.replace_schema_metadata({METADATA: json.dumps(says)})
+        tables.append((one, found))
+    return rows_of(config, tables)
 
 
 def unfinished(config: Sweep, out: Path, *, repair: bool = False) -> Iterator[Shard]:
@@ -167,15 +228,31 @@ def unfinished(config: Sweep, out: Path, *, repair: bool = False) -> Iterator[Sh
     page where `repair` is given. Bad shards are then moved to DIR/bad, logged, and to be done again.
 
     Raises:
-        ValueError: naming `out` and the bad shards, if there are any and `repair` is not given.
+        ValueError: naming `out` and the bad shards, if there are any and `repair` is not given; or
+            orbits.parquet; or if shards of a version that sorted no orbits are there, and others to be done.
     """
     done = finished(config, out)
     bad = _faults(config, out, done, thorough=repair)
     if bad and not repair:
         raise ValueError(_advice(out, bad))
+    if why := _wrong_orbits(config, out):
+        if not repair:
+            raise ValueError(f"out: {out / SWEPT_ORBITS} {why}; {MOVE}")
+        moved = move_to_bad(out, out / SWEPT_ORBITS)
+        log.warning("ufm: %s: %s; moved to %s", out / SWEPT_ORBITS, why, moved)
+    good = [one for one in done if one not in bad]
+    if (
+        len(good) < num_shards(config)
+        and good
+        and "orbit" not in _open(_path(out, good[0])).schema_arrow.names
+    ):
+        raise ValueError(
+            f"out: {out} was begun by a version that sorted no orbits; this one reads it, and does not go on "
+            "with it: choose another folder"
+        )
     for one, why in bad.items():
         log.warning("ufm: %s: %s; moved to %s", _path(out, one), why, move_to_bad(out, _path(out, one)))
-    held = {one.number for one in done} - {one.number for one in bad}
+    held = {one.number for one in good}
     return (one for one in shards(config) if one.number not in held)
 
 

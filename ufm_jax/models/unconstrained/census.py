@@ -20,7 +20,6 @@ from ufm_jax.models.unconstrained.objective import logit_gradient
 from ufm_jax.models.unconstrained.permutations import Shape, group_order, matching, stabiliser_order
 from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
 from ufm_jax.models.unconstrained.reduction import check_class_means, reduced
-from ufm_jax.models.unconstrained.symmetry import shift_dimension
 
 # Far below a search's own 1e-10: beside a bifurcation whole neighbourhoods of a family meet that.
 METHOD = LevenbergMarquardt(gtol=1e-12)
@@ -88,7 +87,8 @@ def shape_of(small: Problem, x: Float[np.ndarray, " D"]) -> Shape:
     K, r = small.num_classes, small.dim
     W, H = x[: K * r].reshape(K, r), x[K * r : 2 * K * r].reshape(r, K)
     b = x[2 * K * r :] if small.bias else np.zeros(K)
-    return Shape(W @ H, b - b.mean() if int(shift_dimension(small)) else b, small.kinds)
+    shifts = small.bias and small.shift_invariant and float(small.decay_b) == 0  # `shift_dimension`
+    return Shape(W @ H, b - b.mean() if shifts else b, small.kinds)
 
 
 def same_orbit(small: Problem, x: Float[np.ndarray, " D"], y: Float[np.ndarray, " D"]) -> bool:

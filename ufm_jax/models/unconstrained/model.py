@@ -54,6 +54,7 @@ class UnconstrainedFeatureModel(Problem):
     draw = starts.draw
     tangents = symmetry.tangents  # type: ignore[assignment]
     invariants = symmetry.invariants  # type: ignore[assignment]
+    shape = symmetry.shape  # type: ignore[assignment]
     orbit = symmetry.orbit_at
     blocks = blocks.blocks
     known = certificate.known
@@ -80,6 +81,10 @@ class UnconstrainedFeatureModel(Problem):
 
     def measures(self, x: Params) -> dict[str, Array]:
         return certificate.measures(self, x, symmetry.rank(self, x))
+
+    @property
+    def tells_orbits(self) -> bool:
+        return self.loss.convex  # else features of a class may differ, and class means do not tell
 
     def doubt(self, units: Units, slope: Float[Array, ""]) -> Float[Array, ""]:
         return doubt_if_even(units, slope)  # a feature coordinate may be reversed

@@ -105,6 +105,14 @@ def invariants(prob: Problem, p: Params) -> Float[Array, " m"]:
     return jnp.concatenate([*parts, jnp.linalg.svd(M, compute_uv=False) / K])
 
 
+def shape(prob: Problem, p: Params) -> Float[Array, " m"]:
+    """Return M = W H̃ and b (centred where its shift is a symmetry): a critical point up to rotations."""
+    M = jnp.ravel(p.W @ restrict(collapse(prob), p).H)
+    if p.b is None:
+        return M
+    return jnp.concatenate([M, p.b - shift_dimension(prob).astype(p.b.dtype) * jnp.mean(p.b)])
+
+
 def _orbit_radius(
     prob: Problem, p: Params, frame: Float[Array, "d d"], rank: Int[Array, ""]
 ) -> Float[Array, ""]:
