@@ -21,6 +21,9 @@ GRAD_TOL = 1e-8
 # f − bound below this, in units, with no negative curvature: globally minimal. The gap of a point near the
 # minimum is about ‖∇f‖ in units, and searches come down to 1e-10.
 GAP_TOL = 1e-9
+# Two values of f within this, in units, are one level. Near a family of critical orbits f is flat: points
+# solved to `SOLVED` have their loss to about 1e-10 of its unit; another version or device rounds by less.
+LEVEL_TOL = 1e-8
 SOLVED = 1e-10  # ‖∇f‖, in units, that a search must reach; it then takes one more Newton step
 DESCENDED = 1e-11  # first-order searches have no last Newton step: they go on to this
 
