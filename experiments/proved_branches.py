@@ -29,19 +29,19 @@ from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel
 class Config:
     """Numbers of classes, the range of Kθ, decays, and starts of the census at the given Kθ."""
 
-    classes: tuple[int, ...] = (3,)
-    k_theta: tuple[float, float] = (0.01, 0.03)
+    classes: tuple[int, ...] = (3, 4)
+    k_theta: tuple[float, float] = (0.003, 0.98)
     per_class: int = 5
     decay_w: float = 5e-3
     decay_h: float = 1e-3
     decay_b: float = 1e-2
-    starts: int = 1000
+    starts: int = 4000
 
 
 SCALES: dict[Scale, Config] = {
-    "smoke": Config(k_theta=(0.0148, 0.0152), starts=300),
+    "smoke": Config(classes=(3,), k_theta=(0.0148, 0.0152), starts=300),
     "default": Config(),
-    "paper": Config(classes=(3, 4), k_theta=(0.003, 0.98), starts=4000),
+    "paper": Config(classes=(3, 4, 5), k_theta=(1e-3, 0.98)),
 }
 
 
