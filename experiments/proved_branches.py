@@ -103,15 +103,18 @@ def plot(found: dict[int, list[dict[str, Any]]]) -> plt.Figure:
     figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.2), squeeze=False)
     for ax, (K, branches) in zip(axes[0], found.items(), strict=True):
         labelled: set[int] = set()
+        indices = sorted({branch["index"] for branch in branches})
         for branch in branches:
             line, index = np.array(branch["line"]), branch["index"]
-            colour = COLOURS[index % len(COLOURS)]
+            values = line[:, 1:].mean(axis=1)
+            values[[0, -1]] = line[0, 1], line[-1, 2]  # f grows with a decay: of an end piece, its own end
+            colour = COLOURS[indices.index(index) % len(COLOURS)]
             label = None if index in labelled else f"index {index}"
             labelled.add(index)
-            ax.plot(line[:, 0], line[:, 1:].mean(axis=1), color=colour, label=label)
+            ax.plot(line[:, 0], values, color=colour, label=label)
             for why, end in ((branch["below"], 0), (branch["above"], -1)):
                 if why is not None:
-                    ax.plot(line[end, 0], line[end, 1:].mean(), "o", color=colour, markersize=4)
+                    ax.plot(line[end, 0], values[end], "o", color=colour, markersize=4)
         ax.set(xscale="log", yscale="log", xlabel=r"$K\theta$", ylabel="critical value of $f$")
         ax.set_title(f"K = {K}: {len(branches)} orbits")
         ax.legend(fontsize=8)

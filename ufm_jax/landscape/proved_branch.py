@@ -239,7 +239,7 @@ def _tell(branch: _Branch, first: float, t: float, end: float, pieces: int) -> N
         return
     whole, done = (math.log(a / first) if first * end > 0 else a - first for a in (end, t))
     way = "down" if end < first else "up"
-    branch.listen(int(100 * done / whole), 100, f"% {way}, at {branch.name} = {t:.6g}, {pieces} pieces")
+    branch.listen(round(100 * done / whole), 100, f"% {way}, at {branch.name} = {t:.6g}, {pieces} pieces")
 
 
 def _piece(branch: _Branch, place: _Place, t: float) -> tuple[_Place, Piece, Beyond]:
