@@ -39,7 +39,8 @@ from ufm_jax.landscape.balls import (
     hexed,
     signs,
 )
-from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, Squared
+from ufm_jax.models.unconstrained.ball_losses import Scored, bent, score, weighted
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Squared
 from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
 from ufm_jax.models.unconstrained.reduction import (
     collapse,
@@ -53,16 +54,6 @@ from ufm_jax.models.unconstrained.series import series
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 
 DECAYS = ("decay_w", "decay_h", "decay_b")
-
-
-class Scored(NamedTuple):
-    """One class's loss at its logits."""
-
-    value: Ball
-    slope: list[Ball]  # K
-    curvature: list[list[Ball]]  # K x K
-    shares: list[Ball]  # softmax, K; of squared loss none
-    weight: Ball  # that all but the shares are multiplied by
 
 
 class Evaluated(NamedTuple):
@@ -130,7 +121,7 @@ class BallModel(Balls):
             push, A = J * v, flint().arb_mat(one.curvature)
             slopes.append((A * push * scale).entries())
             half = J.transpose() * A * moved
-            whole += half + half.transpose() + J.transpose() * _bent(one, push) * J
+            whole += half + half.transpose() + J.transpose() * bent(one, push) * J
         return self.with_bilinear(whole, slopes)
 
     def tangents(self, x: BallMatrix) -> BallMatrix:
@@ -208,7 +199,7 @@ class BallModel(Balls):
         for k, count in enumerate(counts):
             scale = 1 / arb(count).sqrt()
             logits = [M[j, k] * scale + (b[j] if b else 0) for j in range(K)]
-            scored.append(_weighted(_score(self.prob.loss, logits, k), arb(count) / self.prob.num_samples))
+            scored.append(weighted(score(self.prob.loss, logits, k), arb(count) / self.prob.num_samples))
         G = flint().arb_mat(
             [[one.slope[j] / arb(n).sqrt() for one, n in zip(scored, counts, strict=True)] for j in range(K)]
         )
@@ -249,7 +240,7 @@ class BallModel(Balls):
         of = lambda i, j: M[i][j, k] * scale + (b[i][j] if b[i] else 0)
         logits = [flint().arb_series([of(i, j) for i in range(n)], n) for j in range(K)]
         weight = flint().arb(self.prob.counts[k]) / self.prob.num_samples
-        return _weighted(_score(self.prob.loss, logits, k), weight), scale
+        return weighted(score(self.prob.loss, logits, k), weight), scale
 
     def with_bilinear(self, whole: BallMatrix, columns: list[list[Ball]]) -> BallMatrix:
         """Add the part of the logits' second derivative, with columns of G̃ or of its derivative."""
@@ -331,49 +322,3 @@ def _own_coordinates(prob: Problem, p: Params) -> Any:
         jnp.where(used[:, None], 0.0, turned_q.H),
     ]
     return turned_q, rank, jnp.sqrt(sum(jnp.sum(a**2) for a in left_out))
-
-
-def _score(loss: Loss, logits: list[Ball], label: int) -> Scored:
-    """Return ℓ, ∇ℓ and ∇²ℓ of one column, without its class weight's share in the mean."""
-    K, arb = len(logits), flint().arb
-    if isinstance(loss, Squared):
-        apart = [z - int(j == label) for j, z in enumerate(logits)]
-        value = sum((a * a for a in apart), arb(0)) / 2
-        return Scored(value, apart, [[arb(int(i == j)) for j in range(K)] for i in range(K)], [], arb(1))
-    assert isinstance(loss, CrossEntropy)
-    smoothing = arb(loss.smoothing)
-    target = [smoothing / K + (1 - smoothing if j == label else 0) for j in range(K)]
-    moved = [z + offset for z, offset in zip(logits, loss.offsets or [0] * K, strict=True)]
-    against = [z - moved[label] for z in moved]
-    powers = [arb(1) if j == label else z.exp() for j, z in enumerate(against)]
-    total = sum(powers, arb(0))
-    share = [power / total for power in powers]
-    value = total.log() - sum((t * z for t, z in zip(target, against, strict=True)), arb(0))
-    slope = [p - t for p, t in zip(share, target, strict=True)]
-    curvature = [
-        [share[i] * (1 - share[i]) if i == j else -share[i] * share[j] for j in range(K)] for i in range(K)
-    ]
-    weight = arb(1 if loss.class_weights is None else loss.class_weights[label])
-    return _weighted(Scored(value, slope, curvature, share, arb(1)), weight)
-
-
-def _weighted(one: Scored, weight: Ball) -> Scored:
-    return Scored(
-        one.value * weight,
-        [a * weight for a in one.slope],
-        [[a * weight for a in row] for row in one.curvature],
-        one.shares,
-        one.weight * weight,
-    )
-
-
-def _bent(one: Scored, push: BallMatrix) -> BallMatrix:
-    """Return the derivative of a curvature along ż: weight (diag ṗ − ṗpᵀ − pṗᵀ), ṗ = p (ż − ⟨p, ż⟩)."""
-    K = push.nrows()
-    if not one.shares:
-        return flint().arb_mat(K, K)
-    p, arb = one.shares, flint().arb
-    mean = sum((a * b for a, b in zip(p, push.entries(), strict=True)), arb(0))
-    dp = [a * (b - mean) for a, b in zip(p, push.entries(), strict=True)]
-    entry = lambda i, j: (dp[i] if i == j else 0) - dp[i] * p[j] - p[i] * dp[j]
-    return flint().arb_mat([[entry(i, j) * one.weight for j in range(K)] for i in range(K)])
