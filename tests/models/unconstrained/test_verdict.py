@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.search import LevenbergMarquardt
 from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
 from ufm_jax.landscape.units import GRAD_TOL, Units, doubt_if_even
 from ufm_jax.landscape.verdict import Reason, Size, Verdict, judge, judge_by_certificates
 from ufm_jax.models.unconstrained import starts
-from ufm_jax.models.unconstrained.objective import expand, objective
+from ufm_jax.models.unconstrained.objective import expand
 from ufm_jax.models.unconstrained.theory import global_minimum
-from ufm_jax.numerics.rootfind import levenberg_marquardt
 from ufm_jax.numerics.status import Status
 
 judged, judged_quickly = jax.jit(judge), jax.jit(judge_by_certificates)
@@ -104,7 +104,7 @@ def test_a_family_larger_than_the_orbit_is_called_degenerate():
     prob = make(BALANCED, 1, loss=SQUARED, bias=False)
     found, _ = descend_and_examine(prob, keys(23, 4))
     assert np.all(found.status == Status.CONVERGED)
-    there = jax.jit(jax.vmap(lambda p: levenberg_marquardt(objective(prob), p, gtol=1e-15).x))(found.params)
+    there = jax.jit(jax.vmap(lambda p: LevenbergMarquardt(gtol=1e-15).run(prob, p).x))(found.params)
     evidence = examined(prob, there).evidence
     assert np.all(evidence.verdict == Verdict.DEGENERATE)
     assert np.all(evidence.nullity == 2)
