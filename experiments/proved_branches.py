@@ -29,19 +29,19 @@ from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel
 class Config:
     """Numbers of classes, the range of Kθ, decays, and starts of the census at the given Kθ."""
 
-    classes: tuple[int, ...] = (3,)
-    k_theta: tuple[float, float] = (0.01, 0.03)
+    classes: tuple[int, ...] = (3, 4)
+    k_theta: tuple[float, float] = (0.003, 0.98)
     per_class: int = 5
     decay_w: float = 5e-3
     decay_h: float = 1e-3
     decay_b: float = 1e-2
-    starts: int = 1000
+    starts: int = 4000
 
 
 SCALES: dict[Scale, Config] = {
-    "smoke": Config(k_theta=(0.0148, 0.0152), starts=300),
+    "smoke": Config(classes=(3,), k_theta=(0.0148, 0.0152), starts=300),
     "default": Config(),
-    "paper": Config(classes=(3, 4), k_theta=(0.003, 0.98), starts=4000),
+    "paper": Config(classes=(3, 4, 5), k_theta=(1e-3, 0.98)),
 }
 
 
@@ -103,15 +103,18 @@ def plot(found: dict[int, list[dict[str, Any]]]) -> plt.Figure:
     figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.2), squeeze=False)
     for ax, (K, branches) in zip(axes[0], found.items(), strict=True):
         labelled: set[int] = set()
+        indices = sorted({branch["index"] for branch in branches})
         for branch in branches:
             line, index = np.array(branch["line"]), branch["index"]
-            colour = COLOURS[index % len(COLOURS)]
+            values = line[:, 1:].mean(axis=1)
+            values[[0, -1]] = line[0, 1], line[-1, 2]  # f grows with a decay: of an end piece, its own end
+            colour = COLOURS[indices.index(index) % len(COLOURS)]
             label = None if index in labelled else f"index {index}"
             labelled.add(index)
-            ax.plot(line[:, 0], line[:, 1:].mean(axis=1), color=colour, label=label)
+            ax.plot(line[:, 0], values, color=colour, label=label)
             for why, end in ((branch["below"], 0), (branch["above"], -1)):
                 if why is not None:
-                    ax.plot(line[end, 0], line[end, 1:].mean(), "o", color=colour, markersize=4)
+                    ax.plot(line[end, 0], values[end], "o", color=colour, markersize=4)
         ax.set(xscale="log", yscale="log", xlabel=r"$K\theta$", ylabel="critical value of $f$")
         ax.set_title(f"K = {K}: {len(branches)} orbits")
         ax.legend(fontsize=8)

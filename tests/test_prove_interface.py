@@ -3,6 +3,9 @@
 import copy
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +139,8 @@ def test_the_checker_accepts_other_models():
             {"line": i, "loss": float(prob.value(x)).hex(), **proof.record()}
             for i, (x, proof) in enumerate(zip(points, proofs, strict=True))
         ]
-        content = {"format": "ufm proofs 1", "problem": prob.balls(prob.zeros()).problem(), "alike": []}
+        content = {"format": "ufm proofs 2", "digest": "", "orbits": 2, "alike": []}
+        content["problem"] = prob.balls(prob.zeros()).problem()
         assert check_all({**content, "proofs": entries}) == []
         entries[1]["index"] += 1
         assert len(check_all({**content, "proofs": entries})) == 1
@@ -233,6 +237,8 @@ def test_the_checker_refuses_an_orbit_told_twice(held):
     """The same box again, another point of the same orbit, and the same line number."""
     again = copy.deepcopy(held["proofs"][1])
     held["proofs"].append({**again, "line": 4})
+    assert check_all(held) == ["the file: ValueError(\"not as shown: ['orbits']\")"]
+    held["orbits"] = 5
     assert check_all(held) == ["lines 1 and 4: not shown to be different orbits"]
     K, centre = 3, again["centre"]  # of rank 1: minus W and H
     turned = [a[1:] if a.startswith("-") else f"-{a}" for a in centre[: 2 * K]]
@@ -242,6 +248,104 @@ def test_the_checker_refuses_an_orbit_told_twice(held):
     assert check_all(held) == []
     held["proofs"][4]["line"] = 2
     assert check_all(held)
+
+
+def places(held, path=()):
+    """Every place of a file, whole parts too; of a box the first number."""
+    if path:
+        yield path
+    if isinstance(held, dict | list):
+        keys = (
+            list(held)
+            if isinstance(held, dict)
+            else range(min(1, len(held)) if path[-1] == "centre" else len(held))
+        )
+        for key in keys:
+            yield from places(held[key], (*path, key))
+
+
+ODD = [None, True, 0, 7, -1.5, 10**400, "", "nan", "0x1p999999999", [], [[0, 1]], {}, "gone", "a sentence"]
+
+
+def test_whatever_a_file_says_is_checked_or_refused(held):
+    """Each part in turn is replaced by odd values, or left out: what is accepted claims nothing else."""
+    one, other = held["proofs"][0], held["proofs"][3]
+    failed = {**dict.fromkeys(one), "proved": False, "failed": "why", "statement": "nothing is proved: why"}
+    held["proofs"] = [one, {**other, "line": 1}, {**failed, "line": 2, "centre": [], "loss": "0x1.0p+0"}]
+    held["orbits"] = 3
+    assert check_all(held) == []
+    for path in places(held):
+        for odd in ODD:
+            wrong = copy.deepcopy(held)
+            *parents, last = path
+            inside = wrong
+            for key in parents:
+                inside = inside[key]
+            if json.dumps(inside[last]) == json.dumps(odd):
+                continue
+            if odd == "gone":
+                del inside[last]
+            else:
+                inside[last] = odd
+            refused = check_all(wrong)
+            unspoken = path == ("digest",) and isinstance(odd, str) and odd != "gone"
+            less = path == ("alike",) and odd == [[0, 1]]
+            found = (
+                path == ("proofs", 2, "loss") and odd == "0x1p999999999"
+            )  # of an entry that proves nothing
+            assert refused or unspoken or less or found, (path, odd)
+            assert all(len(said.splitlines()) == 1 for said in refused)
+
+
+def test_a_dropped_or_renumbered_entry_and_an_edited_sentence_are_refused(held):
+    for change in (
+        lambda one: one["proofs"].pop(),
+        lambda one: one["proofs"].pop(0),
+        lambda one: one["proofs"].reverse(),
+        lambda one: one["proofs"][2].update(line=1),
+        lambda one: one["proofs"][1].update(
+            statement=one["proofs"][1]["statement"].replace("index 3", "index 0")
+        ),
+        lambda one: one["proofs"][1].update(note="it is a global minimum"),
+        lambda one: one.update(note="nothing else exists"),
+        lambda one: one["problem"].update(note="any d"),
+        lambda one: one["proofs"][1].update(proved=False),
+    ):
+        wrong = copy.deepcopy(held)
+        change(wrong)
+        assert check_all(wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "7",
+        "NaN",
+        '{"proofs": NaN}',
+        "not json",
+        "[" * 100_000,
+        "1" * 5000,
+        '{"format": "ufm proofs 2", "format": "ufm proofs 2"}',
+        "\udcff",
+    ],
+    ids=range(10),
+)
+def test_odd_files_are_refused_in_a_line(tmp_path, text):
+    (tmp_path / "odd.json").write_bytes(text.encode(errors="surrogateescape"))
+    found = subprocess.run(
+        [sys.executable, "experiments/check_proofs.py", str(tmp_path / "odd.json")],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stderr == ""
+    refused, last = found.stdout.splitlines()
+    assert refused.startswith("refused: ")
+    assert last == "REFUSED"
 
 
 def test_a_row_that_says_otherwise_is_not_proved(folder):

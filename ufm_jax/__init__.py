@@ -20,6 +20,7 @@ os.environ.setdefault("PJRT_NPROC", str(MIN_CPU_WORKERS))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
+    from ufm_jax.branch_interface import prove_branch as prove_branch
     from ufm_jax.census_interface import census as census
     from ufm_jax.interface import Flow as Flow
     from ufm_jax.interface import Judged as Judged
@@ -40,7 +41,6 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.proof import Proof as Proof
     from ufm_jax.landscape.proof import prove as prove
     from ufm_jax.landscape.proved_branch import ProvedBranch as ProvedBranch
-    from ufm_jax.landscape.proved_branch import prove_branch as prove_branch
     from ufm_jax.landscape.search import CriticalPoint as CriticalPoint
     from ufm_jax.landscape.search import EigenvectorFollowing as EigenvectorFollowing
     from ufm_jax.landscape.search import LevenbergMarquardt as LevenbergMarquardt
@@ -96,7 +96,8 @@ _HOMES = {
     "model_interface": ("certify", "Certified"),
     "landscape.continuation": ("follow", "Followed"),
     "landscape.proof": ("prove", "Proof"),
-    "landscape.proved_branch": ("prove_branch", "ProvedBranch"),
+    "branch_interface": ("prove_branch",),
+    "landscape.proved_branch": ("ProvedBranch",),
     "landscape.search": ("search", "CriticalPoint", "Newton", "LevenbergMarquardt", "EigenvectorFollowing"),
     "landscape.units": ("Units",),
     "landscape.verdict": ("Verdict", "Reason"),

@@ -1,13 +1,18 @@
 """The Python interface to a census: all critical orbits of a landscape."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from ufm_jax.landscape import census as censuses
 from ufm_jax.landscape.grid import Grid
 from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.orbits import Census
 from ufm_jax.landscape.proof import can_prove
+from ufm_jax.report.progress import Steps, census_progress
 from ufm_jax.runs import orbits
 from ufm_jax.runs.orbits import Atlas
+from ufm_jax.runs.proofs import Listen
 from ufm_jax.runs.recipe import census_config_of
 
 
@@ -45,14 +50,25 @@ def census(
     if prove:
         can_prove(landscape)
     censuses.check(landscape, starts, seed=seed, force=force)
-    listen = None
-    if progress:
-        from ufm_jax.report.progress import census_progress
+    listen = census_progress("census") if progress else None
+    with Steps("census: proving") if progress else nullcontext() as proving:
+        return _taken(landscape, starts, seed, out, listen, proving, force=force, prove=prove)
 
-        listen = census_progress("census")
+
+def _taken(
+    landscape: Landscape,
+    starts: int | None,
+    seed: int,
+    out: Path | str | None,
+    listen: Callable[[Census], None] | None,
+    proving: Listen | None,
+    *,
+    force: bool,
+    prove: bool,
+) -> Atlas:
     if out is not None:
         config = census_config_of(landscape, starts=starts, seed=seed)
-        orbits.run(config, Path(out), listen, force=force, prove=prove)
+        orbits.run(config, Path(out), listen, force=force, prove=prove, proving=proving)
         return orbits.atlas(config, Path(out))
     state = censuses.begin(landscape)
     if listen is not None:
@@ -61,4 +77,4 @@ def census(
         state = later
         if listen is not None:
             listen(state)
-    return Atlas(landscape, state, orbits.proved_rows(landscape, state) if prove else None)
+    return Atlas(landscape, state, orbits.proved_rows(landscape, state, proving) if prove else None)

@@ -326,7 +326,7 @@ def _where(config: "SweepConfig | LandscapeConfig") -> str:
 
 def _census(flags: Census) -> None:
     from ufm_jax.landscape.proof import can_prove
-    from ufm_jax.report.progress import census_progress
+    from ufm_jax.report.progress import Steps, census_progress
     from ufm_jax.report.table import census_report
     from ufm_jax.runs import orbits, proofs
     from ufm_jax.runs.plan import CensusConfig, LandscapeCensusConfig
@@ -343,7 +343,8 @@ def _census(flags: Census) -> None:
     if flags.prove:
         can_prove(landscape_of(config))
     how = {name: getattr(flags, name) for name in ("force", "repair", "prove")}
-    found, summary = orbits.run(config, flags.out, census_progress(), **how)
+    with Steps("ufm census: proving") as proving:
+        found, summary = orbits.run(config, flags.out, census_progress(), proving=proving, **how)
     print(census_report(found, summary))
     if flags.prove:
         print(proofs.told(flags.out))

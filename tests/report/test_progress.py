@@ -12,7 +12,7 @@ from conftest import make
 
 from ufm_jax.landscape.census import begin
 from ufm_jax.report import progress
-from ufm_jax.report.progress import Reporter, describe, duration, measured_rate
+from ufm_jax.report.progress import Reporter, Steps, describe, duration, measured_rate
 
 VERDICTS = Counter({"GLOBAL_MINIMUM": 30, "STRICT_SADDLE": 9, "DEGENERATE": 1, "UNDECIDED": 2})
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -132,3 +132,11 @@ def test_a_census_says_starts_a_second_and_verdicts(clock, capsys):
     assert "3 orbits from 5300 starts, 100 starts/s, the last" in first
     assert "6000 starts, 111 starts/s" in last
     assert last.endswith("STRICT_SADDLE 2 GLOBAL_MINIMUM 1")
+
+
+def test_steps_are_told_at_once_and_at_the_end(capsys):
+    with Steps("proving") as listen:
+        listen(0, 3, "0 proved")
+        listen(1, 3, "1 proved")  # too soon for a line
+        listen(3, 3, "3 proved")
+    assert capsys.readouterr().err.splitlines() == ["proving: 0/3 0 proved", "proving: 3/3 3 proved"]

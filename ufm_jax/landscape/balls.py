@@ -43,6 +43,7 @@ class Balls:
     start: Float[np.ndarray, " D"]
     dropped: float = 0.0
     affine: bool = False  # the gradient is affine in each field that is given as a ball
+    bends: bool = False  # `series`, `third` and `given` are there: branches are proved in far fewer pieces
 
     def expand(self, x: BallMatrix) -> tuple[Ball, BallMatrix, BallMatrix]:
         """Return enclosures of f (a ball), its gradient (D x 1) and its Hessian (D x D) over x (D x 1)."""
@@ -51,6 +52,23 @@ class Balls:
     def tangents(self, x: BallMatrix) -> BallMatrix:
         """Return rows, directions of the symmetry at x (m x D): by default there is none."""
         return flint().arb_mat(0, len(self.start))
+
+    def given(self, **fields: Any) -> "Balls":
+        """Return the same coordinates with other numbers or balls in place of fields."""
+        raise NotImplementedError
+
+    def series(
+        self, path: Sequence[BallMatrix], order: int
+    ) -> tuple[list[Ball], list[BallMatrix], list[BallMatrix]]:
+        """Return Taylor coefficients, 0 to `order`, of f, gradient and Hessian along path[0] + path[1] τ + …
+
+        The field that is given is its value + τ there.
+        """
+        raise NotImplementedError
+
+    def third(self, x: BallMatrix, v: BallMatrix) -> BallMatrix:
+        """Return the derivative of the Hessian along v (D x 1, of balls too) over x."""
+        raise NotImplementedError
 
     def beyond(self, x: BallMatrix, index: int) -> Beyond:
         """Return what more holds of the critical point in the box x, of this index in these coordinates.

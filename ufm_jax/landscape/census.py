@@ -200,7 +200,7 @@ def _sorted_in(
             hits[line] += 1
     num_starts = state.num_starts + size
     evidence = _extended(landscape, state.evidence, points[old:])
-    kept, totals = one_of_each_family(evidence, np.array(hits, np.int64))
+    kept, totals = one_of_each_family(landscape, evidence, np.array(hits, np.int64))
     evidence = {name: values[kept] for name, values in evidence.items()}
     chosen = np.array(points).reshape(len(points), state.points.shape[1])[kept]
     fresh = {name: values[old:] for name, values in evidence.items()}  # all of the old ones are kept

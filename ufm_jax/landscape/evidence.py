@@ -229,9 +229,10 @@ def spectrum(landscape: Landscape, point: Point, floor: Float[Array, ""] | float
     `floor` bounds all eigenvalues in even coordinates from below, where that is known.
     """
     units, slope = measured(landscape, point)
-    asked = Parts(*landscape.blocks(point), point.grad_norm)
+    noise = landscape.gradient_noise(point)
+    asked = Parts(*landscape.blocks(point), point.grad_norm, noise)
     other, there = landscape.in_even_coordinates(point)
-    even = asked if other is landscape else Parts(*other.blocks(there, counting=True), slope)
+    even = asked if other is landscape else Parts(*other.blocks(there, counting=True), slope, noise)
     return assembled(point, asked, even, units, landscape.doubt(units, slope), floor)
 
 

@@ -394,7 +394,7 @@ class _Function(Landscape):
         return self.f(x)
 
 
-def sizes_of(landscape: Landscape, value: Float[Array, ""]) -> Units:
+def sizes_of(landscape: Landscape, value: Float[Array, "..."]) -> Units:
     """Return a landscape's units as arrays, where the user's may be Python's floats."""
     units = landscape.units(value)
     V, C = (jnp.broadcast_to(jnp.asarray(a, value.dtype), value.shape) for a in units[:2])

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ufm_jax.landscape.flat import unravel
-from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.landscape import Landscape, sizes_of
 from ufm_jax.landscape.spectrum import NOT_COUNTED
+from ufm_jax.landscape.units import LEVEL_TOL
 from ufm_jax.landscape.verdict import Verdict
 
 # Two points are on one orbit when no invariant differs by more than this, relative to 1 and the largest.
@@ -23,7 +24,6 @@ LEAST = 4000  # starts before a census may end by itself
 # Three times the starts that the last new orbit took. With twice, censuses of K = 6 missed up to two of 75
 # orbits, of which one start in 4,000 finds one: a pair that was born at a fold violates no test of a list.
 AGAIN = 3
-FAMILY_LOSS_TOL = 1e-8  # degenerate points converge slowly: their loss is good to about 1e-10
 
 
 def near(invariants: Float[np.ndarray, "m F"], own: Float[np.ndarray, " F"]) -> Bool[np.ndarray, " m"]:
@@ -169,16 +169,17 @@ def degenerate(evidence: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def one_of_each_family(
-    evidence: dict[str, np.ndarray], hits: Int[np.ndarray, " m"]
+    landscape: Landscape, evidence: dict[str, np.ndarray], hits: Int[np.ndarray, " m"]
 ) -> tuple[list[int], Int[np.ndarray, " m"]]:
     """Return which points to keep, and hits with those of the others added to their family's first.
 
     Degenerate points lie on continua of orbits, of which no list can hold each: one stands for all that share
-    loss, index, nullity and what else was counted of them.
+    loss (to `LEVEL_TOL`), index, nullity and what else was counted of them.
     """
     if not evidence:
         return [], hits
     family_like, hits = degenerate(evidence), hits.copy()
+    level = LEVEL_TOL * np.asarray(sizes_of(landscape, jnp.asarray(evidence["loss"])).value)
     counts = [v for n, v in evidence.items() if v.dtype.kind == "i" and n not in ("verdict", "reason")]
     kept: list[int] = []
     for i in range(len(hits)):
@@ -187,7 +188,7 @@ def one_of_each_family(
             for j in kept
             if family_like[i]
             and family_like[j]
-            and abs(evidence["loss"][i] - evidence["loss"][j]) <= FAMILY_LOSS_TOL
+            and abs(evidence["loss"][i] - evidence["loss"][j]) <= level[j]
             and all(values[i] == values[j] for values in counts)
         )
         first = next(family, None)

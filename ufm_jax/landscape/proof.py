@@ -48,18 +48,27 @@ class Proof:
     def statement(self) -> str:
         """The theorem in words."""
         if not self.proved:
+            return self._shown
+        return f"{self._shown}; the orbit is within {self.distance:.1e} of the point"
+
+    @property
+    def _shown(self) -> str:
+        """The theorem without the point asked about: what a record says, in words."""
+        if not self.proved:
             return f"nothing is proved: {self.failed}"
         assert self.loss is not None
-        rank = "" if self.rank is None else f" of rank {self.rank}"
-        ends = {True: "; it is a global minimum", False: "; it is no global minimum", None: ""}
+        rank = "" if self.rank is None else f"rank {self.rank}, "
+        ends = {True: ", a global minimum", False: ", no global minimum", None: ""}
         return (
-            f"a critical orbit{rank} is within {self.distance:.1e} of the point, the only one in its box; "
-            f"its value is in [{self.loss[0]!r}, {self.loss[1]!r}], its index is {self.index}, and its "
-            f"nullity {self.nullity} is its dimension{ends[self.global_minimum]}"
+            f"one critical orbit meets the box: {rank}index {self.index}, nullity {self.nullity} "
+            f"(its dimension), f in [{self.loss[0]!r}, {self.loss[1]!r}]{ends[self.global_minimum]}"
         )
 
     def record(self) -> dict[str, Any]:
-        """Return what a proof says and rests on, for JSON: floating-point numbers exactly, in hexadecimal."""
+        """Return what a proof says and rests on, for JSON: floating-point numbers exactly, in hexadecimal.
+
+        The statement is that of the other entries in words, and no more: without the distance to a point.
+        """
         lower, upper = (None, None) if self.loss is None else (bound.hex() for bound in self.loss)
         return {
             **{name: getattr(self, name) for name in ("proved", "failed", "rank", "index", "nullity")},
@@ -67,7 +76,7 @@ class Proof:
             "precision": self.precision,
             "radius": None if self.radius is None else self.radius.hex(),
             "centre": list(self.centre),
-            "statement": self.statement,
+            "statement": self._shown,
         }
 
     def columns(self) -> dict[str, Any]:

@@ -1,25 +1,20 @@
 """A critical orbit proved over a whole interval of one field of its landscape, a piece after another.
 
-On a piece [t₁, t₂] the field is a ball, and so is all that is evaluated with it. At t₁ the critical point x₁*
-is known to lie in a small box around x₁. With Ξ the tangents at x₁, consider for t in [t₁, t₂] and c in
-C = Ξ(box − x₁)
+On a piece the field is a ball. At its beginning t₁ the critical point x₁* is known to lie in a small box
+around x₁. With Ξ the tangents at x₁, consider for t in the piece and c in C = Ξ(box − x₁)
 
     F(x, μ; t, c) = (∇f_t(x) + Ξᵀμ,  Ξ(x − x₁) − c) = 0.
 
-If Krawczyk's operator (`krawczyk`) of all these t and c at once maps a box Z into its interior, then for each
-t and c there is exactly one zero in Z. It depends smoothly on both, and is a critical point of the same index
-and nullity, as no matrix in the enclosure of F′ is singular. x₁* is the zero for t₁ and c* = Ξ(x₁* − x₁), if
-Z holds the small box. All zeros at t₁, as c goes from c* to 0, are on its orbit: near each of them the
-critical points are a manifold of the orbit's dimension (nullity), so that the orbit is open in it. From there
-t goes to t₂ with c = 0, where a small box around x₂ inside Z is shown to hold the zero: the next piece begins
-there.
-
-Where ∇f is affine in the field, so is Y F at the centre: the hull of its values at the ends holds it. That is
-far less than what a ball for the field makes of it.
+`proved_piece` shows for all these t and c at once that there is exactly one zero in a tube p(t) + Z. It
+depends smoothly on both, and is a critical point of the same index and nullity, as no matrix in the enclosure
+of F′ is singular. x₁* is the zero for t₁ and c* = Ξ(x₁* − x₁), if the tube holds the small box. All zeros at
+t₁, as c goes from c* to 0, are on its orbit: near each of them the critical points are a manifold of the
+orbit's dimension (nullity), so that the orbit is open in it. From there t goes to the piece's end t₂ with
+c = 0, where a small box around x₂ inside the tube is shown to hold the zero: the next piece begins there.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,20 +25,15 @@ from ufm_jax.landscape.balls import (
     Balls,
     Beyond,
     Unproved,
-    around,
-    bordered,
     column,
     flint,
     lower_float,
-    stacked,
     upper_float,
 )
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.krawczyk import (
-    NotInside,
     Section,
     enclosed,
-    inverse_near,
     mapped_into_itself,
     polished,
     residual_at,
@@ -51,18 +41,16 @@ from ufm_jax.landscape.krawczyk import (
 )
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.proof import Proof, prove_near
+from ufm_jax.landscape.proved_piece import SMALL, curve_at, shown_over, sizes, split, tube_around
 from ufm_jax.precision import require_x64
 
 PRECISION = 128  # bits
-SMALL = 2.0**-64  # radius of the boxes where pieces meet
-FIRST, LEAST = (
-    2.0**-6,
-    2.0**-20,
-)  # lengths of pieces, relative to the field: of the first, and where it gives up
-LONGER = 1.25  # a piece than the one before
-INFLATIONS, INFLATED_BY = 4, 1.5  # times and factor by which a box grows that is not mapped into itself
-TOO_MUCH = 4.0  # growth at once beyond which no larger box will do either
+# Lengths of pieces, relative to the field: of the first, and where it gives up.
+FIRST, LEAST = 2.0**-6, 2.0**-20
+LONGER = 1.5  # a piece than the one before
 MOST_PIECES = 20_000
+
+Listen = Callable[[int, int, str], None]  # how much is done, of how much, what to say
 
 
 class Piece(NamedTuple):
@@ -122,32 +110,44 @@ class _Branch(NamedTuple):
     start: Any
     name: str
     proof: Proof
+    listen: Listen | None
+    balls: Balls
 
     def at(self, value: Any) -> Balls:
         """Return the landscape over balls, with a number or ball in place of the field."""
-        return self.landscape.balls(self.start, **{self.name: value})
+        fields = {self.name: value}
+        return self.balls.given(**fields) if self.balls.bends else self.landscape.balls(self.start, **fields)
 
 
-def prove_branch(landscape: Landscape, x: Any, **fields: Any) -> ProvedBranch:
+def proved_over(
+    landscape: Landscape, x: Any, fields: dict[str, Any], listen: Listen | None = None
+) -> ProvedBranch:
     """Prove that a critical orbit goes on, with its index, over an interval of a field of its landscape.
 
     `fields` is one field by name and the ends of the interval, which holds the landscape's own value, where x
-    is near the orbit: `prove_branch(prob, x, decay_w=(1e-3, 1e-2))`. It goes both ways from there as far as
-    it can: at a bifurcation no piece can be proved.
+    is near the orbit. It goes both ways from there as far as it can: at a bifurcation no piece can be proved.
+    `listen` hears of every piece.
 
     Raises:
-        ValueError: naming the field, if there is none or several, or the interval does not hold its value; as
-            `prove`, if nothing is proved at x itself.
+        ValueError: naming the field, if there is none or several, if the interval does not hold its value, or
+            if it reaches where there is no such landscape, as for a decay of 0; as `prove`, if nothing is
+            proved at x itself.
     """
     require_x64(landscape)
     flint()
     x = landscape.check(x)
     check_finite(x)
     name, (low, high), own = _interval(landscape, fields)
-    proof = prove_near(landscape.balls(x))
+    for end in (low, high):
+        try:
+            landscape.balls(x, **{name: end})
+        except ValueError as error:
+            raise ValueError(f"{name}: the interval ({low}, {high}) reaches too far: {error}") from error
+    balls = landscape.balls(x)
+    proof = prove_near(balls)
     if not proof.proved:
         raise ValueError(f"x: nothing is proved at the landscape's own {name} = {own!r}: {proof.failed}")
-    branch = _Branch(landscape, x, name, proof)
+    branch = _Branch(landscape, x, name, proof, listen, balls)
     with flint().ctx.workprec(PRECISION):
         place = _begin(branch, own)
         down, below, shown_down = _go(branch, place, low)
@@ -209,6 +209,7 @@ def _next(balls: Balls, t: float, place: _Place, section: Section) -> _Place:
 def _go(branch: _Branch, place: _Place, end: float) -> tuple[list[Piece], str | None, bool]:
     """Go on to `end`, or as far as pieces can be proved: these, why it ends before, if a minimum is shown."""
     pieces: list[Piece] = []
+    first = place.t
     length, minimum = math.copysign(FIRST * _scale(place.t, end), end - place.t), True
     while place.t != end:
         if len(pieces) == MOST_PIECES:
@@ -222,6 +223,7 @@ def _go(branch: _Branch, place: _Place, end: float) -> tuple[list[Piece], str | 
                 return pieces, f"at {place.t!r}: {error}", minimum
             continue
         pieces.append(piece)
+        _tell(branch, first, place.t, end, len(pieces))
         minimum &= beyond.global_minimum is branch.proof.global_minimum
         length *= LONGER
     return pieces, None, minimum
@@ -231,55 +233,32 @@ def _scale(t: float, end: float) -> float:
     return abs(t) or abs(end)
 
 
+def _tell(branch: _Branch, first: float, t: float, end: float, pieces: int) -> None:
+    """Say how far it has come on its way from `first` to `end`, in hundredths, of ratios where it can."""
+    if branch.listen is None:
+        return
+    whole, done = (math.log(a / first) if first * end > 0 else a - first for a in (end, t))
+    way = "down" if end < first else "up"
+    branch.listen(round(100 * done / whole), 100, f"% {way}, at {branch.name} = {t:.6g}, {pieces} pieces")
+
+
 def _piece(branch: _Branch, place: _Place, t: float) -> tuple[_Place, Piece, Beyond]:
     """Prove the branch from a place to t.
 
     Raises:
         Unproved: saying what could not be shown.
     """
-    over, there = branch.at(flint().arb(place.t).union(flint().arb(t))), branch.at(t)
+    arb, (low, high) = flint().arb, sorted((place.t, t))
+    middle, T = split(low, high)
+    at, over, there = branch.at(middle), branch.at(arb(middle) + T), branch.at(t)
     section = section_at(over, place.x)
     ends = place, _next(there, t, place, section)
-    middle = ((ends[0].x + ends[1].x) / 2).mid()
-    inverse = inverse_near(bordered(over.expand(middle)[2], section.rows), section.rows.nrows())
-    free = stacked(flint().arb_mat(middle.nrows(), 1), section.rows * _around_zero(middle.nrows()))  # C
-    step = _hull(
-        inverse * (residual_at(balls, middle, section, place.x) + free)
-        for balls in ((branch.at(place.t), there) if over.affine else (over,))
-    )
-    box, value, widest = _inflated(over, middle, inverse, section, step)
-    if not all(box.contains(end.x + _around_zero(middle.nrows())) for end in ends):
-        raise Unproved("the box does not hold both of its ends")
-    beyond = over.beyond(box, place.index)
+    x = ((ends[0].x + ends[1].x) / 2).mid()
+    curve = curve_at(at, polished(at, x, section, PRECISION)[0] if over.bends else x, section)
+    tube, value = tube_around(curve, at, over, T, section, place.x, (branch.at(place.t), there))
+    if not all(tube.holds(arb(end.t) - arb(middle), end.x) for end in ends):
+        raise Unproved("the tube does not hold both of its ends")
+    beyond = shown_over(branch.at, tube, T, arb(middle), place.index, branch.proof.global_minimum)
     if place.index + beyond.index != branch.proof.index:
         raise Unproved("the index changes in coordinates that the point does not use")
-    low, high = sorted((place.t, t))
-    return ends[1], Piece(low, high, (lower_float(value), upper_float(value)), widest), beyond
-
-
-def _hull(columns: Iterable[BallMatrix]) -> BallMatrix:
-    first, *others = (matrix.entries() for matrix in columns)
-    for other in others:
-        first = [a.union(b) for a, b in zip(first, other, strict=True)]
-    return column(first)
-
-
-def _around_zero(size: int) -> BallMatrix:
-    return around(flint().arb_mat(size, 1), [SMALL] * size)
-
-
-def _inflated(
-    balls: Balls, centre: BallMatrix, inverse: BallMatrix, section: Section, step: BallMatrix
-) -> tuple[BallMatrix, Any, float]:
-    """Return a box that is mapped into itself, f there, its largest radius: by epsilon-inflation (Rump)."""
-    radii = [4 * SMALL + INFLATED_BY * upper_float(a.abs_upper()) for a in step.entries()]
-    for _ in range(INFLATIONS):
-        try:
-            box, value, _ = mapped_into_itself(balls, centre, inverse, section, step, radii)
-            return box, value, max(radii[: centre.nrows()], default=0.0)
-        except NotInside as error:
-            failed, grown = error, [4 * SMALL + INFLATED_BY * radius for radius in error.radii]
-            if not max(grown) < TOO_MUCH * max(radii):
-                break
-            radii = [max(new, old) for new, old in zip(grown, radii, strict=True)]
-    raise failed
+    return ends[1], Piece(low, high, (lower_float(value), upper_float(value)), sizes(tube, T)), beyond

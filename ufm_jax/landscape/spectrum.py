@@ -40,7 +40,8 @@ class Spectrum(NamedTuple):
     residual: Float[Array, ""]  # ‖H v − λ_min v‖₂ of its eigenvector v, measured: an eigenvalue is so near
     direction: Any  # the lowest eigenvector that the landscape asked about has room for, ‖·‖ = 1
     sound: Bool[Array, ""]  # residuals are rounding, there
-    lowest: Float[Array, ""]  # smallest eigenvalue modulo the orbit in even coordinates
+    # Smallest eigenvalue modulo the orbit in even coordinates, but for those that are known to be positive
+    lowest: Float[Array, ""]
     # Eigenvalues below −tolerance, or NOT_COUNTED; the name hides tuple.index.
     index: Int[Array, ""]  # type: ignore[assignment]
     nullity: Int[Array, ""]  # eigenvalues within ±tolerance, the orbit's included, or NOT_COUNTED
@@ -48,7 +49,7 @@ class Spectrum(NamedTuple):
     orbit_residual: Float[Array, ""]  # ‖H Q‖, Q the projection onto the orbit's tangent space
     tolerance: Float[Array, ""]  # below which |λ| is called zero
     doubt: Float[Array, ""]  # below which |λ| is not known to have its sign at the critical point near by
-    null: Float[Array, ""]  # below which |λ| is a zero that an eigen-solver returns, and no small number
+    null: Float[Array, ""]  # below which |λ| is a zero to rounding; from here to `tolerance` it may be none
     # No eigenvalue is negative and too small for its sign, by tolerance or `doubt`, and the orbit is null;
     clear: Bool[Array, ""]
     resolved: Bool[Array, ""]  # and no positive one, modulo the orbit, is too small
@@ -85,6 +86,7 @@ class Block(NamedTuple):
     norm: Float[Array, ""]
     sound: Bool[Array, ""]  # what is here can be relied on
     lowest_alone: bool = False  # the other eigenvalues are not known
+    positive: bool = False  # by mathematics, at this point and all others: no size is too small for a sign
 
 
 class Parts(NamedTuple):
@@ -93,6 +95,7 @@ class Parts(NamedTuple):
     orbit: Orbit
     blocks: list[Block]
     slope: Float[Array, ""]
+    noise: Float[Array, ""] | float = 0.0  # what rounding may leave of that
 
 
 def assembled(
@@ -140,7 +143,7 @@ def _counted(
     parts: Parts, units: Units, doubt: Float[Array, ""], floor: Float[Array, ""] | float
 ) -> dict[str, Array]:
     """Return the counts of a spectrum, and what zero is, by their names in `Spectrum`."""
-    orbit, blocks = parts.orbit, parts.blocks
+    orbit, blocks = parts.orbit, [b for b in parts.blocks if not b.positive]
     values, copies = (jnp.concatenate([getattr(b, name) for b in blocks]) for name in ("values", "copies"))
     orbit_residual = jnp.max(jnp.stack([b.orbit_residual for b in blocks]))
     tolerance = _zero(parts, units)
@@ -151,7 +154,8 @@ def _counted(
         if b.lowest_alone:  # the nullity is known where the lowest is not zero
             index = jnp.where(floor >= -tolerance, 0, NOT_COUNTED).astype(jnp.int32)
             nullity = jnp.where(b.sound & (b.values[0] > tolerance), nullity, NOT_COUNTED)
-    null = tolerance - (units.rtol - min(ROUNDING, units.rtol / 10)) * _norm(parts)
+    rounded = jnp.minimum(parts.slope, parts.noise)
+    null = zero_tolerance(_norm(parts), rounded, orbit.radius, min(ROUNDING, units.rtol / 10))
     unsure = jnp.maximum(10 * tolerance, doubt)
     sound = jnp.all(jnp.stack([b.sound for b in blocks]))
     least = jnp.min(jnp.abs(values))

@@ -21,6 +21,9 @@ GRAD_TOL = 1e-8
 # f − bound below this, in units, with no negative curvature: globally minimal. The gap of a point near the
 # minimum is about ‖∇f‖ in units, and searches come down to 1e-10.
 GAP_TOL = 1e-9
+# Two values of f within this, in units, are one level. Near a family of critical orbits f is flat: points
+# solved to `SOLVED` have their loss to about 1e-10 of its unit; another version or device rounds by less.
+LEVEL_TOL = 1e-8
 SOLVED = 1e-10  # ‖∇f‖, in units, that a search must reach; it then takes one more Newton step
 DESCENDED = 1e-11  # first-order searches have no last Newton step: they go on to this
 
@@ -32,7 +35,9 @@ DESCENDED = 1e-11  # first-order searches have no last Newton step: they go on t
 ZERO_RTOL = 1e-10  # of a function that automatic differentiation takes as its user wrote it
 PER_GRAD = 100.0
 TURN = 10.0
-# Relative to ‖H‖, what eigen-solvers leave of a zero; between this and the tolerance is doubt.
+# Relative to ‖H‖, what eigen-solvers leave of a zero. A zero is claimed of nothing larger than that and what
+# rounding leaves of ‖∇f‖ in the tolerance; between this and the tolerance (and ten times that) is doubt: how
+# far a point is from the critical one bounds how wrong an eigenvalue may be, and makes no number a zero.
 ROUNDING = 1e-13
 # An eigenvalue ±c at a point not quite critical need not be that of the critical point near by, if there is
 # one: with third derivatives V q Kantorovich's condition is c² > 2 q V ‖∇f‖ (`doubt`). Where f is even along

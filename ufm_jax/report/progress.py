@@ -116,6 +116,40 @@ class Reporter:
             self._log()
 
 
+class Steps:
+    """Call with (steps done, of how many, what to say); use as a context manager. For proofs.
+
+    A bar on a terminal, from the first call on; elsewhere a line at once and every `LOG_EVERY` seconds.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.note, self.logged = name, "", -math.inf
+        self.console = Console(stderr=True)
+        self.on_terminal = sys.stderr.isatty() and not self.console.is_dumb_terminal
+        self.bar: _Bar | None = None
+
+    def __enter__(self) -> "Steps":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        self.note, now = note, time.monotonic()
+        if not self.on_terminal:
+            if now - self.logged >= LOG_EVERY or done == total:
+                self.logged = now
+                print(f"{self.name}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+            return
+        if self.bar is None:
+            self.bar = _Bar(self.console, self.name, total, 0, lambda: self.note)
+            self.bar.start()
+        self.bar.update(self.bar.task_ids[0], completed=done)
+
+
 class _Bar(Progress):
     """A bar, and below it a line of its own for what does not fit beside it."""
 

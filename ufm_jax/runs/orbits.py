@@ -28,15 +28,16 @@ from ufm_jax.files import write_file, write_json
 from ufm_jax.landscape import census
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.flat import unravel
-from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.landscape import Landscape, sizes_of
 from ufm_jax.landscape.orbits import Census, OrbitRow, rows, unseen_mass
 from ufm_jax.landscape.point import leaf_name
+from ufm_jax.landscape.units import LEVEL_TOL
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.precision import require_x64
 from ufm_jax.runs import proofs
 from ufm_jax.runs.folder import ORBITS, claimed, move_to_bad, open_folder
 from ufm_jax.runs.plan import CensusConfig, LandscapeCensusConfig
-from ufm_jax.runs.proofs import Proved
+from ufm_jax.runs.proofs import Listen, Proved
 from ufm_jax.runs.recipe import landscape_of
 
 Config = CensusConfig | LandscapeCensusConfig
@@ -44,7 +45,6 @@ Progress = Callable[[Census], None]
 Results = tuple[list[OrbitRow], dict[str, Any]]
 
 MOVE = "the same command with --repair moves it to DIR/bad and begins again"
-SAME_VALUE = 1e-9  # relative to 1 + |f|: a value computed again, by another version or device
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +167,7 @@ def run(
     force: bool = False,
     repair: bool = False,
     prove: bool = False,
+    proving: Listen | None = None,
 ) -> Results:
     """Take a census into the folder `out`, going on from what it holds; return its orbits and its summary.
 
@@ -197,7 +198,7 @@ def run(
             write_rows(out / "orbits.csv", found)
             write_json(out / "summary.json", {"digest": config.digest(), **summary})
         if prove:
-            proofs.write(out, config.digest(), landscape, found, proved_rows(landscape, state))
+            proofs.write(out, config.digest(), landscape, found, proved_rows(landscape, state, proving))
             found = proofs.marked(out, config.digest(), found)
             write_rows(out / "orbits.csv", found)
     return found, summary
@@ -218,7 +219,8 @@ def atlas(config: Config, out: Path, landscape: Landscape | None = None) -> Atla
     if landscape is not None and len(state.hits):
         held = float(state.evidence["loss"][0])
         now = float(made.value(census.point_of(made, state, 0)))
-        if not abs(now - held) <= SAME_VALUE * (1.0 + abs(held)):
+        unit = float(sizes_of(made, jnp.asarray(held)).value)
+        if not abs(now - held) <= LEVEL_TOL * max(unit, abs(held)):
             raise ValueError(
                 f"landscape: it is not the one of {out}: at its first orbit f was {held:.10g}, and is {now}"
             )
@@ -226,15 +228,15 @@ def atlas(config: Config, out: Path, landscape: Landscape | None = None) -> Atla
     return Atlas(made, state, marks=marks)
 
 
-def proved_rows(landscape: Landscape, state: Census) -> Proved:
-    """Prove the orbits found (`landscape.proof`), in the coordinates of their rank.
+def proved_rows(landscape: Landscape, state: Census, listen: Listen | None = None) -> Proved:
+    """Prove the orbits found (`landscape.proof`), in the coordinates of their rank; `listen` hears of each.
 
     Raises:
         ValueError: naming the landscape or its loss, if it cannot be evaluated over balls.
     """
     space, wide = census.space_of(landscape), landscape.space("rows")
     points = [wide.lift(unravel(space, jnp.asarray(x))) for x in state.points]
-    return proofs.prove_rows(wide, points, rows(landscape, state))
+    return proofs.prove_rows(wide, points, rows(landscape, state), listen)
 
 
 def results(config: Config, out: Path) -> Results:

@@ -1,11 +1,13 @@
 """Proofs of a census's orbits, DIR/proofs.json: all that another program needs to check every one of them.
 
     problem   the landscape in numbers (of f: counts, dim, bias, loss, decays), exactly: "0x1.8p-9"
-    proofs    one entry a row of orbits.csv. `centre` ± `radius` is the box, in the coordinates of the proof
-              (of f, of a point of rank r: W (K,r), H (r,K), whose column k is √n_k times the feature of class
-              k, and b (K), rows first); entries "mantissa p exponent" are exact: "-0x1bp-7" is −27/128.
-              lower and upper hold the critical value; index, nullity and global_minimum are those in all
-              coordinates; failed says what could not be shown of a row that is not proved
+    orbits    how many entries there are
+    proofs    one entry a row of orbits.csv, numbered by `line` from 0. `centre` ± `radius` is the box, in the
+              coordinates of the proof (of f, of a point of rank r: W (K,r), H (r,K), whose column k is √n_k
+              times the feature of class k, and b (K), rows first); entries "mantissa p exponent" are exact:
+              "-0x1bp-7" is −27/128. lower and upper hold the critical value; index, nullity and
+              global_minimum are those in all coordinates, `statement` says the same in words; failed says
+              what could not be shown of a row that is not proved
     alike     pairs of lines of which it was not shown that they are different orbits, up to all symmetries
 
 Sets of numbers that `landscape.proof` and `landscape.balls` explain. `python -m experiments.check_proofs`
@@ -13,7 +15,7 @@ checks the file and shares no code with what wrote it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.proof import Proof, alike, prove_row
 
 FILE = "proofs.json"
+Listen = Callable[[int, int, str], None]  # steps done, of how many, what to say
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,21 @@ def _told(failed: list[str | None], alike: Sequence[Sequence[int]]) -> str:
     return "\n".join([*lines, *(f"orbits {i} and {j} are not shown to be different" for i, j in alike)])
 
 
-def prove_rows(landscape: Landscape, points: Sequence[Any], rows: Sequence[Any]) -> Proved:
-    """Prove each row of a census at its point.
+def prove_rows(
+    landscape: Landscape, points: Sequence[Any], rows: Sequence[Any], listen: Listen | None = None
+) -> Proved:
+    """Prove each row of a census at its point; `listen` hears of every one.
 
     Raises:
         ValueError: naming the landscape or its loss, if it cannot be evaluated over balls.
     """
-    proofs = [prove_row(landscape.balls(x), row) for x, row in zip(points, rows, strict=True)]
+    proofs: list[Proof] = []
+    for x, row in zip(points, rows, strict=True):
+        if listen is not None:
+            listen(len(proofs), len(rows), f"{sum(proof.proved for proof in proofs)} proved")
+        proofs.append(prove_row(landscape.balls(x), row))
+    if listen is not None:
+        listen(len(rows), len(rows), f"{sum(proof.proved for proof in proofs)} proved")
     return Proved(proofs, alike(proofs))
 
 
@@ -67,9 +78,10 @@ def write(out: Path, digest: str, landscape: Landscape, rows: Sequence[Any], pro
         for line, (row, proof) in enumerate(zip(rows, proved.proofs, strict=True))
     ]
     content = {
-        "format": "ufm proofs 1",
+        "format": "ufm proofs 2",
         "digest": digest,
         "problem": landscape.balls(landscape.zeros()).problem(),
+        "orbits": len(entries),
         "alike": proved.alike,
         "proofs": entries,
     }

@@ -8,6 +8,8 @@ from conftest import (
     BALANCED,
     CE,
     PROBLEMS,
+    SMOOTH,
+    SQUARED,
     curvature_floor,
     dense_batch,
     dual_bound,
@@ -22,11 +24,12 @@ from conftest import (
 from ufm_jax.landscape.point import curvature_along, ravel
 from ufm_jax.models.unconstrained import starts
 from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
-from ufm_jax.models.unconstrained.losses import Loss
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import logit_gradient, objective
 from ufm_jax.models.unconstrained.reduction import collapse, lift, restrict
 
+SHIFTED = CrossEntropy(class_weights=(1.0, 2.0, 0.5, 3.0), offsets=(0.0, 0.3, -1.0, 0.2), smoothing=0.1)
 gap_at = jax.jit(lambda prob, p: objective(prob)(p) - dual_bound(prob, p))
 bounds = jax.jit(jax.vmap(dual_bound, in_axes=(None, 0)))
 null_directions = jax.jit(jax.vmap(null_direction, in_axes=(None, 0)))
@@ -77,6 +80,42 @@ def test_the_gap_closes_at_the_closed_form_minimiser_full_and_collapsed(decay_w,
     p = etf_minimiser(prob)
     for sized, q in ((prob, p), (collapse(prob), restrict(collapse(prob), p))):
         assert -1e-14 <= gap_at(sized, q) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "loss", [CE, SMOOTH, SHIFTED, SQUARED], ids=["plain", "smooth", "weighted", "squared"]
+)
+def test_a_push_without_row_sums_stays_in_the_conjugates_domain(loss):
+    """Whatever is left of them: Σ weight push = 0, and of softmax losses t + push/ω is a distribution."""
+    rng, counts = np.random.default_rng(3), np.array([5, 2, 1, 1])
+    T = jnp.asarray(loss.targets(np.arange(4), 4))
+    omega = np.array(getattr(loss, "class_weights", None) or (1.0,) * 4)
+    for size in (1e-14, 1e-9, 1e-3, 1.0):
+        q = rng.exponential(size=(4, 4)) ** 6 * size
+        q *= 0.5 / max(1.0, q.sum(axis=0).max())
+        push = jnp.asarray(omega * (np.where(np.eye(4), 1 - (q - np.diag(np.diag(q))).sum(axis=0), q) - T))
+        moved = np.asarray(loss.centred(push, T, jnp.asarray(counts / counts.sum())))
+        left = np.abs(moved @ counts / counts.sum()).max()
+        assert left <= 4e-16 * np.abs(moved).max()
+        assert np.abs(moved - push).max() <= 40 * np.abs(push @ counts / counts.sum()).max()
+        if loss is not SQUARED:
+            np.testing.assert_allclose(moved.sum(axis=0), 0.0, atol=1e-15)
+            assert np.min(moved / omega + T) >= -1e-16 * size
+
+
+@pytest.mark.parametrize("s", [1e-3, 1e-7, 1e-9, 1e-11, 1e-13])
+@pytest.mark.parametrize("ratio", [1e-4, 1.0])
+def test_an_undecayed_bias_costs_the_bound_nothing(s, ratio):
+    """Relative to f*, however small: the bound closes at the minimiser, and is above f* nowhere."""
+    prob = make((2, 2, 2), 3, decay_b=0.0, decay_w=s * ratio, decay_h=s / ratio)
+    best = closed_form(3, 2, s * ratio, s / ratio)
+    p = etf_minimiser(prob)
+    assert abs(float(objective(prob)(p)) / best - 1) < 1e-13
+    moved = p._replace(b=p.b + jnp.array([3.0, -1.0, 0.5]))
+    for q in (p, moved):
+        assert abs(float(dual_bound(prob, q)) / best - 1) < 1e-12
+    points = jax.tree.map(lambda a, b: a + 1e-3 * b, p, gaussians(prob, 5, 300))
+    assert np.max(bounds(prob, points)) <= best * (1 + 1e-13)
 
 
 def test_full_and_collapsed_bounds_agree_at_class_constant_points():

@@ -56,6 +56,34 @@ def test_saddles_are_strict_and_nothing_is_said_that_is_not_so(decay):
     np.testing.assert_allclose(lowest, best, rtol=1e-9)
 
 
+@pytest.mark.parametrize("decay", [1e-3, 1e-7])
+def test_a_bias_that_hardly_decays_is_counted_as_what_it_is(decay):
+    """A shift of all logits has the eigenvalue λ_b exactly: no zero, however small beside the others.
+
+    Every orbit that a sweep names is proved, and has the index and nullity that the row says.
+    """
+    prob = ufm.problem(num_classes=3, per_class=2, dim=3, decay_w=decay, decay_h=2 * decay, decay_b=decay)
+    for ratio in (1e-14, 1e-12, 1e-10, 1e-9, 1e-8, 1e-6, 1e-3, 1.0):
+        own = replace(prob, decay_b=jnp.asarray(decay * ratio))
+        run, counted = ufm.sweep(own, starts=24, target="both", seed=1), 0
+        seen: dict[tuple, int] = {}
+        for i, row in enumerate(run.table.to_pylist()):
+            if row["verdict"] != "NOT_CRITICAL":
+                seen.setdefault(tuple(row[name] for name in ("verdict", "rank", "index", "nullity")), i)
+        for (verdict, rank, index, nullity), i in seen.items():
+            x = run.point(i).x
+            proof = ufm.prove(
+                own, x._replace(b=x.b - jnp.mean(x.b))
+            )  # where the shift of a critical point is
+            assert proof.proved, proof.failed
+            assert verdict == ("GLOBAL_MINIMUM" if proof.global_minimum else "STRICT_SADDLE")
+            assert rank == proof.rank
+            assert index in (None, proof.index)
+            assert nullity in (None, proof.nullity)
+            counted += nullity is not None
+        assert counted >= 3
+
+
 @pytest.mark.parametrize("decay", [1e-9, 1e-11, 1e-13])
 def test_a_point_far_above_the_minimum_is_not_critical(decay):
     # Logits of 40 with no simplex in them: 3.7 times f* at 1e-13, and a gradient far below 1e-9.

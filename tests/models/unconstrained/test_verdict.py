@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.point import ravel
+from ufm_jax.landscape.search import LevenbergMarquardt
 from ufm_jax.landscape.spectrum import NOT_COUNTED, Spectrum
 from ufm_jax.landscape.units import GRAD_TOL, Units, doubt_if_even
 from ufm_jax.landscape.verdict import Reason, Size, Verdict, judge, judge_by_certificates
@@ -101,10 +102,18 @@ def test_verdicts_agree_with_the_dense_hessian(name):
 def test_a_family_larger_than_the_orbit_is_called_degenerate():
     # Squared loss, balanced, d = 1 < K: any unit vector of a K-dimensional eigenspace does equally well.
     prob = make(BALANCED, 1, loss=SQUARED, bias=False)
-    found, seen = descend_and_examine(prob, keys(23, 4))
+    found, _ = descend_and_examine(prob, keys(23, 4))
     assert np.all(found.status == Status.CONVERGED)
-    assert np.all(seen.evidence.verdict == Verdict.DEGENERATE)
-    assert np.all(seen.evidence.nullity == 2)
+    there = jax.jit(jax.vmap(lambda p: LevenbergMarquardt(gtol=1e-15).run(prob, p).x))(found.params)
+    evidence = examined(prob, there).evidence
+    assert np.all(evidence.verdict == Verdict.DEGENERATE)
+    assert np.all(evidence.nullity == 2)
+    # Farther off, a zero is not told from a small number.
+    moved = jax.tree.map(lambda a: a * (1 + 1e-10), there)
+    evidence = examined(prob, moved).evidence
+    assert np.all(evidence.verdict == Verdict.UNDECIDED)
+    assert np.all(evidence.reason == Reason.SPECTRUM_UNRESOLVED)
+    assert np.all(evidence.nullity == NOT_COUNTED)
 
 
 def assert_consistent(verdict, index, nullity, orbit_dim):

@@ -10,11 +10,15 @@ are the positive eigenvalues of G̃G̃ᵀ − s² on the complement of W's colum
 
     C = [[G̃G̃ᵀ − s² I, W], [Wᵀ, 0]]
 
-is regular, then no other σ is s, and C has r positive eigenvalues more than that.
+is regular, then no other σ is s, and C has r positive eigenvalues more than that. Of softmax losses 1ᵀG̃ = 0
+and so 1ᵀW = 0: the direction 1 adds an eigenvalue −s² and no other, and is left out, which over a box is what
+would be known least.
 *Global minimum.* If no σ is above s, then Θ = G̃ is feasible for the dual problem, and its value is f exactly
 (`certificate`; the gap closes by the identities above): the point is a global minimum in every d.
 """
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -30,12 +34,13 @@ from ufm_jax.landscape.balls import (
     Unproved,
     bordered,
     centres,
+    exact,
     flint,
     hexed,
-    identity,
     signs,
 )
-from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, Squared
+from ufm_jax.models.unconstrained.ball_losses import Scored, bent, score, weighted
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Squared
 from ufm_jax.models.unconstrained.problem import Params, Problem, check_single
 from ufm_jax.models.unconstrained.reduction import (
     collapse,
@@ -45,17 +50,10 @@ from ufm_jax.models.unconstrained.reduction import (
     restrict,
     turned,
 )
+from ufm_jax.models.unconstrained.series import series
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 
 DECAYS = ("decay_w", "decay_h", "decay_b")
-
-
-class Scored(NamedTuple):
-    """One class's loss at its logits."""
-
-    value: Ball
-    slope: list[Ball]  # K
-    curvature: list[list[Ball]]  # K x K
 
 
 class Evaluated(NamedTuple):
@@ -72,15 +70,26 @@ class BallModel(Balls):
     """f on class means in r coordinates, flat as `ravel` has it: W (K, r), H̃ (r, K), b."""
 
     affine = True
+    bends = True
 
     def __init__(self, prob: Problem, start: Params, dropped: float, fields: dict[str, Any]) -> None:
         self.prob, self.dropped = prob, dropped
         self.rank, self.dim = start.W.shape[1], prob.dim + prob.unused
         self.start = np.concatenate([np.asarray(a, float).ravel() for a in start if a is not None])
-        self.decays = [fields.get(name, float(getattr(prob, name))) for name in DECAYS]
-        if not (self.decays[0] > 0 and self.decays[1] > 0 and self.decays[2] >= 0):
-            raise ValueError(f"decay_w, decay_h, decay_b: need > 0, > 0 and >= 0, got {self.decays}")
-        self.shifted = prob.bias and prob.shift_invariant and bool(self.decays[2] == 0)
+        self._give(fields)
+
+    def _give(self, fields: dict[str, Any]) -> None:
+        self.decays = [fields.get(name, float(getattr(self.prob, name))) for name in DECAYS]
+        self.varied = [int(name in fields) for name in DECAYS]
+        for name, decay, need in zip(DECAYS, self.decays, ("> 0", "> 0", ">= 0"), strict=True):
+            if not (decay > 0 or (need == ">= 0" and decay >= 0)):
+                raise ValueError(f"{name}: need {need}, got {decay}")
+        self.shifted = self.prob.bias and self.prob.shift_invariant and bool(self.decays[2] == 0)
+
+    def given(self, **fields: Any) -> "BallModel":
+        other = copy(self)
+        other._give(fields)
+        return other
 
     def expand(self, x: BallMatrix) -> tuple[Ball, BallMatrix, BallMatrix]:
         at = self._evaluate(x)
@@ -97,9 +106,27 @@ class BallModel(Balls):
         grad = [*grad_w.entries(), *grad_h.entries(), *grad_b]
         return value, flint().arb_mat(len(grad), 1, grad), self._hessian(at)
 
+    def series(
+        self, path: Sequence[BallMatrix], order: int
+    ) -> tuple[list[Ball], list[BallMatrix], list[BallMatrix]]:
+        return series(self, path, order)
+
+    def third(self, x: BallMatrix, v: BallMatrix) -> BallMatrix:
+        """Return Σ_k J̇ᵀAJ + JᵀAJ̇ + JᵀȦJ and the bilinear part with Ġ: J is linear in x, and ż = J v."""
+        at, pushed, size = self._evaluate(x), self.parts(v), x.nrows()
+        whole, slopes = flint().arb_mat(size, size), []
+        for k, (one, count) in enumerate(zip(at.scored, self.prob.counts, strict=True)):
+            scale = 1 / flint().arb(count).sqrt()
+            J, moved = self.logit_slopes(at.W, at.H, k, size), self.logit_slopes(*pushed[:2], k, size, 0)
+            push, A = J * v, flint().arb_mat(one.curvature)
+            slopes.append((A * push * scale).entries())
+            half = J.transpose() * A * moved
+            whole += half + half.transpose() + J.transpose() * bent(one, push) * J
+        return self.with_bilinear(whole, slopes)
+
     def tangents(self, x: BallMatrix) -> BallMatrix:
         """Return (W A, −A H̃) for A = e_a e_bᵀ − e_b e_aᵀ, a < b, and the shift of b if it is a symmetry."""
-        W, H, _ = self._parts(x)
+        W, H, _ = self.parts(x)
         K, r, size = self.prob.num_classes, self.rank, x.nrows()
         rows = []
         for a in range(r):
@@ -146,7 +173,7 @@ class BallModel(Balls):
 
     def invariants(self, x: BallMatrix) -> list[Ball]:
         """Return sums of W H̃ and b that rotations and permutations of like classes leave alone."""
-        W, H, b = self._parts(x)
+        W, H, b = self.parts(x)
         K, M, arb = self.prob.num_classes, W * H, flint().arb
         counts = self.prob.counts  # classes that permutations exchange have the same
         diagonal = [M[k, k] for k in range(K)]
@@ -159,20 +186,20 @@ class BallModel(Balls):
             sums += [[a * a * n for a, n in zip(b, counts, strict=True)]] if b else []
         return [sum(terms, arb(0)) for terms in sums]
 
-    def _parts(self, x: BallMatrix) -> tuple[BallMatrix, BallMatrix, list[Ball]]:
+    def parts(self, x: BallMatrix) -> tuple[BallMatrix, BallMatrix, list[Ball]]:
         K, r, entries = self.prob.num_classes, self.rank, x.entries()
         W = flint().arb_mat(K, r, entries[: K * r])
         return W, flint().arb_mat(r, K, entries[K * r : 2 * K * r]), entries[2 * K * r :]
 
     def _evaluate(self, x: BallMatrix) -> Evaluated:
-        W, H, b = self._parts(x)
+        W, H, b = self.parts(x)
         K, arb, counts = self.prob.num_classes, flint().arb, self.prob.counts
         M = W * H
         scored = []
         for k, count in enumerate(counts):
             scale = 1 / arb(count).sqrt()
             logits = [M[j, k] * scale + (b[j] if b else 0) for j in range(K)]
-            scored.append(_weighted(_score(self.prob.loss, logits, k), arb(count) / self.prob.num_samples))
+            scored.append(weighted(score(self.prob.loss, logits, k), arb(count) / self.prob.num_samples))
         G = flint().arb_mat(
             [[one.slope[j] / arb(n).sqrt() for one, n in zip(scored, counts, strict=True)] for j in range(K)]
         )
@@ -184,33 +211,52 @@ class BallModel(Balls):
         size = 2 * K * r + len(at.b)
         slopes: list[list[Any]] = []
         pushed: list[list[Any]] = []
-        for k, (one, count) in enumerate(zip(at.scored, self.prob.counts, strict=True)):
-            scale = 1 / flint().arb(count).sqrt()
-            rows = [[0] * size for _ in range(K)]
-            for j, row in enumerate(rows):
-                for a in range(r):
-                    row[j * r + a] = at.H[a, k] * scale
-                    row[K * r + a * K + k] = at.W[j, a] * scale
-                if at.b:
-                    row[2 * K * r + j] = 1
-            slopes += rows
-            pushed += (flint().arb_mat(one.curvature) * flint().arb_mat(rows)).tolist() if size else []
+        for k, one in enumerate(at.scored):
+            J = self.logit_slopes(at.W, at.H, k, size)
+            slopes += J.tolist()
+            pushed += (flint().arb_mat(one.curvature) * J).tolist() if size else []
         if not size:
             return flint().arb_mat(0, 0)
-        whole = (flint().arb_mat(slopes).transpose() * flint().arb_mat(pushed)).tolist()
-        for i, decay in enumerate(self._decay_of_each(len(at.b))):
-            whole[i][i] += decay
+        whole = flint().arb_mat(slopes).transpose() * flint().arb_mat(pushed)
+        for i, decay in enumerate(self.of_each(self.decays, len(at.b))):
+            whole[i, i] += decay
+        return self.with_bilinear(whole, at.G.transpose().tolist())
+
+    def logit_slopes(self, W: BallMatrix, H: BallMatrix, k: int, size: int, bias: int = 1) -> BallMatrix:
+        """Return the derivative of class k's logits (K x D), or with `bias` = 0 its linear part in x."""
+        K, r = self.prob.num_classes, self.rank
+        scale = 1 / flint().arb(self.prob.counts[k]).sqrt()
+        J = flint().arb_mat(K, size)
         for j in range(K):
-            for k in range(K):
+            for a in range(r):
+                J[j, j * r + a], J[j, K * r + a * K + k] = H[a, k] * scale, W[j, a] * scale
+            if size > 2 * K * r:
+                J[j, 2 * K * r + j] = bias
+        return J
+
+    def scored_series(self, M: list[BallMatrix], b: list[list[Ball]], k: int, n: int) -> tuple[Scored, Ball]:
+        """Return class k's loss, logits before the bias being the series M, and what scales its features."""
+        scale, K = 1 / flint().arb(self.prob.counts[k]).sqrt(), self.prob.num_classes
+        of = lambda i, j: M[i][j, k] * scale + (b[i][j] if b[i] else 0)
+        logits = [flint().arb_series([of(i, j) for i in range(n)], n) for j in range(K)]
+        weight = flint().arb(self.prob.counts[k]) / self.prob.num_samples
+        return weighted(score(self.prob.loss, logits, k), weight), scale
+
+    def with_bilinear(self, whole: BallMatrix, columns: list[list[Ball]]) -> BallMatrix:
+        """Add the part of the logits' second derivative, with columns of G̃ or of its derivative."""
+        K, r = self.prob.num_classes, self.rank
+        for k, slopes in enumerate(columns):
+            for j, slope in enumerate(slopes):
                 for a in range(r):
                     w, h = j * r + a, K * r + a * K + k
-                    whole[w][h] += at.G[j, k]
-                    whole[h][w] += at.G[j, k]
-        return flint().arb_mat(whole)
+                    whole[w, h] += slope
+                    whole[h, w] += slope
+        return whole
 
-    def _decay_of_each(self, biases: int) -> list[Any]:
+    def of_each(self, numbers: list[Any], biases: int) -> list[Any]:
+        """Return one of three numbers for each variable: of W, of H and of b."""
         each = self.prob.num_classes * self.rank
-        w, h, b = self.decays
+        w, h, b = numbers
         return [w] * each + [h] * each + [b] * biases
 
     def _above(self, at: Evaluated, needed: bool) -> int | None:
@@ -219,9 +265,11 @@ class BallModel(Balls):
             return 0  # all that there are equal s; of a softmax loss the one left over is 0, as 1ᵀG̃ = 0
         arb = flint().arb
         square = arb(self.decays[0]) * arb(self.decays[1])
-        C = at.G * at.G.transpose() - identity(self.prob.num_classes) * square
+        B = exact(_basis(self.prob.num_classes, self.prob.shift_invariant))
+        image = B.transpose() * at.G
+        C = image * image.transpose() - B.transpose() * B * square
         try:
-            return signs(bordered(C, at.W.transpose()) if self.rank else C)[1] - self.rank
+            return signs(bordered(C, at.W.transpose() * B) if self.rank else C)[1] - self.rank
         except Unproved:
             if not needed:
                 return None
@@ -232,6 +280,12 @@ class BallModel(Balls):
                 f"a singular value of the class gradients, {nearest:.15g}, cannot be told from s = {s:.15g} "
                 f"(beside the {self.rank} that equal it): an unused coordinate's Hessian may be singular"
             ) from None
+
+
+def _basis(num_classes: int, centred: bool) -> np.ndarray:
+    """Return a basis of R^K, or of the vectors of zero sum, in whole numbers, as columns."""
+    whole = np.eye(num_classes)
+    return whole[:, :-1] - whole[:, 1:] if centred else whole
 
 
 def model_balls(prob: Problem, p: Params, fields: dict[str, Any]) -> BallModel:
@@ -268,35 +322,3 @@ def _own_coordinates(prob: Problem, p: Params) -> Any:
         jnp.where(used[:, None], 0.0, turned_q.H),
     ]
     return turned_q, rank, jnp.sqrt(sum(jnp.sum(a**2) for a in left_out))
-
-
-def _score(loss: Loss, logits: list[Ball], label: int) -> Scored:
-    """Return ℓ, ∇ℓ and ∇²ℓ of one column, without its class weight's share in the mean."""
-    K, arb = len(logits), flint().arb
-    if isinstance(loss, Squared):
-        apart = [z - int(j == label) for j, z in enumerate(logits)]
-        value = sum((a * a for a in apart), arb(0)) / 2
-        return Scored(value, apart, [[arb(int(i == j)) for j in range(K)] for i in range(K)])
-    assert isinstance(loss, CrossEntropy)
-    smoothing = arb(loss.smoothing)
-    target = [smoothing / K + (1 - smoothing if j == label else 0) for j in range(K)]
-    moved = [z + offset for z, offset in zip(logits, loss.offsets or [0] * K, strict=True)]
-    against = [z - moved[label] for z in moved]
-    powers = [arb(1) if j == label else z.exp() for j, z in enumerate(against)]
-    total = sum(powers, arb(0))
-    share = [power / total for power in powers]
-    value = total.log() - sum((t * z for t, z in zip(target, against, strict=True)), arb(0))
-    slope = [p - t for p, t in zip(share, target, strict=True)]
-    curvature = [
-        [share[i] * (1 - share[i]) if i == j else -share[i] * share[j] for j in range(K)] for i in range(K)
-    ]
-    weight = arb(1 if loss.class_weights is None else loss.class_weights[label])
-    return _weighted(Scored(value, slope, curvature), weight)
-
-
-def _weighted(one: Scored, weight: Ball) -> Scored:
-    return Scored(
-        one.value * weight,
-        [a * weight for a in one.slope],
-        [[a * weight for a in row] for row in one.curvature],
-    )

@@ -1,7 +1,9 @@
 """The Hessian's spectrum at a critical point of f, block by block (`reduction`), whatever N and d are.
 
 One block is that of the collapsed problem in r = `rank_bound` feature coordinates, one is repeated for each
-unused coordinate, one for the directions in which the features of a class differ.
+unused coordinate, one for the directions in which the features of a class differ. Where a shift of all logits
+changes no loss, its direction (0, 0, 1) has the eigenvalue λ_b exactly, at every point, and is a block, too:
+H (0, 0, 1) = (0, 0, λ_b 1), since ∇²ℓ 1 = 0. However small λ_b > 0 is, it is no zero.
 """
 
 from dataclasses import replace
@@ -45,11 +47,12 @@ def blocks(prob: Problem, point: Point, *, counting: bool = False) -> tuple[Orbi
     q = restrict(small, turned(p, frame))
     eye = jnp.eye(small.dim, dtype=p.W.dtype)
     flop = 12.0 * small.num_classes**2 * small.dim
-    main = whole_block(expand(small, q), orbit(small, q, eye, r), flop=flop, counting=counting)
+    there = _unshifted(small, expand(small, q), orbit(small, q, eye, r))
+    main = whole_block(*there, flop=flop, counting=counting)
     flat = replace(collapse(prob), unused=0)
     if main.direction is not None:
         main = main._replace(direction=lift(prob, turned(lift(flat, main.direction), frame.T)))
-    found = [main]
+    found = [main, *_shift(prob)]
     if prob.dim > small.dim:
         found.append(_tail(prob, small, q, frame, r))
     if max(prob.counts) > 1:
@@ -58,6 +61,42 @@ def blocks(prob: Problem, point: Point, *, counting: bool = False) -> tuple[Orbi
         apart = within_class_deviation(prob, p) > APART_RTOL * (1.0 + jnp.linalg.norm(p.H))
         found = [b._replace(sound=b.sound & ~apart) for b in found]
     return orbit(prob, p, frame, r), found
+
+
+def _shifts(prob: Problem) -> bool:
+    """Say whether b -> b + c1 changes no loss: with λ_b = 0 that is of the orbit, else it costs λ_b."""
+    return prob.bias and prob.shift_invariant
+
+
+def _unshifted(prob: Problem, point: Point, turns: Orbit) -> tuple[Point, Orbit]:
+    """Return the point and orbit with the shift's direction null, and projected onto, whatever λ_b is."""
+    if not _shifts(prob):
+        return point, turns
+
+    def hv(v: Params) -> Params:
+        pushed = point.hv(v)
+        return pushed._replace(b=pushed.b - prob.decay_b * _mean(v.b))
+
+    def project(v: Params) -> Params:
+        return turns.project(v)._replace(b=_mean(v.b))
+
+    return point._replace(hv=hv), turns._replace(project=project)
+
+
+def _mean(b: Float[Array, " K"] | None) -> Float[Array, " K"]:
+    assert b is not None
+    return jnp.full_like(b, jnp.mean(b))
+
+
+def _shift(prob: Problem) -> list[Block]:
+    """Return the block of the shift, where it has one: it is no block where it is of the orbit."""
+    if not _shifts(prob):
+        return []
+    K, decayed, zeros = prob.num_classes, prob.decay_b > 0, prob.zeros()
+    value, copies = jnp.where(decayed, prob.decay_b, jnp.inf)[None], decayed.astype(jnp.int32)[None]
+    direction = zeros._replace(b=jnp.full((K,), K**-0.5, zeros.W.dtype))
+    found = block(value, direction, jnp.zeros((), zeros.W.dtype), copies)
+    return [found._replace(positive=True)]
 
 
 def _tail(
@@ -100,7 +139,7 @@ def _within(prob: Problem, small: Problem, q: Params, frame: Float[Array, "d d"]
         vector, residual = frame[:, : small.dim] @ vectors[k, :, 0], residuals[k]
         order = jnp.argsort(jnp.ravel(shown))
         values, copies = jnp.ravel(shown)[order], jnp.repeat(counts - 1, small.dim)[order]
-    found = block(values, None, jnp.zeros((), dtype), copies)
+    found = block(values, None, jnp.zeros((), dtype), copies)._replace(positive=prob.loss.convex)
     if prob.collapsed:
         return found._replace(residual=residual)
     first = (jnp.cumsum(counts)[k] - counts[k]).astype(jnp.int32)  # the class's first two samples move apart

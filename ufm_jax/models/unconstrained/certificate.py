@@ -1,10 +1,10 @@
 """Global optimality by a duality gap, and directions of negative curvature: evidence at any point.
 
 For every Θ with ‖Θ‖₂ ≤ s = √(λ_W λ_H), f* ≥ −g*(Θ) − ‖Θ1‖²/(2 λ_b), with g the mean loss: the nuclear norm
-s‖WH‖_* is the least the two decays can cost. Θ = c G, c = min(1, s/‖G‖₂), G = ∇_Z g at the point itself,
-lies in the domain of g*; the bound meets f exactly at global minimisers when d ≥ K − 1. (Zhu et al. 2021,
-app. A, give the condition ‖G‖₂ ≤ s at critical points; the bound at any point was derived for this project
-and is tested against true minima at random points.)
+s‖WH‖_* is the least the two decays can cost. With λ_b = 0, f* ≥ −g*(Θ) if Θ1 = 0, as ⟨Θ, b1ᵀ⟩ = 0 for all b.
+Θ = c G, c = min(1, s/‖G‖₂), G = ∇_Z g at the point itself, lies in the domain of g*; the bound meets f
+exactly at global minimisers when d ≥ K − 1. (Zhu et al. 2021, app. A, give the condition ‖G‖₂ ≤ s at critical
+points; the bound at any point was derived for this project, and is tested against true minima.)
 """
 
 from functools import lru_cache, partial
@@ -30,9 +30,10 @@ from ufm_jax.models.unconstrained.symmetry import rank as rank_of
 def dual_bound(prob: Problem, point: Point, norm: Float[Array, ""] | None = None) -> Float[Array, ""]:
     """Return a lower bound on the global minimum of f over all points, valid at any p; NaN without convexity.
 
-    The bias is first re-optimised for the logits W H, so that Θ1 = −c λ_b b; for λ_b = 0 what rounding
-    leaves of Θ1 is charged with a bound on the minimiser's bias. Who has `norm` = ‖G‖₂ at p's own bias may
-    give it: then there is no eigen-solve, as ‖G′‖₂ ≤ ‖G‖₂ + ‖G′ − G‖_F.
+    The bias is first re-optimised for the logits W H, so that Θ1 = −c λ_b b. For λ_b = 0 the bound needs
+    Θ1 = 0, and what rounding leaves of it is taken out (`Loss.centred`); of a loss that does not know how it
+    is charged, with a bound on the minimiser's bias. Who has `norm` = ‖G‖₂ at p's own bias may give it: then
+    there is no eigen-solve, as ‖G′‖₂ ≤ ‖G‖₂ + ‖G′ − G‖_F.
     """
     p = point.x
     if not prob.loss.convex:
@@ -45,15 +46,20 @@ def dual_bound(prob: Problem, point: Point, norm: Float[Array, ""] | None = None
     s = prob.strength
     norm = spectral_norm(G) if norm is None else norm + jnp.linalg.norm(G - point.shared)
     c = jnp.minimum(1.0, s / jnp.maximum(norm, jnp.finfo(s.dtype).tiny))
-    bound = jnp.dot(cols.weights, prob.loss.dual(Z, cols.T, slope, c))
+    push, taken = slope, c
+    if p.b is not None and (centred_push := prob.loss.centred(c * slope, cols.T, cols.weights)) is not None:
+        # Of ‖Θ‖₂ ≤ s, too, with a factor that is 1 but for rounding.
+        moved = jnp.linalg.norm((centred_push - c * slope) * (cols.weights * cols.scales))
+        factor = jnp.minimum(1.0, s / jnp.maximum(c * norm + moved, jnp.finfo(s.dtype).tiny))
+        push = jnp.where(prob.decay_b > 0, slope, centred_push)
+        taken = jnp.where(prob.decay_b > 0, c, factor)
+    bound = jnp.dot(cols.weights, prob.loss.dual(Z, cols.T, push, taken))
     trivial = jnp.dot(cols.weights, prob.loss.dual(Z, cols.T, slope, jnp.zeros_like(c)))  # Θ = 0
     if p.b is not None:
         row_sums = c * jnp.sum(slope * cols.weights, axis=1)
         decayed = prob.decay_b > 0
         charge = jnp.dot(row_sums, row_sums) / (2 * jnp.where(decayed, prob.decay_b, 1.0))
-        size = jnp.linalg.norm(row_sums)
-        unbounded = jnp.where(size > 0, size * _bias_reach(prob), 0.0)
-        bound -= jnp.where(decayed, charge, unbounded)
+        bound -= jnp.where(decayed, charge, _unbounded(prob, row_sums) if push is slope else 0.0)
     return jnp.maximum(bound, trivial)
 
 
@@ -100,6 +106,12 @@ def curvature_floor(prob: Problem, norm: Float[Array, ""]) -> Float[Array, ""]:
 def spectral_norm(G: Float[Array, "K C"]) -> Float[Array, ""]:
     """Return ‖G‖₂, by the K x K Gram matrix."""
     return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(G @ G.T)[-1], 0.0))
+
+
+def _unbounded(prob: Problem, row_sums: Float[Array, " K"]) -> Float[Array, ""]:
+    """Return what row sums that are not zero may cost where the bias has no decay."""
+    size = jnp.linalg.norm(row_sums)
+    return jnp.where(size > 0, size * _bias_reach(prob), 0.0)
 
 
 def _bias_reach(prob: Problem) -> Float[Array, ""]:

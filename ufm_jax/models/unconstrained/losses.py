@@ -27,7 +27,10 @@ Columns = Float[Array, "K *#N"]  # any number of column axes; targets may be of 
 # What is said of a loss by what it is computed from: who overrides the first inherits none of the others.
 OF_SLOPE = ("value_and_slope", "curvature")
 OF_TARGETS = ("reach", "class_kinds")
-OF_VALUE = ("slope", *OF_SLOPE, "convex", "infimum", "dual", "reach", "shift_invariant", "class_kinds")
+OF_DUAL = ("centred",)
+OF_VALUE = (
+    *("slope", *OF_SLOPE, "convex", "infimum", "dual", *OF_DUAL, "reach", "shift_invariant", "class_kinds"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Loss:
 
     def __init_subclass__(cls) -> None:
         """Give a subclass that overrides one of them the defaults of what is said of it, if not given."""
-        for base, names in (("slope", OF_SLOPE), ("targets_of", OF_TARGETS), ("value", OF_VALUE)):
+        bases = ("slope", OF_SLOPE), ("targets_of", OF_TARGETS), ("dual", OF_DUAL), ("value", OF_VALUE)
+        for base, names in bases:
             if base in vars(cls):
                 for name in names:
                     if name not in vars(cls):
@@ -80,6 +84,14 @@ class Loss:
         ℓ(z) − ⟨slope, z⟩. The default is what concavity of −ℓ* makes of that and of −ℓ*(0) = inf ℓ.
         """
         return c * (self.value(Z, T) - jnp.sum(slope * Z, axis=0)) + (1.0 - c) * self.infimum
+
+    def centred(self, push: Columns, T: Columns, weights: Float[Array, "*#N"]) -> Columns | None:
+        """Move `push` = c · slope so that its columns' weighted sum is zero, within the domain of ℓ*.
+
+        `dual` takes what is returned in place of a slope, and does not look at its Z. None: nobody knows how.
+        Asked for where a bias has no decay.
+        """
+        return None
 
     def reach(self, cap: float) -> float | None:
         """Bound |z_j − z_k| (|z_j| if not shift invariant) where one sample of each class has ℓ ≤ cap.
@@ -186,6 +198,22 @@ class CrossEntropy(Loss):
             entropy += jnp.sum(push * self._moved(jnp.zeros_like(push)), axis=0)
         return self._weighted(T, entropy)
 
+    def centred(self, push: Columns, T: Columns, weights: Float[Array, "*#N"]) -> Columns:
+        """Return ω (q′ − t), q′ = (1 − ε)(q − δ) + ε τ, of push = ω (q − t).
+
+        With v_i = weight_i ω_i/Σ_k weight_k ω_k, δ = Σ v_i (q_i − t_i) is what is to go, and τ = Σ v_i t_i
+        the one distribution for all columns with Σ v_i (τ − t_i) = 0: so Σ v_i (q′_i − t_i) = 0 for every ε.
+        q − δ may leave the simplex, as its sum is 1 but q_j − δ_j may be negative; with
+        ε = a/(1 + a), a = max_j δ_j/τ_j, it does not: q′_j ≥ (1 − ε)(a τ_j − δ_j) ≥ 0. Where δ is rounding, ε
+        is as small (derived for this project).
+        """
+        omega = jnp.ones_like(weights) if self.class_weights is None else self._weight(T)
+        shares = weights * omega / jnp.dot(weights, omega)
+        excess, mean = (push / omega) @ shares, T @ shares
+        a = jnp.max(jnp.where(excess > 0, excess / mean, 0.0))
+        mixed = jnp.where(jnp.isfinite(a), a / (1 + a), 1.0)
+        return (1 - mixed) * (push - omega * excess[:, None]) + mixed * omega * (mean[:, None] - T)
+
     def reach(self, cap: float) -> float | None:
         """One-hot: ℓ ≥ ω (z_j − z_y). Smoothed: ℓ ≥ (1 − α + α/K)(z_j − z_y) and 1 − α is a lower factor."""
         apart = max(self.offsets) - min(self.offsets) if self.offsets else 0.0
@@ -246,6 +274,9 @@ class Squared(Loss):
 
     def dual(self, Z: Columns, T: Columns, slope: Columns, c: Float[Array, ""]) -> Float[Array, "*#N"]:
         return -jnp.sum(c * slope * T + (c * slope) ** 2 / 2, axis=0)
+
+    def centred(self, push: Columns, T: Columns, weights: Float[Array, "*#N"]) -> Columns:
+        return push - (push @ weights / jnp.sum(weights))[:, None]  # ℓ* is finite everywhere
 
     def reach(self, cap: float) -> float | None:
         return (2.0 * cap) ** 0.5 + 1.0

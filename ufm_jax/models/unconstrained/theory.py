@@ -140,17 +140,22 @@ def _softmax(prob: Problem, gap: float) -> dict[str, Any]:
 def _origin(prob: Problem) -> dict[str, Any]:
     """Spectrum at the origin with the best constant logits 0: for balanced softmax losses it is critical.
 
-    The curvature along b is positive for a convex loss, so that only W and H count.
+    The curvature along b is positive for a convex loss, so that only W and H count: as many eigenvalues are
+    negative as singular values of G are above s, in every coordinate.
     """
     if not (prob.loss.convex and prob.shift_invariant and prob.balanced):
         return {}
     small = reduced(prob)
     G = logit_gradient(small, small.zeros())
     eigenvalues = np.linalg.eigvalsh(np.asarray(tail_hessian(small, G)))
+    singular = np.linalg.svd(np.asarray(G), compute_uv=False)
     return {
         "origin_lambda_min": float(eigenvalues[0]),
-        "origin_index": int(np.sum(eigenvalues < -1e-15)) * prob.dim,
+        "origin_index": int(np.sum(singular > float(prob.strength) * (1 + ROUNDED))) * prob.dim,
     }
+
+
+ROUNDED = 1e-14  # of a singular value, relative: G is of a few numbers
 
 
 def _thresholds(prob: Problem) -> dict[str, Any]:
