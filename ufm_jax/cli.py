@@ -192,7 +192,7 @@ def main(args: Sequence[str] | None = None) -> None:
     command = tyro.cli(
         Command,
         prog="ufm",
-        args=args,
+        args=_gathered(sys.argv[1:] if args is None else args),
         description="Landscape explorer for the unconstrained feature model of neural collapse.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -232,6 +232,21 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         say_how_to_go_on(list(sys.argv[1:] if args is None else args))
         raise SystemExit(INTERRUPTED) from None
+
+
+def _gathered(args: Sequence[str]) -> list[str]:
+    """Return arguments with all assignments behind one flag, which may be repeated."""
+    others: list[str] = []
+    given: dict[str, list[str]] = {}
+    flag = None
+    for arg in args:
+        if arg.startswith("-"):
+            flag = arg if arg in ("--set", "--loss-set") else None
+        if flag is None:
+            others.append(arg)
+        else:
+            given.setdefault(flag, []).extend([arg] if arg != flag else [])
+    return others + [word for flag, words in given.items() for word in (flag, *words)]
 
 
 def _refuse(why: str) -> NoReturn:

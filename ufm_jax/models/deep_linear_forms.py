@@ -9,8 +9,11 @@ since classes of other blocks have logits 0, blocks know nothing of each other:
     f = Σ_i [(m_i/K) log(Σ_j e^{ρ_i (v_1·v_j − 1)} + (K − m_i) e^{−ρ_i}) + (L+1) λ/2 r_i (√n ρ_i m_i/r_i)^q],
 
 each ρ_i at the last minimum of its term (none, if λ is too large). One simplex of all classes is the ETF,
-blocks of two are pairs, an orthoplex. All are critical by symmetry (derived for this project); none was
-proven to be the global minimum, and points that merge classes are not among them.
+blocks of two are pairs, an orthoplex. Pyramids (`candidates`) set orthogonal simplices of equal size
+apart from the other classes along one more axis.
+
+All are critical by symmetry (derived for this project); none was proven to be the global minimum, and points
+that merge classes are not among them.
 """
 
 import functools
@@ -22,11 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ufm_jax.models.unconstrained.candidates import convex_minimum, pyramid_name, pyramid_samples
 from ufm_jax.models.unconstrained.names import CODES, listed
 from ufm_jax.numerics.bisection import HALVINGS, last_true
 
 MOST = 1000  # structures that are looked at: with all of 12 classes
 SCALES = np.geomspace(1e-6, 2e3, 4000)  # where a slope's sign is looked at before its root is bisected
+FIRST, SMALLEST, TANGENTS = 10.0, 1e-6, 300  # of a pyramid: scales to begin at, none, most steps
 RANGE = (1e-12, 1e6)  # of ‖M‖_* in a bound
 
 
@@ -88,7 +93,37 @@ def symmetric_values(
         terms = [term(*kind) for kind in kinds]
         if 0 < sum(block.rank for block in blocks) <= dim and not any(map(np.isnan, terms)):
             values[_name(blocks)] = float(sum(terms))
+    for m, c in itertools.product(range(2, K), range(2, K)):
+        fits = c * m < K and K - c <= dim
+        if fits and (value := _pyramid(K, num_layers, decay, per_class, c, m)) is not None:
+            values[pyramid_name(K, c, m)] = value
     return dict(sorted(values.items(), key=lambda one: one[1]))
+
+
+def _pyramid(K: int, num_layers: int, decay: float, per_class: int, c: int, m: int) -> float | None:
+    """Return f at c orthogonal simplices of m classes and the k others apart; None if a scale falls to 0.
+
+    A local minimum in its scales. σ^q is concave, so f is at most what its tangents at the last scales make of
+    it, a convex function: to its minimum f goes down, until it no longer does.
+    """
+    q, k = 2.0 / (num_layers + 1), K - c * m
+    samples = pyramid_samples(K, c, m, 0.0, bias=False)
+    price = (num_layers + 1) * decay / 2 * per_class ** (q / 2)
+    many = np.array([c * m - c, k - 1, 1.0])  # singular values of each size
+    axis = np.array([0, 0, (c * m) ** 0.5, k**0.5, 0, 0])
+    sizes, value = np.full(3, FIRST), np.inf
+    for _ in range(TANGENTS):
+        slopes = price * q * sizes ** (q - 1.0)
+        linear = np.r_[(slopes * many)[:2], np.zeros(4)]
+        x, convex = convex_minimum(samples, linear, np.zeros(6), slopes[2] * axis)
+        used = np.where(many > 0, np.r_[x[:2], np.linalg.norm(axis * x)], sizes)
+        if used.min() <= SMALLEST:
+            return None
+        fit = convex - slopes * many @ np.where(many > 0, used, 0.0)
+        last, value, sizes = value, float(fit + price * many @ used**q), used
+        if last - value <= 1e-16:
+            break
+    return value
 
 
 def _partitions(total: int, most: int) -> Iterator[tuple[int, ...]]:
