@@ -103,7 +103,7 @@ def symmetric_values(
 def _pyramid(K: int, num_layers: int, decay: float, per_class: int, c: int, m: int) -> float | None:
     """Return f at c orthogonal simplices of m classes and the k others apart; None if a scale falls to 0.
 
-    A local minimum in its scales. σ^q is concave, so f is at most what its tangents at the last scales make of
+    A local minimum in its scales. σ^q is concave, so f is at most what tangents at the last scales make of
     it, a convex function: to its minimum f goes down, until it no longer does.
     """
     q, k = 2.0 / (num_layers + 1), K - c * m
