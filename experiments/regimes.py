@@ -2,8 +2,8 @@
 
     python -m experiments.regimes --scale smoke|default|paper
 
-Each panel is a grid of settings of one landscape (docs/regimes.md), with `starts` descents at each: unit norms
-against the temperature, non-negative features and linear layers against the decay, merging classes against
+Each panel is a grid of settings of one landscape (docs/regimes.md), with descents at each: unit norms against
+the temperature, non-negative features and linear layers against the decay, merging classes against
 √(λ_W λ_H), the classifier's cosines as decays vanish, and what weighted squared loss fits of each class.
 """
 
@@ -78,14 +78,15 @@ def relu_features(config: Config) -> Panel:
         np.geomspace(1e-3, 0.8, config.settings),
         config,
         8,
-        {f"n = {n}": (N_s / landscape.decay_h**0.5).item() ** 2 for n, N_s in _dying(landscape)},
+        _dying(landscape),
     )
 
 
-def _dying(landscape: ufm.ReLUFeatures) -> list[tuple[int, Any]]:
-    return list(
-        zip(landscape.counts, map(jnp.asarray, ufm.predict(landscape)["dying_strengths"]), strict=True)
-    )
+def _dying(landscape: ufm.ReLUFeatures) -> dict[str, float]:
+    """Return the λ_W at which each class dies."""
+    strengths = ufm.predict(landscape)["dying_strengths"]
+    pairs = zip(landscape.counts, strengths, strict=True)
+    return {f"n = {n} dies": s**2 / float(landscape.decay_h) for n, s in pairs}
 
 
 def deep_linear(config: Config) -> Panel:
@@ -209,6 +210,19 @@ def _draw(axis: Any, panel: Panel) -> None:
     axis.legend(fontsize=7)
 
 
+def _held(panel: Panel) -> dict[str, Any]:
+    """Return a panel for JSON."""
+    lines = {name: [None if np.isnan(v) else float(v) for v in line] for name, line in panel.lines.items()}
+    points = [values.tolist() for values in panel.points]
+    return {
+        "title": panel.title,
+        "x": panel.x.tolist(),
+        "marks": panel.marks,
+        "lines": lines,
+        "points": points,
+    }
+
+
 def _losses(grid: Any, field: str, config: Config) -> np.ndarray:
     """Return settings and losses of descents at every setting of a grid."""
     table = ufm.sweep(grid, starts=config.starts).table
@@ -229,17 +243,7 @@ def main(scale: Scale = "default") -> None:
     exact = {p.title: p.furthest for p in panels[:4]}
     for title, apart in exact.items():
         print(f"{title}: every point within {apart:.1e} of a line")
-    held = [
-        {
-            **{"title": p.title, "x": p.x.tolist(), "marks": p.marks},
-            "lines": {
-                name: [None if np.isnan(v) else float(v) for v in values] for name, values in p.lines.items()
-            },
-            "points": [values.tolist() for values in p.points],
-        }
-        for p in panels
-    ]
-    save(plot(panels), "regimes", scale, panels=held, furthest=exact)
+    save(plot(panels), "regimes", scale, panels=[_held(panel) for panel in panels], furthest=exact)
 
 
 if __name__ == "__main__":

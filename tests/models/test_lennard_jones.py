@@ -1,5 +1,6 @@
 """Lennard-Jones clusters of the package: the smallest by search, the others' numbers from the literature."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import grad, random
@@ -26,7 +27,7 @@ def test_minima_and_transition_states_are_as_many_as_predicted(n, starts):
 
 def test_a_tetrahedron_has_all_pairs_at_the_bottom_of_the_well():
     """Four points at distance 2^(1/6) from each other: f = −6, where the gradient vanishes."""
-    x = 2 ** (1 / 6) / 8**0.5 * np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    x = 2 ** (1 / 6) / 8**0.5 * jnp.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     landscape = ufm.LennardJones(num_atoms=4)
     np.testing.assert_allclose(landscape.value(x), -6.0, rtol=1e-14)
     np.testing.assert_allclose(grad(landscape.value)(x), 0.0, atol=1e-12)

@@ -118,7 +118,9 @@ class Factorisation(Landscape):
         return {"loss": listed[0].value, "critical_orbits": len(listed), "critical_values": values}
 
 
-def factorisation(*, singular_values: tuple[float, ...], decay: float, rank: int) -> Factorisation:
+def factorisation(
+    *, singular_values: tuple[int | float, ...], decay: int | float, rank: int
+) -> Factorisation:
     """Return the landscape of a diagonal matrix M with these singular values: what others are, by rotations.
 
     Raises:

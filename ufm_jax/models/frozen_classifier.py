@@ -184,8 +184,8 @@ class FrozenClassifier(Landscape):
 
 def frozen_simplex(
     *,
-    decay_h: float,
-    decay_b: float = 0.0,
+    decay_h: int | float,
+    decay_b: int | float = 0.0,
     num_classes: int | None = None,
     per_class: int | None = None,
     counts: tuple[int, ...] | None = None,

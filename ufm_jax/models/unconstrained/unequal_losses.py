@@ -34,7 +34,7 @@ def class_balanced(counts: Counts) -> CrossEntropy:
     return CrossEntropy(class_weights=tuple((n.sum() / (len(n) * n)).tolist()))
 
 
-def logit_adjusted(counts: Counts, tau: float = 1.0) -> CrossEntropy:
+def logit_adjusted(counts: Counts, tau: int | float = 1.0) -> CrossEntropy:
     """Return cross-entropy of z + τ log π, π_k = n_k/N.
 
     Raises:
@@ -43,7 +43,7 @@ def logit_adjusted(counts: Counts, tau: float = 1.0) -> CrossEntropy:
     return CrossEntropy(offsets=_adjustment(_checked(counts), tau))
 
 
-def vector_scaling(counts: Counts, tau: float = 1.0, power: float = 0.25) -> "VectorScaling":
+def vector_scaling(counts: Counts, tau: int | float = 1.0, power: int | float = 0.25) -> "VectorScaling":
     """Return the loss of temperatures Δ_k = (n_k/max n)^power and offsets τ log π_k.
 
     Raises:
@@ -59,7 +59,7 @@ def _checked(counts: Counts) -> Float[np.ndarray, " K"]:
     return np.array(finite_numbers("counts", counts, above=0.0))
 
 
-def _adjustment(n: Float[np.ndarray, " K"], tau: float) -> tuple[float, ...]:
+def _adjustment(n: Float[np.ndarray, " K"], tau: int | float) -> tuple[float, ...]:
     check_positive(zero=True, tau=tau)
     return tuple((tau * np.log(n / n.sum())).tolist())
 
