@@ -105,6 +105,22 @@ def test_a_factorisation_of_plain_numbers_predicts_its_critical_values():
         factorisation(singular_values=(3.0, -1.0), decay=0.1, rank=1)
 
 
+def test_a_folder_holds_a_landscape_of_plain_numbers_made_in_python(tmp_path):
+    landscape = ufm.UnitNorm(temperature=2.0, num_classes=3, loss="cross-entropy smoothing=0.1")
+    run = ufm.sweep(landscape, starts=2, out=tmp_path)
+    again = ufm.load(tmp_path)
+    assert again.table["loss"].to_pylist() == run.table["loss"].to_pylist()
+    np.testing.assert_allclose(landscape.value(again.point(0).x), run.table["loss"][0].as_py(), rtol=1e-12)
+
+
+def test_a_sweep_out_of_reach_of_theory_ends_well(tmp_path, capsys):
+    equal = "factorisation:factorisation --set singular_values=2,2 decay=0.1 rank=1"
+    text = said(capsys, f"sweep --landscape ufm_jax.models.{equal} --starts 2 --out {tmp_path}")
+    assert "predicted" not in text
+    with pytest.raises(SystemExit):
+        main(f"predict --landscape ufm_jax.models.{equal}".split())
+
+
 class Silent(ufm.Landscape):
     """A landscape of which nothing is known."""
 
