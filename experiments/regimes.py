@@ -8,7 +8,7 @@ the temperature, non-negative features and linear layers against the decay, merg
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
 from ufm_jax.landscape.grid import at_setting
 
 LOG = "log"
+HIGH = 1.5  # f over that of the simplex, beyond which a descent has fallen to the origin
 
 
 @dataclass(frozen=True)
@@ -43,29 +44,28 @@ class Panel:
     y_name: str
     x: np.ndarray
     lines: dict[str, np.ndarray]
-    points: tuple[np.ndarray, np.ndarray]
+    points: dict[str, np.ndarray]  # x and y, by the line that they belong to, or as "found"
     marks: dict[str, float]  # thresholds on the x axis
     scale: tuple[str, str] = (LOG, LOG)
 
     @property
     def furthest(self) -> float:
         """Return how far a point is from the nearest line at its x, at most."""
-        at = np.searchsorted(self.x, self.points[0])
-        values = np.stack(list(self.lines.values()))[:, np.clip(at, 0, len(self.x) - 1)]
-        return float(np.nanmax(np.nanmin(np.abs(values - self.points[1]), axis=0)))
+        x, y = np.concatenate(list(self.points.values()), axis=1)
+        values = np.stack(list(self.lines.values()))[:, np.searchsorted(self.x, x)]
+        return float(np.nanmax(np.nanmin(np.abs(values - y), axis=0)))
 
 
 def unit_norms(config: Config) -> Panel:
     """K = 4 in three dimensions and in the plane, against the temperature."""
-    x, lines, found = np.geomspace(0.5, 8.0, config.settings), {}, []
+    x, lines, found = np.linspace(0.5, 8.0, config.settings), {}, {}
     for dim, name in ((3, "simplex, d = 3"), (2, "orthoplex, d = 2")):
         landscape = ufm.UnitNorm(temperature=jnp.asarray(1.0), num_classes=4, dim=dim)
         grid = ufm.grid(landscape, temperature=x)
         said = [ufm.predict(at_setting(grid, i)) for i in range(len(x))]
         lines[name] = np.array([one["loss"] or min(one["critical_values"].values()) for one in said])
-        found.append(_losses(grid, "temperature", config))
-    points = np.concatenate(found, axis=1)
-    return Panel("unit norms, K = 4", "temperature τ", "f", x, lines, (points[0], points[1]), {})
+        found[name] = _losses(grid, "temperature", config)
+    return Panel("unit norms, K = 4", "temperature τ", "f", x, lines, found, {}, ("linear", LOG))
 
 
 def relu_features(config: Config) -> Panel:
@@ -93,7 +93,13 @@ def deep_linear(config: Config) -> Panel:
     """Three linear layers: simplex against pairs, against the decay."""
     landscape = ufm.DeepLinear(decay=jnp.asarray(1e-3), num_classes=4, num_layers=3)
     x = np.geomspace(1e-4, 3e-2, config.settings)
-    return _levels("three linear layers, K = 4", landscape, "decay", x, config, 2, {})
+    panel = _levels("three linear layers, K = 4", landscape, "decay", x, config, 2, {})
+    simplex, (at, y) = panel.lines["simplex(4)"], panel.points["found"]
+    lines = {name: line / simplex for name, line in panel.lines.items()}
+    relative = y / simplex[np.searchsorted(x, at)]
+    kept = relative < HIGH  # descents that fell to the origin are far above
+    points = {"found": np.stack([at, relative])[:, kept]}
+    return replace(panel, y_name="f / f of the simplex", lines=lines, points=points, scale=(LOG, "linear"))
 
 
 def _levels(
@@ -110,17 +116,14 @@ def _levels(
     said = [ufm.predict(at_setting(grid, i))["critical_values"] for i in range(len(x))]
     names = list(dict.fromkeys(name for one in said for name in list(one)[:most]))
     lines = {name: np.array([one.get(name, np.nan) for one in said]) for name in names}
-    points = _losses(grid, field, config)
-    if isinstance(landscape, ufm.DeepLinear):  # the origin is one more minimum
-        lines["origin"] = np.full(len(x), np.log(landscape.num_classes))
     symbol = {"decay_w": "λ_W", "decay": "λ"}[field]
-    return Panel(title, symbol, "f", x, lines, (points[0], points[1]), marks)
+    return Panel(title, symbol, "f", x, lines, {"found": _losses(grid, field, config)}, marks)
 
 
 def merging(config: Config) -> Panel:
     """Distances between two classes of equal counts, against √(λ_W λ_H): predicted 0 beyond the threshold."""
     counts, pairs = (4, 4, 2, 2, 1, 1), {4: 0, 2: 2, 1: 4}
-    x = np.geomspace(0.04, 0.2, 2 * config.settings)
+    x = np.linspace(0.04, 0.2, 2 * config.settings)
     prob = ufm.problem(counts=counts, dim=5, decay_w=0.1, decay_h=0.1, decay_b=1e-2)
     found: dict[int, list[float]] = {n: [] for n in pairs}
     for s in x:
@@ -130,8 +133,8 @@ def merging(config: Config) -> Panel:
             found[n].append(float(np.linalg.norm(W[k] - W[k + 1])))
     marks = {f"n = {n}": n**0.5 / prob.num_samples for n in pairs}
     lines = {f"n = {n}": np.where(x >= n**0.5 / prob.num_samples, 0.0, np.nan) for n in pairs}
-    points = np.tile(x, len(pairs)), np.concatenate([found[n] for n in pairs])
-    scale = (LOG, "linear")
+    points = {f"n = {n}": np.stack([x, found[n]]) for n in pairs}
+    scale = ("linear", "linear")
     return Panel("counts 4, 4, 2, 2, 1, 1", "s", "‖w_j − w_k‖, equal counts", x, lines, points, marks, scale)
 
 
@@ -145,7 +148,7 @@ def no_decay(config: Config) -> Panel:
         W = W / np.linalg.norm(W, axis=1, keepdims=True)
         found.append([W[i] @ W[j] for i, j in pairs.values()])
     lines = {name: np.full(len(x), limit[pair]) for name, pair in pairs.items()}
-    points = np.tile(x, len(pairs)), np.array(found).T.ravel()
+    points = {name: np.stack([x, y]) for name, y in zip(pairs, np.array(found).T, strict=True)}
     return Panel("counts 10, 10, 1, 1", "λ_W = λ_H", "cosine", x, lines, points, {}, (LOG, "linear"))
 
 
@@ -162,7 +165,7 @@ def weighted(config: Config) -> Panel:
         run = ufm.sweep(prob, starts=1)
         p = run.point(0).x
         found.append(np.diag(np.asarray(p.W @ p.H)[:, np.cumsum((0, *counts[:-1]))]))
-    points = np.tile(x, 3), np.array(found).T.ravel()
+    points = {name: np.stack([x, y]) for name, y in zip(lines, np.array(found).T, strict=True)}
     held = {name: np.array(values) for name, values in lines.items()}
     linear = ("linear", "linear")
     return Panel(
@@ -198,7 +201,12 @@ def _draw(axis: Any, panel: Panel) -> None:
     for i, (name, values) in enumerate(panel.lines.items()):
         colour = COLOURS[i % len(COLOURS)]
         axis.plot(panel.x, values, color=colour, label=name, linestyle=("-", "--", ":", "-.")[i % 4])
-    axis.plot(*panel.points, MARKERS[0], color="black", markersize=3.5, markerfacecolor="none", label="found")
+    for name, (x, y) in panel.points.items():
+        i = list(panel.lines).index(name) if name in panel.lines else len(panel.lines)
+        colour = COLOURS[i % len(COLOURS)] if name in panel.lines else "black"
+        label = "found" if name == next(iter(panel.points)) else None
+        shape = MARKERS[i % len(MARKERS)] if name in panel.lines else MARKERS[0]
+        axis.plot(x, y, shape, color=colour, markersize=4, markerfacecolor="none", label=label)
     for i, (name, place) in enumerate(panel.marks.items()):
         axis.axvline(place, color=COLOURS[i % len(COLOURS)], linewidth=0.8, alpha=0.6)
         axis.annotate(
@@ -213,7 +221,7 @@ def _draw(axis: Any, panel: Panel) -> None:
 def _held(panel: Panel) -> dict[str, Any]:
     """Return a panel for JSON."""
     lines = {name: [None if np.isnan(v) else float(v) for v in line] for name, line in panel.lines.items()}
-    points = [values.tolist() for values in panel.points]
+    points = {name: values.tolist() for name, values in panel.points.items()}
     return {
         "title": panel.title,
         "x": panel.x.tolist(),

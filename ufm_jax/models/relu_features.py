@@ -191,5 +191,6 @@ class ReLUFeatures(Landscape):
             lives = np.isin(np.arange(len(alive)), living)
             counts = sorted((self.counts[k] for k in living), reverse=True)
             name = f"alive{listed(counts)}" if len(set(self.counts)) > 1 else f"alive({len(living)})"
+            name = name if living else "origin"
             values[name] = float(np.where(lives, alive, dead).sum())
         return dict(sorted(values.items(), key=lambda one: one[1]))
