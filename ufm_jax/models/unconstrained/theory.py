@@ -30,7 +30,7 @@ MOST_CLASSES = 2000  # their spectra are dense: some seconds, and the memory of 
 KEYS = (
     *("kt", "regime", "loss", "rank", "logit_gap", "softmax_off_diagonal", "w_norm", "h_norm", "bias"),
     *("nullity", "hessian_min_nonzero", "hessian_max", "origin_lambda_min", "origin_index"),
-    *("merge_threshold", "dying_count", "fitted", "symmetric_loss", "symmetric_logit_gap"),
+    *("merge_threshold", "dying_count", "symmetric_loss", "symmetric_logit_gap"),
     *("candidate", "candidate_loss", "candidates", "lower_bound"),
 )
 
@@ -63,7 +63,7 @@ def predict(prob: Problem) -> dict[str, Any]:
     `origin_lambda_min`, `origin_index`; `merge_threshold`: √n_c/N, at or above which √(λ_W λ_H) merges
     classes of equal count n_c (minority collapse, Hong & Ling 2023), one for each count that at least two
     classes share; `dying_count`: classes of at most so many samples have w_k = 0 (squared loss without a
-    bias); `fitted`: a_k, W h_k = a_k e_k (squared loss with class weights, no bias, d ≥ K); `symmetric_loss`,
+    bias); `fitted`, there alone: a_k, W h_k = a_k e_k (weighted squared, no bias, d ≥ K); `symmetric_loss`,
     `symmetric_logit_gap`: of the lowest simplex ETF for focal loss, which need not be the global minimiser.
     For balanced cross-entropy in d < K − 1: `candidates`, f at symmetric critical points by name (module
     `candidates`); the lowest, `candidate` of `candidate_loss`, is not proven to be the global minimum;
