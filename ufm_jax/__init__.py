@@ -51,8 +51,12 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.landscape.verdict import Verdict as Verdict
     from ufm_jax.model_interface import Certified as Certified
     from ufm_jax.model_interface import certify as certify
+    from ufm_jax.model_interface import predict as predict
+    from ufm_jax.models.deep_linear import DeepLinear as DeepLinear
     from ufm_jax.models.factorisation import Factorisation as Factorisation
     from ufm_jax.models.frozen_classifier import FrozenClassifier as FrozenClassifier
+    from ufm_jax.models.lennard_jones import LennardJones as LennardJones
+    from ufm_jax.models.relu_features import ReLUFeatures as ReLUFeatures
     from ufm_jax.models.unconstrained.geometry import collapse_metrics as collapse_metrics
     from ufm_jax.models.unconstrained.geometry import simplex_etf as simplex_etf
     from ufm_jax.models.unconstrained.losses import CrossEntropy as CrossEntropy
@@ -68,7 +72,14 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.models.unconstrained.reduction import lift as lift
     from ufm_jax.models.unconstrained.reduction import restrict as restrict
     from ufm_jax.models.unconstrained.theory import global_minimum as global_minimum
-    from ufm_jax.models.unconstrained.theory import predict as predict
+    from ufm_jax.models.unconstrained.unequal_classes import merged_groups as merged_groups
+    from ufm_jax.models.unconstrained.unequal_classes import seli as seli
+    from ufm_jax.models.unconstrained.unequal_losses import VectorScaling as VectorScaling
+    from ufm_jax.models.unconstrained.unequal_losses import WeightedSquared as WeightedSquared
+    from ufm_jax.models.unconstrained.unequal_losses import class_balanced as class_balanced
+    from ufm_jax.models.unconstrained.unequal_losses import logit_adjusted as logit_adjusted
+    from ufm_jax.models.unconstrained.unequal_losses import vector_scaling as vector_scaling
+    from ufm_jax.models.unit_norm import UnitNorm as UnitNorm
     from ufm_jax.numerics.density import spectral_density as spectral_density
     from ufm_jax.numerics.derivatives import dense_hessian as dense_hessian
     from ufm_jax.numerics.derivatives import hvp as hvp
@@ -93,7 +104,7 @@ _HOMES = {
     "landscape.grid": ("grid", "Grid"),
     "landscape.flat": ("hessian",),
     "census_interface": ("census",),
-    "model_interface": ("certify", "Certified"),
+    "model_interface": ("certify", "Certified", "predict"),
     "landscape.continuation": ("follow", "Followed"),
     "landscape.proof": ("prove", "Proof"),
     "branch_interface": ("prove_branch",),
@@ -107,7 +118,16 @@ _HOMES = {
     "models.unconstrained.objective": ("objective",),
     "models.unconstrained.reduction": ("collapse", "lift", "restrict", "full_spectrum"),
     "models.unconstrained.geometry": ("simplex_etf", "collapse_metrics"),
-    "models.unconstrained.theory": ("predict", "global_minimum"),
+    "models.unconstrained.theory": ("global_minimum",),
+    "models.unconstrained.unequal_classes": ("seli", "merged_groups"),
+    "models.unconstrained.unequal_losses": (
+        *("class_balanced", "logit_adjusted", "vector_scaling"),
+        *("VectorScaling", "WeightedSquared"),
+    ),
+    "models.unit_norm": ("UnitNorm",),
+    "models.relu_features": ("ReLUFeatures",),
+    "models.deep_linear": ("DeepLinear",),
+    "models.lennard_jones": ("LennardJones",),
     "models.factorisation": ("Factorisation",),
     "models.frozen_classifier": ("FrozenClassifier",),
     "runs.orbits": ("Atlas",),

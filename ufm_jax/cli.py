@@ -41,9 +41,12 @@ class ProblemFlags:
     no_bias: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Leave the bias out."""
     loss: LossName = "cross-entropy"
-    """Loss of one sample: cross-entropy, squared, focal, or a class of your own."""
+    """Loss of one sample: cross-entropy, squared, focal, weighted-squared, or a class of your own.
+
+    Made for the class counts: class-balanced, logit-adjusted, vector-scaling.
+    """
     loss_set: Settings = ()
-    """Parameters of the loss, as smoothing=0.1 class_weights=1,1,2 offsets=0,0,0.7."""
+    """Parameters of the loss, as smoothing=0.1 class_weights=1,1,2 offsets=0,0,0.7 tau=1 power=0.25."""
     smoothing: float | None = None
     """Short for --loss-set smoothing=α."""
     gamma: float | None = None
@@ -155,8 +158,13 @@ class Certify:
 
 
 @dataclass(frozen=True)
-class Predict(ProblemFlags):
-    """Print closed forms and thresholds."""
+class Predict(LandscapeFlags):
+    """Print closed forms and thresholds.
+
+    Of the unconstrained feature model, or with --landscape of any other that says what theory knows of it, as
+    ufm_jax.models has them: unit_norm:UnitNorm, relu_features:ReLUFeatures, deep_linear:DeepLinear,
+    frozen_classifier:frozen_simplex, factorisation:factorisation, lennard_jones:LennardJones.
+    """
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one JSON object."""
@@ -184,7 +192,7 @@ def main(args: Sequence[str] | None = None) -> None:
     command = tyro.cli(
         Command,
         prog="ufm",
-        args=args,
+        args=_gathered(sys.argv[1:] if args is None else args),
         description="Landscape explorer for the unconstrained feature model of neural collapse.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -226,6 +234,21 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(INTERRUPTED) from None
 
 
+def _gathered(args: Sequence[str]) -> list[str]:
+    """Return arguments with all assignments behind one flag, which may be repeated."""
+    others: list[str] = []
+    given: dict[str, list[str]] = {}
+    flag = None
+    for arg in args:
+        if arg.startswith("-"):
+            flag = arg if arg in ("--set", "--loss-set") else None
+        if flag is None:
+            others.append(arg)
+        else:
+            given.setdefault(flag, []).extend([arg] if arg != flag else [])
+    return others + [word for flag, words in given.items() for word in (flag, *words)]
+
+
 def _refuse(why: str) -> NoReturn:
     """End with one line and status 2."""
     print(f"ufm: error: {why}", file=sys.stderr)
@@ -255,6 +278,7 @@ def _sweep(flags: Sweep) -> None:
     import jax
     import pyarrow as pa
 
+    from ufm_jax.report.predicted import predicted
     from ufm_jax.report.progress import Reporter
     from ufm_jax.report.table import verdict_table
     from ufm_jax.runs import cluster, store
@@ -278,6 +302,8 @@ def _sweep(flags: Sweep) -> None:
             table, failed = cluster.run(config, flags.out, flags.cluster, reporter, repair=flags.repair)
     if table is not None:
         print(verdict_table(table))
+        if told := predicted(config, table):
+            print(told)
     if failed:
         for shard, why in failed.items():
             print(f"ufm: shard {shard.number} was given up: {why}", file=sys.stderr)
@@ -364,6 +390,7 @@ def _sizes(flags: ProblemFlags) -> dict[str, Any]:
 
 
 def _loss(flags: ProblemFlags | Certify) -> Spec:
+    from ufm_jax.models.unconstrained.loss_names import OF_COUNTS
     from ufm_jax.runs.plan import chosen_loss
 
     settings = parsed("loss-set", flags.loss_set)
@@ -372,6 +399,8 @@ def _loss(flags: ProblemFlags | Certify) -> Spec:
             if name in settings:
                 raise ValueError(f"{name}: give --{name} or --loss-set {name}=..., not both")
             settings[name] = given
+    if flags.loss in OF_COUNTS and "counts" not in settings and isinstance(flags, ProblemFlags):
+        settings["counts"] = _counts(flags)
     return chosen_loss(flags.loss, settings)
 
 
@@ -404,11 +433,17 @@ def _certify(flags: Certify) -> None:
 
 
 def _predict(flags: Predict) -> None:
+    from ufm_jax.model_interface import predict
     from ufm_jax.models.unconstrained.model import problem
-    from ufm_jax.models.unconstrained.theory import predict
+    from ufm_jax.runs.recipe import landscape_named
 
-    prob = problem(**_sizes(flags), **_single_decays(flags), loss=make("loss", _loss(flags)))
-    _print(predict(prob), flags.json)
+    if (chosen := _chosen_landscape(flags)) is None:
+        prob = problem(**_sizes(flags), **_single_decays(flags), loss=make("loss", _loss(flags)))
+        _print(predict(prob), flags.json)
+    elif several := [name for name, _ in chosen["grid"]]:
+        raise ValueError(f"set: predictions are of one setting, got several values of {', '.join(several)}")
+    else:
+        _print(predict(landscape_named(chosen["landscape"])), flags.json)
 
 
 def _report(flags: Report) -> None:
@@ -423,4 +458,10 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, result))
     for name, value in result.items():
-        print(f"{name:<{width}}  {'-' if value is None else value}")
+        if isinstance(value, dict) and value:
+            print(name)
+            inside = max(map(len, value))
+            for one, number in value.items():
+                print(f"  {one:<{inside}}  {'-' if number is None else number}")
+        else:
+            print(f"{name:<{width}}  {'-' if value is None else value}")

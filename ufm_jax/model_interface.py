@@ -1,13 +1,14 @@
-"""The Python interface to what only the unconstrained feature model has: your own point judged."""
+"""The Python interface to what is known of models: your own point judged, and what theory predicts."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ufm_jax.interface import Judged, judged_of
+from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.proof import Proof
 from ufm_jax.landscape.proof import prove as prove_point
 from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
-from ufm_jax.models.unconstrained import own_point
+from ufm_jax.models.unconstrained import own_point, theory
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
 from ufm_jax.models.unconstrained.own_point import Samples
 from ufm_jax.models.unconstrained.problem import Params, Problem
@@ -83,3 +84,22 @@ def certify(
         row=row if proof is None else row | proof.columns(),
         proof=proof,
     )
+
+
+def predict(landscape: Landscape) -> dict[str, Any]:
+    """Return what theory says of a landscape, as plain numbers for JSON; None where nothing is known.
+
+    Of the unconstrained feature model, the keys of `theory.predict`; of others, their `predictions`.
+
+    Raises:
+        ValueError: naming `landscape`, if it predicts nothing or is none; as `theory.predict`.
+    """
+    if not isinstance(landscape, Landscape):
+        raise ValueError(f"landscape: need a Landscape, got {type(landscape).__name__}")
+    said = theory.predict(landscape) if isinstance(landscape, Problem) else landscape.predictions()
+    if not said:
+        raise ValueError(
+            f"landscape: {landscape.name} predicts nothing; its class may have a method "
+            "predictions(self) that returns names and numbers"
+        )
+    return said

@@ -332,6 +332,14 @@ class Landscape(Structure):
         """Return the global minimum where a formula gives it, else NaN."""
         return jnp.full((), jnp.nan, jax.tree.leaves(self.zeros())[0].dtype)
 
+    def predictions(self) -> dict[str, Any]:
+        """Return what theory says of it, in Python: names and plain numbers, for JSON; nothing by default.
+
+        Two names have a meaning for whoever prints them beside what was found: `loss`, the global minimum,
+        and `critical_values`, f at critical points by their name.
+        """
+        return {}
+
     # Of a census, in Python: points there are single vectors of the space of all saddles, in NumPy.
 
     def check_census(self, starts: int | None) -> None:

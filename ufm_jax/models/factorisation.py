@@ -38,6 +38,7 @@ from ufm_jax.numerics.checks import check_count, check_positive
 
 # Two singular values nearer than this, as a part of the largest, are not told apart: rounding of the SVD.
 EQUAL = 1e-12
+MOST = 100  # critical values that are listed in predictions
 
 
 class Factors(NamedTuple):
@@ -102,6 +103,33 @@ class Factorisation(Landscape):
     def measures(self, x: Factors) -> dict[str, Array]:
         """Return ‖UᵀU − VᵀV‖, which is zero at every critical point."""
         return {"imbalance": jnp.linalg.norm(x.U.T @ x.U - x.V.T @ x.V)}
+
+    def known_minimum(self) -> Float[Array, ""]:
+        return self.lower_bound(None)
+
+    def predictions(self) -> dict[str, Any]:
+        """Return `loss` = f* and `critical_values`, by places of the singular values chosen.
+
+        Raises:
+            ValueError: as `critical_values`.
+        """
+        listed = critical_values(self.M, float(self.decay), self.rank)
+        values = {f"chosen{list(one.chosen)}, index {one.index}": one.value for one in listed[:MOST]}
+        return {"loss": listed[0].value, "critical_orbits": len(listed), "critical_values": values}
+
+
+def factorisation(
+    *, singular_values: tuple[int | float, ...], decay: int | float, rank: int
+) -> Factorisation:
+    """Return the landscape of a diagonal matrix M with these singular values: what others are, by rotations.
+
+    Raises:
+        ValueError: naming `singular_values`, if one is negative; as `Factorisation`.
+    """
+    sigma = np.atleast_1d(np.array(singular_values, float))
+    if not (np.all(np.isfinite(sigma)) and np.all(sigma >= 0)):
+        raise ValueError(f"singular_values: need finite numbers >= 0, got {singular_values}")
+    return Factorisation(M=jnp.diag(jnp.asarray(sigma)), decay=jnp.asarray(decay, float), rank=rank)
 
 
 @dataclass(frozen=True)

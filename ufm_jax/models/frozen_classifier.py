@@ -9,9 +9,11 @@ counts if there is no bias, are then at h_i = η w_y, ‖h_i‖ = η, with η th
 
     cross-entropy:  K / (N (K − 1 + e^{ηK/(K−1)})) = λ_H η,    b = 0;
     squared loss:   η = 1 / (K/(K − 1) + N λ_H),               b = 1 / (K (1 + λ_b)).
+
+`frozen_simplex` makes it of plain numbers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,15 @@ from jaxtyping import Array, Float
 
 from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.landscape import Landscape
-from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, is_shift_invariant
+from ufm_jax.models.arguments import chosen_loss, is_cross_entropy
+from ufm_jax.models.unconstrained.geometry import simplex_etf
+from ufm_jax.models.unconstrained.loss_checks import is_shift_invariant
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, Squared
+from ufm_jax.models.unconstrained.problem import checked_counts
+from ufm_jax.numerics.bisection import last_true
+from ufm_jax.numerics.checks import check_positive
+
+SIMPLEX_TOL = 1e-9  # of the Gram matrix of W: rounding, where it was made as a simplex
 
 
 class Features(NamedTuple):
@@ -128,3 +138,74 @@ class FrozenClassifier(Landscape):
         groups = jnp.split(x.H, np.cumsum(self.counts)[:-1], axis=1)
         within = sum(jnp.sum((H - jnp.mean(H, axis=1, keepdims=True)) ** 2) for H in groups)
         return {"within": within / jnp.maximum(jnp.sum(x.H**2), jnp.finfo(x.H.dtype).tiny)}
+
+    def _feature_length(self) -> Float[Array, ""]:
+        """Return η of the module's docstring where it is known, else NaN."""
+        K, N, dtype = len(self.counts), sum(self.counts), self.W.dtype
+        balanced, nothing = len(set(self.counts)) == 1, jnp.full((), jnp.nan, dtype)
+        gram = (K * jnp.eye(K, dtype=dtype) - 1.0) / (K - 1.0)
+        simplex = jnp.max(jnp.abs(self.W @ self.W.T - gram)) <= SIMPLEX_TOL
+        if type(self.loss) is Squared and balanced and self.bias:
+            eta = 1.0 / (K / (K - 1.0) + N * self.decay_h)
+        elif is_cross_entropy(self.loss) and (balanced or not self.bias):
+            price, rate = self.decay_h * N, K / (K - 1.0)
+            below = lambda eta: price * eta * (K - 1 + jnp.exp(eta * rate)) <= K
+            # The root has λ_H η ≤ 1/N and e^{η rate} ≤ K/(N λ_H η): not beyond the larger of 1 and the
+            # latter's log.
+            most = jnp.minimum(1.0 / price, jnp.maximum(1.0, jnp.log(jnp.maximum(K / price, 1.0)) / rate))
+            eta = last_true(below, jnp.zeros_like(most), most)
+        else:
+            return nothing
+        return jnp.where(simplex, eta, jnp.nan)
+
+    def known_minimum(self) -> Float[Array, ""]:
+        """Return f* at h_i = η w_y for a frozen simplex, else NaN."""
+        K, N, eta = len(self.counts), sum(self.counts), self._feature_length()
+        decay = N * self.decay_h * eta**2 / 2
+        if is_cross_entropy(self.loss):
+            return jnp.log1p((K - 1) * jnp.exp(-eta * K / (K - 1))) + decay
+        if type(self.loss) is not Squared:
+            return super().known_minimum()
+        gap, b = eta * K / (K - 1), 1.0 / (K * (1.0 + self.decay_b))
+        # Logits gap (e_k − 1/K) + b: the part of sum 0, and that along 1.
+        misfit = (1.0 - gap) ** 2 * (K - 1) / (2 * K) + (1.0 - K * b) ** 2 / (2 * K)
+        return misfit + decay + self.decay_b * K * b**2 / 2
+
+    def predictions(self) -> dict[str, Any]:
+        """Return `loss` = f* and `feature_length` = η for a frozen simplex, None for any other classifier."""
+        eta, loss = float(self._feature_length()), float(self.known_minimum())
+        known = bool(np.isfinite(loss))
+        convex = "convex: one minimum, which every descent meets"
+        told = (
+            "features along a frozen simplex" if known else convex if self.loss.convex else "no closed form"
+        )
+        return {"regime": told, "loss": loss if known else None, "feature_length": eta if known else None}
+
+
+def frozen_simplex(
+    *,
+    decay_h: int | float,
+    decay_b: int | float = 0.0,
+    num_classes: int | None = None,
+    per_class: int | None = None,
+    counts: tuple[int, ...] | None = None,
+    dim: int | None = None,
+    bias: bool = True,
+    loss: str | Loss = "cross-entropy",
+) -> FrozenClassifier:
+    """Return the landscape of a classifier frozen as a simplex ETF of unit rows; d = K by default.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    check_positive(decay_h=decay_h)
+    check_positive(zero=True, decay_b=decay_b)
+    sizes = checked_counts(num_classes, 1 if per_class is None and counts is None else per_class, counts)
+    return FrozenClassifier(
+        W=jnp.asarray(simplex_etf(len(sizes), len(sizes) if dim is None else dim)),
+        decay_h=jnp.asarray(decay_h, float),
+        decay_b=jnp.asarray(decay_b if bias else 0.0, float),
+        counts=sizes,
+        bias=bias,
+        loss=chosen_loss(loss, sizes),
+    )

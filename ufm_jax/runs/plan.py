@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from ufm_jax import objects
+from ufm_jax.models.unconstrained.loss_names import LOSSES
 from ufm_jax.objects import Spec
 
 NAMED_TARGETS = ("minima", "saddles", "both")
@@ -19,10 +20,6 @@ Target = str | int  # one of `NAMED_TARGETS`, or the index of saddles
 Space = Literal["auto", "full", "collapsed"]
 Spectra = Literal["all", "needed"]
 
-LOSSES = {  # short names
-    name: f"ufm_jax.models.unconstrained.losses:{kind}"
-    for name, kind in (("cross-entropy", "CrossEntropy"), ("squared", "Squared"), ("focal", "Focal"))
-}
 NEUTRAL = {"smoothing": 0.0, "gamma": 2.0}  # what manifests have said of every built-in loss
 
 LARGEST = 2**63 - 1  # of int64: rows are numbered by it, and a key is made of such a seed
@@ -230,7 +227,7 @@ def digest_of(config: dict[str, Any]) -> tuple[str, str]:
 
 
 def chosen_loss(name: str, settings: Mapping[str, Any] | None = None) -> Spec:
-    """Return the specification of a loss: cross-entropy, squared, focal, module:Class or file.py:Class.
+    """Return the specification of a loss: a name in `LOSSES`, module:Class or file.py:Class.
 
     Raises:
         ValueError: naming the loss, as `objects.spec`; nothing is imported yet.

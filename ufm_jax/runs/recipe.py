@@ -40,7 +40,8 @@ def grid_of(config: Sweep) -> Grid:
         return Grid(prob, settings)
     given = dict(config.landscape.settings)
     made = [
-        _made(replace(config.landscape, settings=objects.held(given | more))) for more in config.combinations
+        landscape_named(replace(config.landscape, settings=objects.held(given | more)))
+        for more in config.combinations
     ]
     leaves = type(made[0]).leaf_names()
     forms: list[Any] = [jax.tree.structure(one) for one in made]
@@ -65,12 +66,17 @@ def landscape_of(config: CensusConfig | LandscapeCensusConfig) -> Landscape:
         ValueError: as `grid_of`.
     """
     if isinstance(config, LandscapeCensusConfig):
-        return _made(config.landscape)
+        return landscape_named(config.landscape)
     names = ("counts", "dim", "decay_w", "decay_h", "decay_b", "bias")
     return problem(**{name: getattr(config, name) for name in names}, loss=built_loss(config))
 
 
-def _made(spec: objects.Spec) -> Landscape:
+def landscape_named(spec: objects.Spec) -> Landscape:
+    """Make a landscape of its name and parameters.
+
+    Raises:
+        ValueError: as `objects.make`; naming the landscape, if it is none.
+    """
     one = objects.make("landscape", spec)
     if isinstance(one, type) or not isinstance(one, Landscape):
         raise ValueError(

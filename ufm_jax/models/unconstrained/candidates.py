@@ -152,21 +152,20 @@ def _minimised(prob: Problem, name: str, parts: list[_Part]) -> Candidate | None
         samples.append(_Sample(m[g] * many[g] / K, rows, times, times @ rows * (_smoothing(prob) / K)))
     zero = np.zeros(G)
     trace = float(theta(prob)) * many * m * [bool(part.products[0]) for part in parts]
-    x, loss = _minimum(samples, np.r_[trace, zero], np.r_[zero, float(prob.decay_b) * many * m])
+    x, loss = convex_minimum(samples, np.r_[trace, zero], np.r_[zero, float(prob.decay_b) * many * m])
     if x[:G][trace > 0].min() <= 0:
         return None
     return Candidate(name, loss, tuple(x[:G].tolist()), tuple(x[G:].tolist()))
 
 
-def _pyramid(prob: Problem, m: int) -> Candidate | None:
-    """Return the critical point of K − d orthogonal simplices of m classes and the other classes apart.
+def pyramid_samples(K: int, c: int, m: int, smoothing: float, *, bias: bool) -> list[_Sample]:
+    """Return the loss of c orthogonal simplices of m classes and the k = K − c m others apart.
 
     Variables: scales α and γ, features h along the common axis, and biases, of the simplices and the points.
     """
-    K, c = prob.num_classes, prob.num_classes - prob.dim
     a, k = c * m, K - c * m
     alpha, gamma, *h = np.eye(6)[:4]
-    b = np.eye(6)[4:] * prob.bias
+    b = np.eye(6)[4:] * bias
     u = np.array([(k / (a * K)) ** 0.5, -((a / (k * K)) ** 0.5)])
     # Logits of the classes of its own simplex (itself first), of the other simplices, and of the points.
     base = [alpha * x + u[0] * h[0] + b[0] for x in (1.0 - 1.0 / m, -1.0 / m, 0.0)]
@@ -176,18 +175,32 @@ def _pyramid(prob: Problem, m: int) -> Candidate | None:
     samples = []
     for share, logits, times in ((a, seen, [m - 1, a - m, k]), (k, tops, [k - 1, a])):
         rows = logits[1:] - logits[0]
-        target = np.array(times) @ rows * (_smoothing(prob) / K)
+        target = np.array(times) @ rows * (smoothing / K)
         samples.append(_Sample(share / K, rows, np.array(times), target))
+    return samples
+
+
+def pyramid_name(K: int, c: int, m: int) -> str:
+    """Return its name, as `names` has it."""
+    a, k = c * m, K - c * m
+    inner = f"orthoplex({a})" if m == 2 else f"simplices{listed([m] * c)}"
+    return f"ordered[{inner}|1]" if k == 1 else f"simplex{listed([inner, *[1] * k])}"
+
+
+def _pyramid(prob: Problem, m: int) -> Candidate | None:
+    """Return the critical point of K − d orthogonal simplices of m classes and the other classes apart."""
+    K, c = prob.num_classes, prob.num_classes - prob.dim
+    a, k = c * m, K - c * m
+    alpha, gamma = np.eye(6)[:2]
+    samples = pyramid_samples(K, c, m, _smoothing(prob), bias=prob.bias)
     strength = float(theta(prob))
     linear = strength * ((a - c) * alpha + (k - 1) * gamma)
     square = float(prob.decay_b) * np.array([0, 0, 0, 0, a, k])
     norm = strength * np.array([0, 0, a**0.5, k**0.5, 0, 0])
-    x, loss = _minimum(samples, linear, square, norm)
+    x, loss = convex_minimum(samples, linear, square, norm)
     if x[0] <= 0 or (k > 1 and x[1] <= 0) or np.abs(x[2:4]).min() < 1e-6:
         return None
-    inner = f"orthoplex({a})" if m == 2 else f"simplices{listed([m] * c)}"
-    name = f"ordered[{inner}|1]" if k == 1 else f"simplex{listed([inner, *[1] * k])}"
-    return Candidate(name, loss, tuple(x[:4].tolist()), tuple(x[4:].tolist()))
+    return Candidate(pyramid_name(K, c, m), loss, tuple(x[:4].tolist()), tuple(x[4:].tolist()))
 
 
 def _smoothing(prob: Problem) -> float:
@@ -195,7 +208,7 @@ def _smoothing(prob: Problem) -> float:
     return prob.loss.smoothing
 
 
-def _minimum(
+def convex_minimum(
     samples: list[_Sample], linear: np.ndarray, square: np.ndarray, norm: np.ndarray | None = None
 ) -> tuple[Float[np.ndarray, " v"], float]:
     """Minimise Σ share [log(1 + Σ times e^{rows x}) − target x] + linear x + square x²/2 + ‖norm x‖.

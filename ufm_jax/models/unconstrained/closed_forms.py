@@ -6,17 +6,18 @@ loss: Zhou et al. 2022, Tirer & Bruna 2022 (balanced); Dang et al. 2023 (imbalan
 numerical minimisers. All are traced in the decays; sizes and losses are checked in Python.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from ufm_jax.models.unconstrained.geometry import simplex_etf
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal, Squared
 from ufm_jax.models.unconstrained.problem import Params, Problem
+from ufm_jax.models.unconstrained.unequal_losses import WeightedSquared
+from ufm_jax.numerics.bisection import last_true
 
 
 class BalancedMinimum(NamedTuple):
@@ -179,6 +180,32 @@ def critical_ladder(prob: Problem) -> Float[Array, "... rungs"]:
     return 0.5 - r * alpha[..., None] ** 2 / (2.0 * K)
 
 
+def decouples(prob: Problem) -> bool:
+    """True for squared loss with class weights, no bias and d ≥ K: each class is fitted by itself."""
+    return type(prob.loss) is WeightedSquared and not prob.bias and prob.dim >= prob.num_classes
+
+
+def fitted_shares(prob: Problem) -> tuple[Float[Array, "... K"], Float[Array, "..."]]:
+    """Return a_k = (1 − N s/(ω_k √n_k))₊, W h_k = a_k e_k at the global minimiser, and f*.
+
+    On class means f ≥ Σ_k ω_k/(2N) ‖M_k − √n_k e_k‖² + s‖M‖_*, and ‖M‖_* ≥ Σ |M_kk|: the best M is diagonal
+    (derived for this project; ω = 1 is Dang et al. 2023).
+
+    Raises:
+        ValueError: outside `decouples`.
+    """
+    if not (isinstance(prob.loss, WeightedSquared) and decouples(prob)):
+        raise ValueError(
+            f"no closed form: need weighted squared loss, no bias and dim >= K; got loss={prob.loss.name}, "
+            f"bias={prob.bias}, dim={prob.dim}"
+        )
+    dtype, N = prob.decay_w.dtype, prob.num_samples
+    n, omega = (jnp.asarray(a, dtype) for a in (prob.counts, prob.loss.class_weights))
+    s = prob.strength[..., None]
+    a = jnp.maximum(1.0 - N * s / (omega * jnp.sqrt(n)), 0.0)
+    return a, jnp.sum(omega * n * (1.0 - a) ** 2 / (2 * N) + s * jnp.sqrt(n) * a, axis=-1)
+
+
 def dying_count(prob: Problem) -> Float[Array, "..."]:
     """Return N² λ_W λ_H: for squared loss without a bias, classes of at most so many samples have w_k = 0.
 
@@ -225,29 +252,13 @@ def symmetric_minimum(prob: Problem) -> SymmetricMinimum:
     K, loss, gamma = prob.num_classes, prob.loss, prob.loss.gamma
     price = (K - 1) * theta(prob)
     flat = jnp.full_like(price, np.log(K - 1.0))  # u at m = 0
-    peak = _last_true(lambda u: loss.margin_curvature(u) >= 0, jnp.zeros_like(flat), flat)
+    peak = last_true(lambda u: loss.margin_curvature(u) >= 0, jnp.zeros_like(flat), flat)
     # φ′(u) ≤ (γ+1) e^{(γ+1)u} starts below the price.
     low = jnp.minimum(jnp.log(price / (gamma + 1.0)) / (gamma + 1.0), peak)
-    root = _last_true(lambda u: loss.margin_slope(u) <= price, low, peak)
+    root = last_true(lambda u: loss.margin_slope(u) <= price, low, peak)
     inside, outside = loss.of_margin(root) + price * (flat - root), loss.of_margin(flat)
     lower = (inside < outside) & (loss.margin_slope(peak) > price)
     return SymmetricMinimum(jnp.where(lower, inside, outside), jnp.where(lower, flat - root, 0.0))
-
-
-def _last_true(
-    holds: Callable[[Float[Array, "..."]], Bool[Array, "..."]],
-    low: Float[Array, "..."],
-    high: Float[Array, "..."],
-) -> Float[Array, "..."]:
-    """Bisect for the last u in [low, high] where `holds`, true up to there and then false."""
-
-    def halve(_: Int[Array, ""], ends: tuple) -> tuple:
-        low, high = ends
-        mid = (low + high) / 2
-        return jnp.where(holds(mid), mid, low), jnp.where(holds(mid), high, mid)
-
-    low, high = jax.lax.fori_loop(0, 80, halve, (low, high))
-    return jnp.where(holds(high), high, low)
 
 
 def _need_squared(prob: Problem) -> None:

@@ -26,7 +26,8 @@ from ufm_jax.models.unconstrained import (
     symmetry,
     theory,
 )
-from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, check_loss
+from ufm_jax.models.unconstrained.loss_checks import check_loss
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
 from ufm_jax.models.unconstrained.permutations import group_order
 from ufm_jax.models.unconstrained.problem import (
     MOST,
@@ -143,7 +144,7 @@ def problem(
     Raises:
         ValueError: naming the argument and its value: K < 2, a count or d below 1 or beyond `MOST`, a decay
             that is not 0 < λ_W, λ_H or 0 ≤ λ_b or is not within `DECAYS`, a loss that contradicts itself
-            (`losses.check_loss`).
+            (`loss_checks.check_loss`).
     """
     decays = {"decay_w": decay_w, "decay_h": decay_h, "decay_b": decay_b}
     traced = {name: checked_decay(name, value) for name, value in decays.items()}

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.landscape import Landscape
-from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, is_shift_invariant
+from ufm_jax.models.unconstrained.loss_checks import is_shift_invariant
+from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
 
 
 class Params(NamedTuple):

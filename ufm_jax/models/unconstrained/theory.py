@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 from ufm_jax.models.unconstrained.candidates import candidates
 from ufm_jax.models.unconstrained.closed_forms import (
     balanced_minimum,
+    decouples,
     dying_count,
+    fitted_shares,
     has_balanced_form,
     merge_thresholds,
     soft_threshold,
@@ -34,8 +36,8 @@ KEYS = (
 
 
 def has_closed_form(prob: Problem) -> bool:
-    """True if f* is known at every decay: `has_balanced_form`, or squared loss without a bias."""
-    return has_balanced_form(prob) or (type(prob.loss) is Squared and not prob.bias)
+    """True if f* is known at every decay: `has_balanced_form`, `decouples`, or squared loss, no bias."""
+    return has_balanced_form(prob) or decouples(prob) or (type(prob.loss) is Squared and not prob.bias)
 
 
 def global_minimum(prob: Problem) -> Float[Array, "..."]:
@@ -45,6 +47,8 @@ def global_minimum(prob: Problem) -> Float[Array, "..."]:
     """
     if has_balanced_form(prob):
         return balanced_minimum(prob).loss
+    if decouples(prob):
+        return fitted_shares(prob)[1]
     if type(prob.loss) is Squared:
         return soft_threshold(prob).loss
     return jnp.full_like(prob.decay_w, jnp.nan)
@@ -59,10 +63,11 @@ def predict(prob: Problem) -> dict[str, Any]:
     `origin_lambda_min`, `origin_index`; `merge_threshold`: √n_c/N, at or above which √(λ_W λ_H) merges
     classes of equal count n_c (minority collapse, Hong & Ling 2023), one for each count that at least two
     classes share; `dying_count`: classes of at most so many samples have w_k = 0 (squared loss without a
-    bias); `symmetric_loss`, `symmetric_logit_gap`: of the lowest simplex ETF for focal loss, which need not
-    be the global minimiser. For balanced cross-entropy in d < K − 1: `candidates`, f at symmetric critical
-    points by name (module `candidates`); the lowest, `candidate` of `candidate_loss`, is not proven to be the
-    global minimum; `lower_bound`, f* of d = K − 1, bounds it.
+    bias); `fitted`, there alone: a_k, W h_k = a_k e_k (weighted squared, no bias, d ≥ K); `symmetric_loss`,
+    `symmetric_logit_gap`: of the lowest simplex ETF for focal loss, which need not be the global minimiser.
+    For balanced cross-entropy in d < K − 1: `candidates`, f at symmetric critical points by name (module
+    `candidates`); the lowest, `candidate` of `candidate_loss`, is not proven to be the global minimum;
+    `lower_bound`, f* of d = K − 1, bounds it.
     """
     check_single(prob)
     if prob.num_classes > MOST_CLASSES:
@@ -79,6 +84,11 @@ def _minimum(prob: Problem) -> dict[str, Any]:
     """What is known of the global minimiser, or of the lowest simplex ETF."""
     if has_balanced_form(prob):
         return _balanced(prob)
+    if decouples(prob):
+        shares, least = fitted_shares(prob)
+        alive = int(jnp.sum(shares > 0))
+        said = {"loss": float(least), "rank": alive, "fitted": shares.tolist()}
+        return said | {"regime": "classes fitted one by one" if alive else "origin"}
     lowest = float(global_minimum(prob))
     if np.isfinite(lowest):
         rank = int(jnp.sum(soft_threshold(prob).singular_values > 0))
