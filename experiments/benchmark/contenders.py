@@ -109,9 +109,7 @@ MINIMA: dict[str, Callable[[Setting, int], Run]] = {
     "ours-spectra": partial(ours, spectra="all"),
 }
 SADDLES: dict[str, Callable[[Setting, int], Run]] = {
-    "scipy-lm": partial(scipy_root, method="lm", own_rank=False),
-    "scipy-lm-rank": partial(scipy_root, method="lm", own_rank=True),
-    "scipy-hybr": partial(scipy_root, method="hybr", own_rank=False),
+    **{name: partial(scipy_root, recipe=recipe) for name, recipe in saddle_peers.RECIPES.items()},
     "optimistix-lm": optimistix_lm,
     "ours-saddles": partial(ours, target="saddles"),
     "ours-saddles-spectra": partial(ours, target="saddles", spectra="all"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.benchmark import saddle_peers
 from experiments.benchmark.peers import REFEREE_GRAD, Setting
-from experiments.benchmark.saddle_peers import NEGATIVE, Method
+from experiments.benchmark.saddle_peers import NEGATIVE, Recipe
 from experiments.benchmark.settings import SEED, LiftedRows, Run, problem_of
 from ufm_jax.devices import cores
 
@@ -19,10 +19,10 @@ OPTIMISTIX_TOL = 1e-6
 OPTIMISTIX_STEPS = 1000
 
 
-def scipy_root(s: Setting, count: int, *, method: Method, own_rank: bool) -> Run:
+def scipy_root(s: Setting, count: int, *, recipe: Recipe) -> Run:
     """SciPy's `root`, one process a core."""
     pool = ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
-    jobs = [(s, SEED, i, method, own_rank) for i in range(count)]
+    jobs = [(s, SEED, i, recipe) for i in range(count)]
 
     def run() -> Any:
         chunk = max(1, min(16, count // (4 * cores())))

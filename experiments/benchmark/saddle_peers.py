@@ -18,7 +18,6 @@ from experiments.benchmark.peers import (
     referee,
 )
 
-Method = Literal["lm", "hybr"]
 Point = tuple[np.ndarray, np.ndarray, np.ndarray]  # W (K,d), H (d,N), b (K,)
 
 # Tried, of 400 starts at K = 4 and 44 at K = 10: for lm xtol = ftol of 1e-2 to 1e-12, of which 3e-4 and more
@@ -32,6 +31,22 @@ OPTIONS: dict[str, dict[str, float]] = {
 }
 NEGATIVE = -1e-7  # curvature below which a point with ‖∇f‖ ≤ 1e-8 counts as a saddle
 NOISE = 0.3
+
+
+class Recipe(NamedTuple):
+    """How `root` is called."""
+
+    method: Literal["lm", "hybr"]
+    coordinates: Literal["all", "enough", "rank"]  # d; K − 1, which hold all; those that the start uses
+    tuned: bool = True
+
+
+RECIPES = {
+    "scipy-lm-plain": Recipe("lm", "all", tuned=False),
+    "scipy-lm": Recipe("lm", "enough"),
+    "scipy-lm-rank": Recipe("lm", "rank"),
+    "scipy-hybr": Recipe("hybr", "enough"),
+}
 
 
 class Judged(NamedTuple):
@@ -113,19 +128,19 @@ def draw_saddle_starts(s: Setting, seed: int, numbers: range) -> Point:
     return W, H, b
 
 
-def search(s: Setting, start: Point, method: Method, *, own_rank: bool) -> Judged:
-    """Look for a root of ∇f on class means in K − 1 feature coordinates, or in those that the start uses."""
+def search(s: Setting, start: Point, recipe: Recipe) -> Judged:
+    """Look for a root of ∇f on class means, by one recipe."""
     W, H, b = start
-    dim = min(s.d, s.K - 1)
-    if own_rank:  # ∇f is zero in the others
+    dim = s.d if recipe.coordinates == "all" else min(s.d, s.K - 1)
+    if recipe.coordinates == "rank":  # ∇f is zero in the others
         dim = int(np.max(np.any(W != 0, axis=0) * np.arange(1, s.d + 1)))
     f = ClassMeans(s, dim)
     means = H[:dim, :: s.n] * s.n**0.5
     x = np.concatenate([W[:, :dim].ravel(), means.ravel(), b])
     # The Jacobian is symmetric: either order of its entries will do, and this one spares a copy.
-    options = {"col_deriv": 1, "diag": np.ones(x.size)} | OPTIONS[method]
-    x = root(f.grad, x, jac=f.hessian, method=method, options=options).x
-    verdict = verdict_at(f, x, unused=own_rank and dim < s.d)
+    options = {"diag": np.ones(x.size)} | OPTIONS[recipe.method] if recipe.tuned else {}
+    x = root(f.grad, x, jac=f.hessian, method=recipe.method, options={"col_deriv": 1} | options).x
+    verdict = verdict_at(f, x, unused=recipe.coordinates == "rank" and dim < s.d)
     small_W, means, b = f.parts(x)
     W, H = np.zeros((s.K, s.d)), np.zeros((s.d, s.K * s.n))
     W[:, :dim], H[:dim] = small_W, np.repeat(means * f.scale, s.n, axis=1)
@@ -146,11 +161,11 @@ def verdict_at(f: ClassMeans, x: np.ndarray, *, unused: bool) -> str:
     return "SADDLE" if lowest < NEGATIVE else "MINIMUM"
 
 
-def one_search(job: tuple[Setting, int, int, Method, bool]) -> Judged:
+def one_search(job: tuple[Setting, int, int, Recipe]) -> Judged:
     """Search from start number i of a seed, drawn here: the work of one task of a pool of processes."""
-    s, seed, i, method, own_rank = job
+    s, seed, i, recipe = job
     W, H, b = (a[0] for a in draw_saddle_starts(s, seed, range(i, i + 1)))
-    return search(s, (W, H, b), method, own_rank=own_rank)
+    return search(s, (W, H, b), recipe)
 
 
 def look(s: Setting, W: np.ndarray, H: np.ndarray, b: np.ndarray) -> Seen:

@@ -18,7 +18,7 @@ S = setting(3, 2, 4)
 def found():
     """A saddle, and a minimum, from SciPy's search."""
     W, H, b = peers.draw_saddle_starts(S, 0, range(24))
-    points = [peers.search(S, (W[i], H[i], b[i]), "lm", own_rank=False) for i in range(24)]
+    points = [peers.search(S, (W[i], H[i], b[i]), peers.RECIPES["scipy-lm"]) for i in range(24)]
     return {p.verdict: p for p in points}
 
 
@@ -55,11 +55,10 @@ def test_a_start_depends_on_its_number_alone_and_has_the_rank_in_turn():
     np.testing.assert_array_equal(H[:, :, ::2], H[:, :, 1::2])  # constant in each class, n = 2
 
 
-@pytest.mark.parametrize("method", ["lm", "hybr"])
-@pytest.mark.parametrize("own_rank", [False, True])
-def test_a_peer_ends_where_the_referee_sees_a_critical_point_as_it_says(method, own_rank):
+@pytest.mark.parametrize("recipe", peers.RECIPES.values(), ids=list(peers.RECIPES))
+def test_a_peer_ends_where_the_referee_sees_a_critical_point_as_it_says(recipe):
     W, H, b = peers.draw_saddle_starts(S, 1, range(6))
-    points = [peers.search(S, (W[i], H[i], b[i]), method, own_rank=own_rank) for i in range(6)]
+    points = [peers.search(S, (W[i], H[i], b[i]), recipe) for i in range(6)]
     judged = [p for p in points if p.verdict != "NOT_CRITICAL"]
     assert len(judged) >= 4
     assert all(peers.accepted(seen_at(p), p.verdict) for p in judged)
