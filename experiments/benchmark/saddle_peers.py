@@ -4,7 +4,7 @@ On class means, with the dense Hessian as Jacobian, one start at a time, and LAP
 and the referee of saddles, with formulas of its own. NumPy and SciPy alone.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
@@ -20,15 +20,18 @@ from experiments.benchmark.peers import (
 
 Point = tuple[np.ndarray, np.ndarray, np.ndarray]  # W (K,d), H (d,N), b (K,)
 
-# Tried, of 400 starts at K = 4 and 44 at K = 10: for lm xtol = ftol of 1e-2 to 1e-12, of which 3e-4 and more
-# lose starts and 1e-6 takes 1.2 times (K = 4) and 1.6 times (K = 10) as long as 1e-4, for no more points that
-# the referee accepts (one more step is quadratic); only one of them instead of both: half as long again. For
-# hybr xtol 1e-4 and 1e-6 lose starts, 1e-8 to 1e-12 take the same time. `factor` 0.1 to 1000 is no faster
-# than the default 100. With `diag` of ones, not columns' norms, both are faster and lose fewer starts.
+# Tried, on 200 to 600 starts at K = 4 and 16 to 60 at K = 10.
+# lm: xtol = ftol of 1e-2 to 1e-12, of which 3e-4 and more lose starts, and 1e-6 takes 1.2 (K = 4) and 1.6
+# times (K = 10) as long as 1e-4, for no more points that the referee accepts: the last steps are quadratic.
+# One of the two alone takes half as long again. A `factor` of 0.1 to 1000, a `maxiter` of 100 to 1000: no
+# difference. Variables scaled alike (`diag` of ones), not by the norms of columns, make it a tenth faster at
+# K = 4 and up to a tenth slower at K = 10.
+# hybr: xtol of 1e-4 and 1e-6 loses starts; 1e-8 to 1e-12 take the same time. Scaled alike it loses fewer.
 OPTIONS: dict[str, dict[str, float]] = {
     "lm": {"xtol": 1e-4, "ftol": 1e-4, "gtol": 0.0, "maxiter": 1000},
     "hybr": {"xtol": 1e-8, "maxfev": 1000},
 }
+ALIKE = {"lm": 100, "hybr": 10**6}  # variables up to which they are scaled alike
 NEGATIVE = -1e-7  # curvature below which a point with ‖∇f‖ ≤ 1e-8 counts as a saddle
 NOISE = 0.3
 
@@ -138,8 +141,11 @@ def search(s: Setting, start: Point, recipe: Recipe) -> Judged:
     means = H[:dim, :: s.n] * s.n**0.5
     x = np.concatenate([W[:, :dim].ravel(), means.ravel(), b])
     # The Jacobian is symmetric: either order of its entries will do, and this one spares a copy.
-    options = {"diag": np.ones(x.size)} | OPTIONS[recipe.method] if recipe.tuned else {}
-    x = root(f.grad, x, jac=f.hessian, method=recipe.method, options={"col_deriv": 1} | options).x
+    options: dict[str, Any] = {"col_deriv": 1}
+    if recipe.tuned:
+        diag = np.ones(x.size) if x.size <= ALIKE[recipe.method] else None
+        options |= OPTIONS[recipe.method] | {"diag": diag}
+    x = root(f.grad, x, jac=f.hessian, method=recipe.method, options=options).x
     verdict = verdict_at(f, x, unused=recipe.coordinates == "rank" and dim < s.d)
     small_W, means, b = f.parts(x)
     W, H = np.zeros((s.K, s.d)), np.zeros((s.d, s.K * s.n))

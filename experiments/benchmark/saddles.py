@@ -21,9 +21,11 @@ LABELS = {
 # Starts and repeats. optimistix takes 2 s of a core a start at K = 10.
 MAIN = {
     SMALL: {"scipy-lm-plain": (800, 2), "scipy-lm": (800, 2), "scipy-lm-rank": (800, 2),
-            "scipy-hybr": (800, 2), "optimistix-lm": (512, 2), "ours-saddles": (16384, 3), "ours-saddles-spectra": (4096, 1)},
+            "scipy-hybr": (800, 2), "optimistix-lm": (512, 2),
+            "ours-saddles": (16384, 3), "ours-saddles-spectra": (4096, 1)},
     LARGE: {"scipy-lm-plain": (100, 1), "scipy-lm": (200, 1), "scipy-lm-rank": (200, 1),
-            "scipy-hybr": (200, 1), "optimistix-lm": (16, 1), "ours-saddles": (2048, 2), "ours-saddles-spectra": (256, 1)},
+            "scipy-hybr": (200, 1), "optimistix-lm": (16, 1),
+            "ours-saddles": (2048, 2), "ours-saddles-spectra": (256, 1)},
 }  # fmt: skip
 SMOKE = {"scipy-lm": (20, 1), "scipy-lm-rank": (20, 1), "ours-saddles": (512, 1)}
 PEERS = ("scipy-lm-plain", "scipy-lm", "scipy-lm-rank")  # that ratios are against
