@@ -75,9 +75,10 @@ def plot(result: dict[str, Any]) -> plt.Figure:
         count = 3 if limits else 2
         ratios = (1.6, 1.0, 1.0)[:count]
         figure, axes = plt.subplots(1, count, figsize=(4.0 * count, 3.6), width_ratios=ratios)
-        for i, K in enumerate(sorted({r["K"] for r in rows})):
+        sizes = sorted({r["K"] for r in rows})
+        for i, K in enumerate(sizes):
             own = {r["contender"]: r for r in rows if r["K"] == K}
-            places = np.arange(len(names)) + 0.4 * i
+            places = np.arange(len(names)) + 0.4 * i - 0.2 * (len(sizes) - 1)
             rates = [1e6 / own[name]["us_a_start"] if name in own else np.nan for name in names]
             lost = [100 * _lost(own[name]) if name in own else np.nan for name in names]
             n, d = next((r["n"], r["d"]) for r in own.values())
@@ -95,7 +96,7 @@ def plot(result: dict[str, Any]) -> plt.Figure:
         if limits:
             axes[2].barh(range(len(limits)), [100 * r["share_of_limit"] for r in limits], color=COLOURS[2])
             axes[2].set_yticks(range(len(limits)), [f"{r['what']}, K = {r['K']}" for r in limits], fontsize=7)
-            axes[2].set_xlabel("% of the rate that the machine allows")
+            axes[2].set_xlabel("% of the machine's rate")
         for ax in axes:
             ax.invert_yaxis()
             ax.margins(x=0.3)
