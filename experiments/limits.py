@@ -1,66 +1,47 @@
 """How close the hot path is to the machine: operations and bytes counted, against its measured rates.
 
-`python -m experiments.limits` prints one JSON object. Counted are the additions and multiplications of the
-formulas, an exponential or logarithm as one, and the bytes that must move if everything else stays in cache:
-so the ratio says what a perfect program would gain, not how busy the units are.
+`python -m experiments.limits [descents|saddles]` prints one JSON object. Counted are the additions and
+multiplications of the formulas, an exponential or logarithm as one (`experiments.costs`), and the bytes that
+must move if everything else stays in cache: so the ratio says what a perfect program would gain, not how busy
+the units are.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmark.contenders import problem_of, setting
+from experiments.benchmark.settings import problem_of, setting
 from experiments.common import set_up
+from experiments.costs import (
+    WORD,
+    Cost,
+    approach_cost,
+    gradient_cost,
+    lanczos_cost,
+    product_cost,
+    solve_cost,
+    step_cost,
+)
 from ufm_jax.landscape.flat import oracle
-from ufm_jax.landscape.search import descend_together
+from ufm_jax.landscape.search import LevenbergMarquardt, approach_together, descend_together
+from ufm_jax.models.unconstrained import shifted
 from ufm_jax.models.unconstrained.problem import Problem
-from ufm_jax.models.unconstrained.reduction import collapse, reduced
+from ufm_jax.models.unconstrained.reduction import collapse, reduced, trimmed
 from ufm_jax.models.unconstrained.stacked import batch_size, batched, product
+from ufm_jax.models.unconstrained.starts import balanced
 from ufm_jax.numerics.lanczos import extreme_eigenpairs
 from ufm_jax.numerics.lanes import each_lane, jit_small
 
 MATRIX = 2048  # size of the matrix product that stands for the machine's rate
 TRIAD = 2**25  # numbers of each array of the triad that stands for its bandwidth
+Part = Literal["descents", "saddles"]
 REPEATS = 200  # evaluations in one timed call
-WORD = 8
-
-
-class Cost(NamedTuple):
-    """What one application needs, for one start."""
-
-    operations: float
-    bytes: float
-
-
-def gradient_cost(prob: Problem) -> Cost:
-    """Three products of K x d by d x C, the softmax, the decays; x is read, the gradient written."""
-    K, d, C, D = prob.num_classes, prob.dim, prob.num_columns, prob.num_variables
-    return Cost(6 * K * d * C + 10 * K * C + 5 * D, 2 * D * WORD)
-
-
-def product_cost(prob: Problem) -> Cost:
-    """Six products, the curvature of the softmax, the decays; x, v are read, the product written."""
-    K, d, C, D = prob.num_classes, prob.dim, prob.num_columns, prob.num_variables
-    return Cost(12 * K * d * C + 6 * K * C + 2 * D, 3 * D * WORD)
-
-
-def lanczos_cost(prob: Problem, basis: int) -> Cost:
-    """A Hessian product, and two passes of orthogonalisation against half of the basis on average."""
-    D = prob.num_variables
-    return Cost(
-        product_cost(prob).operations + 4 * D * basis, product_cost(prob).bytes + 2 * D * basis * WORD
-    )
-
-
-def solve_cost(prob: Problem, evaluations: float) -> Cost:
-    """`evaluations` gradients, and for each the four inner products and three updates of memoryless BFGS."""
-    one, D = gradient_cost(prob), prob.num_variables
-    return Cost(evaluations * (one.operations + 15 * D), 2 * D * WORD)
 
 
 def seconds(f: Callable[..., Any], *args: Any, repeats: int = 5) -> float:
@@ -136,15 +117,39 @@ def lanczos_seconds(prob: Problem, basis: int) -> float:
 def solve_seconds(prob: Problem, starts: int) -> tuple[float, float]:
     """Time one whole descent on one device, and count its evaluations."""
     small = prob.space("minima")
-    fields = {name: jnp.full(starts, getattr(prob, name)) for name in ("decay_w", "decay_h", "decay_b")}
+    fields = _fields(prob, starts)
     begin = jax.jit(jax.vmap(small.start))(jax.random.split(jax.random.key(0), starts))
     run = jit_small(lambda fields, begin: descend_together(prob, small, fields, begin, starts))
     found = run(fields, begin)
     return seconds(run, fields, begin, repeats=3) / starts, float(jnp.mean(found.num_steps))
 
 
-def table() -> list[dict[str, Any]]:
-    """Measure every row: what, on which sizes, counted, measured, and its share of the limit."""
+def step_seconds(small: Problem) -> float:
+    """Time one step toward any critical point, a start of the batch that searches use, on one device."""
+    width = shifted.batch_size(small)
+    f = shifted.shifted(_each(small, width))
+    x = f.into(_saddle_starts(small, width))
+
+    def step(_: Any, x: jax.Array) -> jax.Array:
+        grad = f.slope(x, f.data).grad
+        return x - 1e-3 * f.shift(x, f.data, grad, jnp.full(width, 0.03)).re
+
+    repeats = REPEATS // 10
+    return seconds(jit_small(lambda x: jax.lax.fori_loop(0, repeats, step, x)), x) / repeats / width
+
+
+def approach_seconds(prob: Problem, starts: int) -> tuple[float, float]:
+    """Time one whole search toward any critical point on one device, and count its steps."""
+    small = reduced(prob)
+    begin, fields = _saddle_starts(small, starts), _fields(prob, starts)
+    method = LevenbergMarquardt()
+    run = jit_small(lambda fields, begin: approach_together(prob, small, fields, begin, starts, method))
+    found = run(fields, begin)
+    return seconds(run, fields, begin, repeats=3) / starts, float(jnp.mean(found.num_steps))
+
+
+def table(parts: tuple[Part, ...] = ("descents", "saddles")) -> list[dict[str, Any]]:
+    """Measure every row of these parts: what, on which sizes, counted, measured, its share of the limit."""
     limit = machine()
     rows: list[dict[str, Any]] = []
     one = 1 / jax.local_device_count()  # a lane has one device; large products have all cores
@@ -157,6 +162,15 @@ def table() -> list[dict[str, Any]]:
         timed = {"measured_us": measured * 1e6, "limit_us": floor * 1e6, "share_of_limit": floor / measured}
         rows.append({"what": what, **sizes, **counted, **timed, **more})
 
+    for K, n, d, starts in ((4, 5, 6, 2048), (10, 20, 16, 64)) if "saddles" in parts else ():
+        prob = trimmed(problem_of(setting(K, n, d)))
+        small = reduced(prob)  # starts have its rank, r = K − 1
+        more = {"rank": small.dim, "batch": shifted.batch_size(small)}
+        add("saddle step", small, step_cost(small), step_seconds(small), one, **more)
+        took, steps = approach_seconds(prob, starts)
+        add("saddle search", small, approach_cost(small, steps), took, one, steps=steps, **more)
+    if "descents" not in parts:
+        return [{"what": "machine", **limit}, *rows]
     for K, n, d, starts in ((4, 5, 6, 4096), (10, 20, 16, 1024)):
         full = problem_of(setting(K, n, d))
         small = reduced(full)
@@ -174,10 +188,22 @@ def _each(prob: Problem, count: int) -> Problem:
     return jax.tree.map(partial(jnp.full, count), prob)
 
 
+def _fields(prob: Problem, count: int) -> dict[str, jax.Array]:
+    return {name: jnp.full(count, getattr(prob, name)) for name in ("decay_w", "decay_h", "decay_b")}
+
+
+def _saddle_starts(small: Problem, count: int) -> Any:
+    """Draw starts toward saddles, of the highest rank."""
+    return jax.jit(jax.vmap(lambda key: balanced(small, key, small.dim)))(
+        jax.random.split(jax.random.key(0), count)
+    )
+
+
 def main() -> None:
-    """Print the table as JSON."""
+    """Print the table as JSON, or the part of it that the command line names."""
     set_up()
-    print(json.dumps({"limits": table(), "device": jax.devices()[0].device_kind}))
+    parts = tuple(part for part in get_args(Part) if not sys.argv[1:] or part in sys.argv[1:])
+    print(json.dumps({"limits": table(parts), "device": jax.devices()[0].device_kind}))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from experiments.accelerator.agreement import Sizes
 from experiments.accelerator.figure import plot
 from experiments.accelerator.plan import Plan, stages
 from experiments.accelerator.results import Results, facts, name_of, table
-from experiments.benchmark.contenders import LARGE, SMALL
+from experiments.benchmark.settings import LARGE, SMALL
 from experiments.common import Scale, record, save, set_up
 
 RESERVE = 0.03  # share of the budget, and seconds, kept for the figure

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.benchmark.contenders import setting
+from experiments.benchmark.settings import setting
 from experiments.common import set_up
 from ufm_jax.files import write_file
 from ufm_jax.landscape.landscape import Landscape

@@ -4,18 +4,17 @@ Every contender runs in a process of its own (`contenders`), one after another i
 referee looks at the points of all. `experiments.limits` says how far the hot path is from the best.
 """
 
-import json
-import subprocess
-import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from matplotlib.ticker import NullLocator
 
-from experiments.benchmark.contenders import LARGE, SMALL
+from experiments.benchmark import saddles
+from experiments.benchmark.contend import contend, json_of, limit_lines
+from experiments.benchmark.settings import LARGE, SMALL
 from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
 
 LABELS = {
@@ -53,31 +52,19 @@ GROWTH: dict[str, tuple[tuple[int, ...], Any, dict[str, int]]] = {
 STARTS = {"scipy": (50, 200, 800), "scipy-means": (50, 200, 800), "ours-full": (256, 1024, 8192),
           "ours": (256, 1024, 8192, 65536)}  # fmt: skip
 
+Part = Literal["minima", "saddles"]
+
 
 @dataclass(frozen=True)
 class Config:
-    """Scale: smoke has the fast contenders, few starts, and no growth; paper is default."""
+    """Scale: smoke has the fast contenders, few starts, and no growth; paper is default. `parts` alone."""
 
     scale: Scale = "default"
-
-
-def contend(name: str, sizes: tuple[int, int, int], starts: int, repeats: int) -> dict[str, Any]:
-    """Run one contender in its own process, with the environment of this one; return what it printed.
-
-    Raises:
-        RuntimeError: with its standard error, if it failed.
-    """
-    print(f"{name} K={sizes[0]} n={sizes[1]} d={sizes[2]}, {starts} starts", file=sys.stderr, flush=True)
-    result = _json_of("experiments.benchmark.contenders", name, *sizes, starts, repeats)
-    seconds = result["warm_s"] or result["first_s"]
-    return result | {
-        "us_a_start": seconds / starts * 1e6,
-        "us_a_start_first": result["first_s"] / starts * 1e6,
-    }
+    parts: Literal[Part, "all"] = "all"
 
 
 def run(scale: Scale) -> dict[str, Any]:
-    """Measure everything; the longest row is (ii) at K = 10."""
+    """Measure everything toward minima; the longest row is (ii) at K = 10."""
     if scale == "smoke":
         few = {"scipy": (20, 1), "scipy-means": (20, 1), "ours": (512, 1)}
         return {"main": [contend(name, SMALL, *how) for name, how in few.items()], "growth": {}, "limits": []}
@@ -89,7 +76,7 @@ def run(scale: Scale) -> dict[str, Any]:
     growth["starts (K = 4, n = 5, d = 6)"] = [
         contend(name, SMALL, count, 1) | {"at": count} for name, counts in STARTS.items() for count in counts
     ]
-    return {"main": main, "growth": growth, "limits": _json_of("experiments.limits")["limits"]}
+    return {"main": main, "growth": growth, "limits": json_of("experiments.limits", "descents")["limits"]}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -111,7 +98,7 @@ def table(result: dict[str, Any]) -> str:
             )
         )
     lines = ["  ".join(c.ljust(40) if i == 0 else c.rjust(10) for i, c in enumerate(r)) for r in rows]
-    return "\n".join([*lines, "", *_limit_lines(result["limits"])])
+    return "\n".join([*lines, "", *limit_lines(result["limits"])])
 
 
 def plot(result: dict[str, Any]) -> plt.Figure:
@@ -174,38 +161,24 @@ def _lines(ax: plt.Axes, axis: str, rows: list[dict[str, Any]]) -> None:
     ax.set_ylabel("µs per start")
 
 
-def _limit_lines(rows: list[dict[str, Any]]) -> list[str]:
-    lines = []
-    for r in rows:
-        if r["what"] == "machine":
-            rates = r["operations_per_s"] / 1e9, r["bytes_per_s"] / 1e9
-            lines.append(
-                "all cores: {:.1f} Gflop/s in a matrix product, {:.1f} GB/s in a triad".format(*rates)
-            )
-        else:
-            lines.append(
-                f"{r['what']:<16} K={r['K']:<4} d={r['d']:<4} columns={r['columns']:<4} "
-                f"{r['operations']:.3g} flop {r['bytes']:.3g} B  {r['measured_us']:.3g} µs, "
-                f"limit {r['limit_us']:.3g} µs: {100 * r['share_of_limit']:.0f}%"
-            )
-    return lines
-
-
-def _json_of(module: str, *args: Any) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, args)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{module} {args} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(config: Config) -> None:
-    """Measure, print the table, draw."""
+    """Measure, print the tables, draw: each part has a figure of its own."""
     set_up()
-    result = run(config.scale)
-    print(table(result))
-    save(plot(result), "benchmark", config.scale, table=table(result).splitlines(), **result)
+    if config.parts != "saddles":
+        result = run(config.scale)
+        _keep("benchmark", "minima", config.scale, plot(result), table(result), result)
+    if config.parts != "minima":
+        result = saddles.run(config.scale)
+        figure, lines = saddles.plot(result), saddles.table(result)
+        _keep("benchmark_saddles", "saddles", config.scale, figure, lines, result)
+
+
+def _keep(
+    name: str, part: Part, scale: Scale, figure: plt.Figure, lines: str, result: dict[str, Any]
+) -> None:
+    print(lines)
+    command = f"python -m experiments.benchmark --scale {scale} --parts {part}"
+    save(figure, name, scale, command=command, table=lines.splitlines(), **result)
 
 
 if __name__ == "__main__":

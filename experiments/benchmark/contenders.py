@@ -19,23 +19,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # processes of one thread, w
 
 import numpy as np
 
-from experiments.benchmark import peers
+from experiments.benchmark import peers, saddle_peers
 from experiments.benchmark.peers import Setting
+from experiments.benchmark.saddle_contenders import optimistix_lm, scipy_root
+from experiments.benchmark.settings import COMPARED, REFEREED, SEED, LiftedRows, Run, problem_of, setting
 from ufm_jax.devices import cores
 from ufm_jax.runs.plan import Spectra
-
-SMALL, LARGE = (4, 5, 6), (10, 20, 16)  # K, n, d
-SEED = 0
-DECAY_W, DECAY_B = 5e-4, 1e-2
-REFEREED = 400  # points that the referee looks at, spread evenly over the starts
-
-Points = tuple[Any, Any, Any]  # W (S,K,d), H (S,d,N), b (S,K)
-Run = Callable[[], tuple[Points, list[str]]]  # points, and a verdict each
-
-
-def setting(K: int, n: int, d: int) -> Setting:
-    """Return the benchmark's problem of these sizes: λ_W = 5e-4, λ_H = λ_W/n, λ_b = 1e-2."""
-    return Setting(K, n, d, DECAY_W, DECAY_W / n, DECAY_B)
 
 
 def scipy_processes(s: Setting, count: int, *, means: bool) -> Run:
@@ -43,7 +32,7 @@ def scipy_processes(s: Setting, count: int, *, means: bool) -> Run:
     pool = ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
     jobs = [(s, SEED, i, means) for i in range(count)]
 
-    def run() -> tuple[Points, list[str]]:
+    def run() -> Any:
         found = list(pool.map(peers.one_start, jobs, chunksize=max(1, min(16, count // (4 * cores())))))
         W, H, b = (np.stack([getattr(j, name) for j in found]) for name in "WHb")
         return (W, H, b), ["MINIMUM" if j.lambda_min > -1e-7 else "SADDLE" for j in found]
@@ -70,7 +59,7 @@ def plain_jax(s: Setting, count: int, *, batched: bool) -> Run:
     begin = Params(*map(jnp.asarray, peers.draw_starts(s, SEED, range(count))))
     solve = jax.jit(jax.vmap(one)) if batched else jax.jit(one)
 
-    def run() -> tuple[Points, list[str]]:
+    def run() -> Any:
         if batched:
             p, lowest = jax.device_get(solve(begin))
         else:
@@ -81,7 +70,14 @@ def plain_jax(s: Setting, count: int, *, batched: bool) -> Run:
     return run
 
 
-def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spectra) -> Run:
+def ours(
+    s: Setting,
+    count: int,
+    *,
+    space: Literal["auto", "full"] = "auto",
+    target: Literal["minima", "saddles"] = "minima",
+    spectra: Spectra = "needed",
+) -> Run:
     """This package: `runs.pipeline`, all local devices."""
     from ufm_jax.landscape.verdict import Verdict
     from ufm_jax.models.unconstrained.problem import Params
@@ -89,11 +85,12 @@ def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spe
 
     prob = problem_of(s)
     rows, points = (prob.space("rows"), prob.space("points")) if space == "auto" else (prob, prob)
-    begin: Any = peers.draw_starts(s, SEED, range(count))  # NumPy's: putting them on the device is part of it
+    draw = peers.draw_starts if target == "minima" else saddle_peers.draw_saddle_starts
+    begin: Any = draw(s, SEED, range(count))  # NumPy's: putting them on the device is part of it
 
-    def run() -> tuple[Points, list[str]]:
-        point = from_starts(rows, {}, Params(*begin), "minima")
-        evidence = judge(rows, {}, point.x, "minima", spectra)
+    def run() -> Any:
+        point = from_starts(rows, {}, Params(*begin), target)
+        evidence = judge(rows, {}, point.x, target, spectra)
         W, H, b = map(np.asarray, points.lift(point.x))
         # Class means times √n; lifting them is not part of a sweep, but the referee needs it.
         features = LiftedRows(H, s.n) if space == "auto" else H
@@ -102,50 +99,34 @@ def ours(s: Setting, count: int, *, space: Literal["auto", "full"], spectra: Spe
     return run
 
 
-class LiftedRows:
-    """Features of the full problem, made from class means one point at a time."""
-
-    def __init__(self, means: Any, n: int):
-        self.means, self.n = means, n
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return np.repeat(self.means[i] * self.n**-0.5, self.n, axis=1)
-
-
-def problem_of(s: Setting) -> Any:
-    """Return the `Problem` of a setting. JAX is imported only here: SciPy's contenders have none."""
-    from ufm_jax.models.unconstrained.model import problem
-
-    return problem(
-        num_classes=s.K, per_class=s.n, dim=s.d, decay_w=s.decay_w, decay_h=s.decay_h, decay_b=s.decay_b
-    )
-
-
-CONTENDERS: dict[str, Callable[[Setting, int], Run]] = {
+MINIMA: dict[str, Callable[[Setting, int], Run]] = {
     "scipy": partial(scipy_processes, means=False),
     "optax-vmap": partial(plain_jax, batched=True),
     "jit-loop": partial(plain_jax, batched=False),
     "scipy-means": partial(scipy_processes, means=True),
-    "ours-full": partial(ours, space="full", spectra="needed"),
-    "ours": partial(ours, space="auto", spectra="needed"),
-    "ours-spectra": partial(ours, space="auto", spectra="all"),
+    "ours-full": partial(ours, space="full"),
+    "ours": ours,
+    "ours-spectra": partial(ours, spectra="all"),
+}
+SADDLES: dict[str, Callable[[Setting, int], Run]] = {
+    **{name: partial(scipy_root, recipe=recipe) for name, recipe in saddle_peers.RECIPES.items()},
+    "optimistix-lm": optimistix_lm,
+    "ours-saddles": partial(ours, target="saddles"),
+    "ours-saddles-spectra": partial(ours, target="saddles", spectra="all"),
 }
 
 
 def measure(name: str, s: Setting, count: int, repeats: int) -> dict[str, Any]:
     """Time a contender, then let the referee check its points."""
-    run = CONTENDERS[name](s, count)
+    run = (MINIMA | SADDLES)[name](s, count)
     seconds = []
     for _ in range(1 + repeats):
         began = time.perf_counter()
-        (W, H, b), verdicts = run()
+        points, verdicts = run()
         seconds.append(time.perf_counter() - began)
     own, children = (
         resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    looked_at = np.unique(np.linspace(0, count - 1, REFEREED).astype(int))
-    seen = np.array([peers.referee(s, W[i], H[i], b[i]) for i in looked_at])
-    good = (seen[:, 0] <= peers.REFEREE_GRAD) & (seen[:, 1] <= peers.REFEREE_GAP)
     return {
         "contender": name,
         **s._asdict(),
@@ -153,11 +134,44 @@ def measure(name: str, s: Setting, count: int, repeats: int) -> dict[str, Any]:
         "first_s": seconds[0],
         "warm_s": min(seconds[1:]) if repeats else None,
         "peak_mib": own + children * (cores() if name.startswith("scipy") else 0),
+        **(_minima_seen if name in MINIMA else _saddles_seen)(s, points, verdicts),
+        "verdicts": {v: verdicts.count(v) for v in sorted(set(verdicts))},
+    }
+
+
+def _spread(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, REFEREED).astype(int))
+
+
+def _minima_seen(s: Setting, points: Any, verdicts: list[str]) -> dict[str, Any]:
+    W, H, b = points
+    looked_at = _spread(len(verdicts))
+    seen = np.array([peers.referee(s, W[i], H[i], b[i]) for i in looked_at])
+    good = (seen[:, 0] <= peers.REFEREE_GRAD) & (seen[:, 1] <= peers.REFEREE_GAP)
+    return {
         "refereed": len(looked_at),
         "accepted": int(good.sum()),
         "max_grad_norm": float(seen[:, 0].max()),
         "max_gap": float(seen[:, 1].max()),
-        "verdicts": {v: verdicts.count(v) for v in sorted(set(verdicts))},
+    }
+
+
+def _saddles_seen(s: Setting, points: Any, verdicts: list[str]) -> dict[str, Any]:
+    """Return what the referee accepts, which claims it refuses, and critical values from the first starts."""
+    W, H, b = points
+    first = np.arange(min(COMPARED, len(verdicts)))
+    looked_at = np.union1d(first, _spread(len(verdicts)))
+    seen = [saddle_peers.look(s, W[i], H[i], b[i]) for i in looked_at]
+    good = np.array([saddle_peers.accepted(at, verdicts[i]) for i, at in zip(looked_at, seen, strict=True)])
+    claimed = np.array([saddle_peers.claims(verdicts[i]) for i in looked_at])
+    values, norms = np.array([(at.value, at.grad_norm) for at in seen]).T
+    return {
+        "refereed": len(looked_at),
+        "accepted": int(good.sum()),
+        "refused": int((claimed & ~good).sum()),
+        "max_grad_norm": float(max(norms[good], default=np.nan)),
+        "distinct": saddle_peers.distinct(values[good & np.isin(looked_at, first)]),
+        "distinct_of": len(first),
     }
 
 
