@@ -43,7 +43,7 @@ def check(prob: Problem, starts: int | None) -> None:
     small = reduced(prob)
     labelled = math.factorial(prob.num_classes) // group_order(prob.kinds)
     orbits = 4.0 * 2.6 ** max(small.dim - 2, 0) * labelled
-    needed = float(starts) or 300.0 * orbits
+    needed = float(starts) or 1000.0 * orbits
     if (seconds := seconds_of(needed, small.num_variables)) > LONGEST:
         raise ValueError(
             f"counts: a census of K = {prob.num_classes} in d = {prob.dim} would make about {needed:.1g} "
