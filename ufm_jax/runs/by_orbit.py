@@ -187,11 +187,10 @@ def _as_curved(
         return np.zeros(len(rows), bool)
     share = dense_share(landscape)
     traces = in_shares(partial(_traces, landscape), share, *take(rows, fields, x))
-    sizes, slope = traces[:, 1], evidence.grad_norm[rows]
-    third = PER_GRAD + FLAT * traces[:, 2] / theirs.spectrum.least
-    room = ZERO_RTOL * sizes + third * (slope + slope[first])
-    apart = np.abs(traces[:, :2] - traces[first, :2]).max(axis=1, initial=0.0)
-    agree: Bool[np.ndarray, " m"] = apart <= landscape.num_variables * room
+    slope = evidence.grad_norm[rows] + evidence.grad_norm[rows[first]]
+    apart = np.abs(traces[:, :2] - traces[first, :2]).max(axis=1, initial=0.0) / landscape.num_variables
+    over = apart - ZERO_RTOL * traces[:, 1] - PER_GRAD * slope
+    agree: Bool[np.ndarray, " m"] = over * theirs.spectrum.least <= FLAT * traces[:, 2] * slope
     return agree
 
 
