@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from ufm_jax.models.frozen_classifier import FrozenClassifier, frozen_simplex
+from ufm_jax.models.frozen_classifier import FrozenClassifier
 from ufm_jax.models.unconstrained.geometry import simplex_etf
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal, Squared
 from ufm_jax.numerics.derivatives import dense_hessian
@@ -124,4 +124,4 @@ def test_counts_that_are_not_those_of_the_rows_are_refused():
 
 def test_a_bias_that_is_neither_true_nor_false_is_refused():
     with pytest.raises(ValueError, match=r"^bias: need true or false, got 'no'"):
-        frozen_simplex(num_classes=3, decay_h=0.1, bias="no")
+        FrozenClassifier(W=np.eye(3), decay_h=1.0, decay_b=1.0, counts=(1, 1, 1), bias="no")
