@@ -17,7 +17,7 @@ from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.grid import Grid, as_grid, at_setting
 from ufm_jax.landscape.landscape import Effort, Landscape
-from ufm_jax.landscape.orbits import sorted_into
+from ufm_jax.landscape.orbits import sorted_into, with_value
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import CriticalPoint, Newton, search
 from ufm_jax.landscape.sound import check_landscape
@@ -254,7 +254,7 @@ def _loaded(out: Path, config: Plan, grid: Grid | None) -> Run:
 @jax.jit
 def _invariants(landscape: Landscape, fields: dict[str, Array], points: Any) -> Float[Array, "m F"]:
     here = at_lane(landscape, fields)
-    return jax.lax.map(lambda x: here.invariants(x), points)
+    return jax.lax.map(lambda x: with_value(here, x, here.invariants(x)), points)
 
 
 @dataclass(frozen=True)

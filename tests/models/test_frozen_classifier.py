@@ -120,3 +120,8 @@ def test_decays_are_traced_and_tangents_know_a_decay_of_zero():
 def test_counts_that_are_not_those_of_the_rows_are_refused():
     with pytest.raises(ValueError, match="counts"):
         FrozenClassifier(W=np.eye(3), decay_h=1.0, decay_b=1.0, counts=(1, 1))
+
+
+def test_a_bias_that_is_neither_true_nor_false_is_refused():
+    with pytest.raises(ValueError, match=r"^bias: need true or false, got 'no'"):
+        FrozenClassifier(W=np.eye(3), decay_h=1.0, decay_b=1.0, counts=(1, 1, 1), bias="no")

@@ -157,3 +157,13 @@ def test_squared_loss_has_a_bound_and_no_closed_form():
 def test_a_decay_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"^decay_h:"):
         ReLUFeatures(decay_w=0.1, decay_h=0.0, num_classes=3)
+
+
+@pytest.mark.parametrize("counts", [(1,) * 30, (3,) * 12 + (1,) * 12], ids=["balanced", "two kinds"])
+def test_of_classes_of_one_count_only_the_number_that_live_makes_a_value(counts):
+    landscape = ReLUFeatures(decay_w=1e-3, decay_h=1e-3, counts=counts)
+    assert np.all(landscape.gaps() > 0)  # all can live
+    values = landscape.predictions()["critical_values"]
+    assert len(values) == np.prod([1 + counts.count(n) for n in set(counts)])
+    np.testing.assert_allclose(values["origin"], np.log(len(counts)), rtol=1e-12)
+    assert min(values.values()) == pytest.approx(float(landscape.known_minimum()), rel=1e-12)

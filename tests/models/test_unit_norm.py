@@ -154,8 +154,10 @@ def test_value_and_invariants_do_not_change_under_rotations_and_tangents_are_the
         ({"dim": 0}, "dim"),
         ({"loss": "nothing"}, "loss"),
         ({"counts": (1, 2)}, "num_classes"),
+        ({"counts": "4,x,1", "num_classes": None}, "counts: need integers, got '4,x,1'"),
+        ({"learned": "no"}, "learned: need true or false, got 'no'"),
     ],
 )
 def test_what_does_not_fit_is_named(change, named):
-    with pytest.raises(ValueError, match=f"^{named}:"):
+    with pytest.raises(ValueError, match=f"^{named}"):
         UnitNorm(**({"temperature": 1.0, "num_classes": 3} | change))

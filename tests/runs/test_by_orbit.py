@@ -133,6 +133,62 @@ def test_where_class_means_do_not_tell_orbits_apart_no_row_takes_another_s_spect
     np.testing.assert_array_equal(numbers(rows, "index"), own.index)
 
 
+class ByValue(Landscape):
+    """Minimum at (−1, 0), saddle at (1, 0), both of value 0, and lower ones; invariants leave most out."""
+
+    def zeros(self):
+        return jnp.zeros(2)
+
+    def value(self, x):
+        return (x[0] ** 2 - 1) ** 2 - x[0] * x[1] ** 2 + x[1] ** 4 / 8
+
+    def invariants(self, x):
+        return self.value(x)[None]
+
+
+class ByNothing(ByValue):
+    def invariants(self, x):
+        return jnp.zeros(2)
+
+
+class Stretched(Landscape):
+    """(xy − 1)², which the symmetry (tx, y/t) leaves alone, and H not: λ at a minimum is 2 (x² + y²)."""
+
+    def zeros(self):
+        return jnp.zeros(2)
+
+    def value(self, x):
+        return (x[0] * x[1] - 1) ** 2
+
+    def tangents(self, x):
+        return jnp.stack([x[0], -x[1]])[None]
+
+    def invariants(self, x):
+        return (x[0] * x[1])[None]
+
+
+@pytest.mark.parametrize("landscape", [ByValue(), ByNothing(), Stretched()])
+def test_whatever_invariants_leave_out_a_row_is_what_its_own_spectrum_says(landscape):
+    rows, own = both_ways(landscape, "saddles", 60)
+    assert len(set(np.round(own.lambda_min, 3))) > 2
+    assert codes(rows) == own.verdict.tolist()
+    for name in ("index", "nullity"):
+        np.testing.assert_array_equal(numbers(rows, name), getattr(own, name), err_msg=name)
+    lowest = rows["lambda_min"].fill_null(np.nan).to_numpy()
+    np.testing.assert_allclose(lowest, own.lambda_min, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("landscape", [ByValue(), ByNothing()])
+def test_points_of_other_values_are_on_other_orbits_whatever_invariants_say(landscape):
+    run = ufm.sweep(landscape, starts=40, target="both", shard_size=16)
+    loss, orbit = run.table["loss"].to_numpy(), run.orbit
+    for number in set(orbit[orbit >= 0]):
+        assert np.ptp(loss[orbit == number]) < 1e-8
+    atlas = ufm.census(landscape, starts=200)
+    values = set(np.round(loss[orbit >= 0], 6) + 0.0)
+    assert values <= set(np.round(np.array(atlas.table["loss"]), 6) + 0.0)
+
+
 class Valley(Landscape):
     """c x²/2 + y²/2, c = 1e-4."""
 

@@ -19,7 +19,16 @@ from jaxtyping import Array, Float, Int, Shaped
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.landscape import Landscape
-from ufm_jax.landscape.orbits import LEAST, MATCH_TOL, Census, degenerate, near, one_of_each_family, rows
+from ufm_jax.landscape.orbits import (
+    LEAST,
+    MATCH_TOL,
+    Census,
+    degenerate,
+    near,
+    one_of_each_family,
+    rows,
+    with_value,
+)
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import (
     CriticalPoint,
@@ -250,9 +259,13 @@ def _extended(
 def _invariants_of(space: Landscape, points: Float[np.ndarray, "m D"]) -> Float[np.ndarray, "m F"]:
     """Return the invariants of points of the space, which are compiled for a round of them."""
     if not len(points):
-        return np.zeros((0, jax.eval_shape(space.invariants, space.zeros()).size))
+        return np.zeros((0, jax.eval_shape(functools.partial(_print, space), space.zeros()).size))
     size = ROUND if len(points) > EVIDENCE_BATCH else EVIDENCE_BATCH
     return np.asarray(in_batches(functools.partial(_invariants, space), size, np.asarray(points)))
+
+
+def _print(space: Landscape, x: Any) -> Float[Array, " F"]:
+    return with_value(space, x, space.invariants(x))
 
 
 def _round(
@@ -283,7 +296,7 @@ def _drawn(
 
 @jax.jit
 def _invariants(space: Landscape, points: Float[Array, "B D"]) -> Float[Array, "B F"]:
-    return each_lane(lambda x: space.invariants(unravel(space, x)))(points)
+    return each_lane(lambda x: _print(space, unravel(space, x)))(points)
 
 
 @jax.jit

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.landscape import Landscape, sizes_of
+from ufm_jax.landscape.sound import of_package
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.units import LEVEL_TOL
 from ufm_jax.landscape.verdict import Verdict
@@ -24,6 +25,18 @@ LEAST = 4000  # starts before a census may end by itself
 # Three times the starts that the last new orbit took. With twice, censuses of K = 6 missed up to two of 75
 # orbits, of which one start in 4,000 finds one: a pair that was born at a fold violates no test of a list.
 AGAIN = 3
+
+
+def with_value(landscape: Landscape, x: Any, own: Shaped[Array, " m"]) -> Float[Array, "..."]:
+    """Return `own` invariants of x, and of a user's landscape f (as arsinh, in units) before them.
+
+    No symmetry changes f: points of other values are on other orbits, whatever a user's invariants leave out.
+    """
+    if of_package(landscape):
+        return own
+    value = landscape.value(x)
+    level = jnp.arcsinh(value / sizes_of(landscape, value).value)
+    return jnp.concatenate([level[None], own.astype(level.dtype)])
 
 
 def near(invariants: Float[np.ndarray, "m F"], own: Float[np.ndarray, " F"]) -> Bool[np.ndarray, " m"]:

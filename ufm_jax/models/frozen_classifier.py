@@ -28,7 +28,7 @@ from ufm_jax.models.unconstrained.loss_checks import is_shift_invariant
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss, Squared
 from ufm_jax.models.unconstrained.problem import checked_counts
 from ufm_jax.numerics.bisection import last_true
-from ufm_jax.numerics.checks import check_positive
+from ufm_jax.numerics.checks import check_flag, check_positive
 
 SIMPLEX_TOL = 1e-9  # of the Gram matrix of W: rounding, where it was made as a simplex
 
@@ -51,6 +51,7 @@ class FrozenClassifier(Landscape):
     loss: Loss = static(default=CrossEntropy())
 
     def __post_init__(self) -> None:
+        check_flag(bias=self.bias)
         if np.shape(self.W)[-2:-1] != (len(self.counts),):
             raise ValueError(f"counts: need one for each row of W, {np.shape(self.W)}, got {self.counts}")
 
@@ -200,6 +201,7 @@ def frozen_simplex(
     """
     check_positive(decay_h=decay_h)
     check_positive(zero=True, decay_b=decay_b)
+    check_flag(bias=bias)
     sizes = checked_counts(num_classes, 1 if per_class is None and counts is None else per_class, counts)
     return FrozenClassifier(
         W=jnp.asarray(simplex_etf(len(sizes), len(sizes) if dim is None else dim)),

@@ -45,7 +45,7 @@ from ufm_jax.numerics.checks import check_positive
 
 # H_ij below this share of the largest is inactive: searches leave A_ij at 1e-7 of the largest at most.
 INACTIVE = 1e-12
-MOST = 4096  # sets of living classes that are looked at
+MOST = 4096  # sets of living classes that are looked at, of alike ones by their number
 
 
 class Roots(NamedTuple):
@@ -183,14 +183,15 @@ class ReLUFeatures(Landscape):
         """Return f where some classes live and the others are at 0, by the counts of the living."""
         m = self.gaps()
         alive, dead = np.asarray(self._terms(m)), np.asarray(self._terms(jnp.zeros_like(m)))
-        can, values = np.flatnonzero(np.asarray(m) > 0).tolist(), {}
-        sets = (
-            s for size in range(min(len(can), self.dim), -1, -1) for s in itertools.combinations(can, size)
-        )
-        for living in itertools.islice(sets, MOST):
-            lives = np.isin(np.arange(len(alive)), living)
-            counts = sorted((self.counts[k] for k in living), reverse=True)
-            name = f"alive{listed(counts)}" if len(set(self.counts)) > 1 else f"alive({len(living)})"
-            name = name if living else "origin"
-            values[name] = float(np.where(lives, alive, dead).sum())
+        kinds, sizes = np.unique(self.counts, return_counts=True)
+        own = [self.counts.index(n) for n in kinds]  # a class of each count: those of one count are alike
+        most = [size if m[k] > 0 else 0 for k, size in zip(own, sizes, strict=True)]
+        values: dict[str, float] = {}
+        numbers = itertools.product(*(range(limit, -1, -1) for limit in reversed(most)))
+        fitting = (living[::-1] for living in numbers if sum(living) <= self.dim)
+        for living in itertools.islice(fitting, MOST):
+            counts = [int(n) for n, many in zip(kinds, living, strict=True) for _ in range(many)][::-1]
+            name = f"alive{listed(counts)}" if len(kinds) > 1 else f"alive({len(counts)})"
+            total = np.array(living) @ alive[own] + (sizes - np.array(living)) @ dead[own]
+            values[name if counts else "origin"] = float(total)
         return dict(sorted(values.items(), key=lambda one: one[1]))

@@ -41,7 +41,7 @@ from ufm_jax.models.unconstrained.candidates import structures
 from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.names import listed, name_of_logits
 from ufm_jax.numerics.bisection import last_true
-from ufm_jax.numerics.checks import check_positive
+from ufm_jax.numerics.checks import check_flag, check_positive
 
 MOST = 100  # structures that are listed
 
@@ -74,6 +74,7 @@ class UnitNorm(Landscape):
     def __post_init__(self) -> None:
         settle_counts(self)
         settle_dim(self, len(self.counts) - 1)
+        check_flag(learned=self.learned)
         chosen_loss(self.loss, self.counts)
         if not np.ndim(self.temperature):
             check_positive(temperature=self.temperature)

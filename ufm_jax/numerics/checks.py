@@ -21,7 +21,23 @@ def check_positive(*, zero: bool = False, **numbers: Any) -> None:
         except (TypeError, ValueError):
             number = math.nan
         if isinstance(value, bool) or not (math.isfinite(number) and (number > 0 or (zero and number == 0))):
-            raise ValueError(f"{name}: need a finite number {'>=' if zero else '>'} 0, got {value!r}")
+            raise ValueError(f"{name}: need a finite number {'>=' if zero else '>'} 0, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """Return a number as Python's, whatever array holds it; all else as it writes itself."""
+    return repr(value.item() if getattr(value, "shape", None) == () else value)
+
+
+def check_flag(**flags: Any) -> None:
+    """Check that arguments are True or False: a text that a command line leaves as it is, as "no", is true.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name}: need true or false, got {value!r}")
 
 
 def check_search(gtol: Any, max_steps: Any) -> None:

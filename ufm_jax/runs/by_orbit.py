@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,13 +23,16 @@ from ufm_jax.landscape.evidence import (
     representative,
 )
 from ufm_jax.landscape.fields import at_lane
-from ufm_jax.landscape.landscape import Effort, Landscape, Target
-from ufm_jax.landscape.orbits import grouped
+from ufm_jax.landscape.landscape import Effort, Landscape, Target, sizes_of
+from ufm_jax.landscape.orbits import grouped, with_value
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.polish import polished
-from ufm_jax.landscape.spectrum import NOT_COUNTED
+from ufm_jax.landscape.sound import of_package
+from ufm_jax.landscape.spectrum import DENSE_LIMIT, NOT_COUNTED
 from ufm_jax.landscape.together import Fields, dense_share
+from ufm_jax.landscape.units import FLAT, PER_GRAD, ZERO_RTOL
 from ufm_jax.landscape.verdict import Verdict
+from ufm_jax.numerics.derivatives import dense_hessian
 from ufm_jax.numerics.lanes import QUICK, each_lane, in_shares, jit_small, over_devices, put, take
 from ufm_jax.runs.pipeline import JUDGED, lanes_of_call
 
@@ -150,6 +154,9 @@ def _with_spectra(
         filled, allowed = in_shares(
             partial(_alike, landscape), ROWS, *take(shared, fields, evidence, place.apart), theirs
         )
+        if not of_package(landscape):
+            first = np.searchsorted(shared, place.orbit[shared])
+            allowed &= _as_curved(landscape, fields, x, shared, first, evidence, theirs)
         done[shared] = allowed
         evidence = jax.tree.map(
             partial(put, shared[allowed]), evidence, *take(np.flatnonzero(allowed), filled)
@@ -160,6 +167,31 @@ def _with_spectra(
             partial(put, alone), evidence, _spectra(landscape, fields, x, alone, polish=False).evidence
         )
     return evidence
+
+
+def _as_curved(
+    landscape: Landscape,
+    fields: Fields,
+    x: Any,
+    rows: Int[np.ndarray, " m"],
+    first: Int[np.ndarray, " m"],
+    evidence: Evidence,
+    theirs: Representative,
+) -> Bool[np.ndarray, " m"]:
+    """Say of rows of a user's landscape whether tr H and ‖H‖_F are those of their orbit's first row.
+
+    What its invariants leave out shows there, and a symmetry that stretches: eigenvalues change along its
+    orbits. Off its critical point, by ‖∇f‖/|λ| at most, a row's H is others' by that times third derivatives.
+    """
+    if landscape.num_variables > DENSE_LIMIT:  # no index is counted there, and nothing shared
+        return np.zeros(len(rows), bool)
+    share = dense_share(landscape)
+    traces = in_shares(partial(_traces, landscape), share, *take(rows, fields, x))
+    slope = evidence.grad_norm[rows] + evidence.grad_norm[rows[first]]
+    apart = np.abs(traces[:, :2] - traces[first, :2]).max(axis=1, initial=0.0) / landscape.num_variables
+    over = apart - ZERO_RTOL * traces[:, 1] - PER_GRAD * slope
+    agree: Bool[np.ndarray, " m"] = over * theirs.spectrum.least <= FLAT * traces[:, 2] * slope
+    return agree
 
 
 def _spectra(
@@ -209,7 +241,7 @@ def _seen(
             space = here.space(effort or "spectrum")
             start = space.restrict(x)
             seen = examine_off_critical(space, start) if effort is None else examine(space, start, effort)
-            return Seen(seen.evidence, here.shape(x))  # type: ignore[arg-type]
+            return Seen(seen.evidence, with_value(here, x, here.shape(x)))  # type: ignore[arg-type]
 
         by_certificate = effort in ("certificate", "escape")
         return (jax.vmap(one) if by_certificate else each_lane(one, count[0]))(fields, x)
@@ -224,7 +256,24 @@ def _invariants(
     def share(landscape: Landscape, fields: Fields, x: Any, count: Any) -> tuple[Array, Array]:
         def one(fields: Fields, x: Any) -> tuple[Array, Array]:
             here = at_lane(landscape, fields)
-            return here.invariants(x), ravel(here.space_at(x)[1])
+            return with_value(here, x, here.invariants(x)), ravel(here.space_at(x)[1])
+
+        return each_lane(one, count[0])(fields, x)
+
+    return over_devices(share)(landscape, fields, x, counts)
+
+
+@partial(jit_small, options=QUICK)
+def _traces(
+    landscape: Landscape, fields: Fields, x: Any, counts: Int[Array, " devices"]
+) -> Float[Array, "B 3"]:
+    """Return tr H, ‖H‖_F and V (`Landscape.units`)."""
+
+    def share(landscape: Landscape, fields: Fields, x: Any, count: Any) -> Array:
+        def one(fields: Fields, x: Any) -> Array:
+            here = at_lane(landscape, fields)
+            H = dense_hessian(here.value)(x)
+            return jnp.stack([jnp.trace(H), jnp.linalg.norm(H), sizes_of(here, here.value(x)).value])
 
         return each_lane(one, count[0])(fields, x)
 

@@ -203,6 +203,8 @@ def checked_counts(
         )
     elif per_class is not None:
         raise ValueError(f"per_class: give it or counts, not both; got {per_class} and {tuple(counts)}")
+    elif isinstance(counts, str):
+        raise ValueError(f"counts: need integers, got {counts!r}")
     elif num_classes is not None and isinstance(counts, Sequence) and num_classes != len(counts):
         raise ValueError(f"num_classes: got {num_classes}, but counts has {len(counts)} entries")
     if not isinstance(counts, Sequence | np.ndarray):
