@@ -92,7 +92,7 @@ def check(landscape: Landscape, starts: int | None = None, *, seed: int = 0, for
 
 
 def seconds_of(num_starts: int | float, num_variables: int) -> float:
-    """Return about how long searches take one by one, by those of K ≤ 8 classes on 2 cores; together, half."""
+    """Return about how long searches take one by one, by K ≤ 8 classes on 2 cores; together, half as long."""
     return num_starts * (2e-4 + 2.5e-9 * num_variables**3)
 
 
