@@ -84,6 +84,8 @@ def test_a_class_of_a_script_is_named_by_its_file(file):
         ("{file}:Thing", {"width": 1}, "width: Thing has no such parameter; it has size, shape"),
         ("{file}:Thing", {"size": object()}, "size: a manifest holds numbers"),
         ("{file}:Angry", {}, "thing: .*:Angry raised RuntimeError: no"),
+        ("ufm_jax.models.deep_linear:DeepLinear", {"num_classes": 4}, "decay: .*DeepLinear needs it"),
+        ("ufm_jax.models.factorisation:factorisation", {"decoy": 1}, "decoy: factorisation has no such"),
         ("{file}:made", {"size": 1}, "thing: .*:made takes no parameters, got size"),
         ("{folder}/broken.py:Thing", {}, "thing: importing .*broken.py raised SyntaxError"),
     ],

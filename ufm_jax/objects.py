@@ -8,8 +8,9 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -67,22 +68,35 @@ def make(what: str, spec: Spec) -> Any:
             raise ValueError(f"{what}: {where} has no {inside}")
         found = getattr(found, part)
     settings = dict(spec.settings)
-    if isinstance(found, type) and dataclasses.is_dataclass(found):
-        takes = [field.name for field in dataclasses.fields(found) if field.init]
-        for name in settings:
-            if name not in takes:
-                has = f"has {', '.join(takes)}" if takes else "has none (as fields of a dataclass)"
-                raise ValueError(f"{name}: {inside} has no such parameter; it {has}")
     if not callable(found):
         if settings:
             raise ValueError(f"{what}: {spec.name} takes no parameters, got {', '.join(settings)}")
         return found
+    _check_settings(spec.name, inside, found, settings)
     try:
         return found(**settings)
     except ValueError:
         raise
     except Exception as error:  # the user's code may raise anything
         raise ValueError(f"{what}: {spec.name} raised {said(error)}") from error
+
+
+def _check_settings(name: str, inside: str, made: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """Refuse a setting that there is no parameter for, and to do without one that has no default."""
+    try:
+        takes = inspect.signature(made).parameters
+    except (TypeError, ValueError):  # it does not say
+        return
+    kinds = inspect.Parameter
+    named = {n: p for n, p in takes.items() if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)}
+    anything = any(p.kind == kinds.VAR_KEYWORD for p in takes.values())
+    for given in settings:
+        if given not in named and not anything:
+            has = f"has {', '.join(named)}" if named else "has none (as fields of a dataclass)"
+            raise ValueError(f"{given}: {inside} has no such parameter; it {has}")
+    for needed, parameter in named.items():
+        if parameter.default is kinds.empty and needed not in settings:
+            raise ValueError(f"{needed}: {name} needs it")
 
 
 def spec_of(what: str, made: Any) -> Spec:
