@@ -174,3 +174,18 @@ def test_ends_of_searches_print_in_one_line():
         x=jnp.zeros((0, 2)), grad_norm=jnp.zeros(0), status=jnp.zeros(0, int), num_steps=jnp.zeros(0, int)
     )
     assert repr(empty) == "CriticalPoint(0 points: none; x (0, 2))"
+
+
+@pytest.mark.parametrize("line", range(4))
+def test_the_nearest_orbit_is_where_a_point_is_or_was_moved_from(atlas, line):
+    x = moved(atlas[line].x)
+    there = jax.tree.map(lambda a: jnp.stack([a, a * (1 + 1e-4)]), x)
+    lines, distances = atlas.nearest(there)
+    assert lines.tolist() == [line, line]
+    assert distances[0] < 1e-7
+    assert line == 3 or 1e-6 < distances[1] < 1e-3  # the origin stays where it is
+
+
+def test_points_of_another_shape_are_near_no_orbit(atlas):
+    with pytest.raises(ValueError, match=r"^W: "):
+        atlas.nearest(atlas[0].x)

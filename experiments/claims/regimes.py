@@ -1,12 +1,14 @@
 """Regimes after the paper: what is predicted of each, beside blind descents from random starts."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 
 import ufm_jax as ufm
+from experiments import imbalance
 from experiments.claims.finding import Finding
 from ufm_jax.models.frozen_classifier import frozen_simplex
 
@@ -50,6 +52,7 @@ def regimes(starts: int) -> Iterator[tuple[str, Callable[[], Finding]]]:
     for words, landscape in listed.items():
         yield words, partial(ends_are_predicted, landscape, starts)
     yield "classes merge by groups, each at √n_c/N", partial(groups_merge, starts)
+    yield "for weights ω, offsets and temperatures Δ: at ω Δ √n_c/N", losses_merge
     yield "geometry without decay, counts 10, 10, 1, 1", partial(seli_is_the_limit, starts)
     yield "five atoms: one minimum and two transition states", partial(five_atoms, 10 * starts)
 
@@ -90,6 +93,19 @@ def groups_merge(starts: int) -> Finding:
         f"counts 4, 4, 2, 2, 1, 1 at {looked} settings, 0.1% beside each threshold: {wrong} not as predicted"
     )
     return Finding(measured, wrong == 0, {"settings": looked, "wrong": wrong})
+
+
+def losses_merge() -> Finding:
+    """The same of losses for unequal counts, ten times as many samples in half of six classes."""
+    looked, wrong, config = 0, 0, imbalance.SCALES["default"]
+    for name in imbalance.LOSSES:
+        landscape = replace(imbalance.landscape_of(config, name), ratio=jnp.asarray(10.0))
+        small = float(landscape.thresholds[-1])
+        told = imbalance.minima(ufm.grid(landscape, decay=[0.999 * small, 1.001 * small]), config)
+        wrong += [apart < 1e-6 for apart in told["merged"]] != [False, True]
+        looked += 1
+    measured = f"{looked} losses, 0.1% beside the threshold of the small classes: {wrong} not as predicted"
+    return Finding(measured, wrong == 0, {"losses": looked, "wrong": wrong})
 
 
 def seli_is_the_limit(starts: int) -> Finding:

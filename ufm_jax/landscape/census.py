@@ -177,6 +177,23 @@ def locate(landscape: Landscape, state: Census, x: Any) -> int | None:
     return _known(space, list(state.points), _invariants_of(space, state.points), end, own)
 
 
+def nearest(landscape: Landscape, state: Census, points: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the line of the orbit nearest to each of some points, a leading axis on each leaf, and how far.
+
+    By the landscape's invariants: the largest difference, relative to 1 + the orbit's largest, as `near`.
+    """
+    held = [point_of(landscape, state, line) for line in range(len(state.hits))]
+    orbits = _seen(landscape, jax.tree.map(lambda *leaves: jnp.stack(leaves), *held))
+    own = _seen(landscape, points)
+    apart = jnp.max(jnp.abs(own[:, None] - orbits), axis=2) / (1.0 + jnp.max(jnp.abs(orbits), axis=1))
+    return np.asarray(jnp.argmin(apart, axis=1)), np.asarray(jnp.min(apart, axis=1))
+
+
+@jax.jit
+def _seen(landscape: Landscape, points: Any) -> Float[Array, "m F"]:
+    return each_lane(lambda x: landscape.invariants(x))(points)
+
+
 def _known(
     space: Landscape,
     points: Sequence[Float[np.ndarray, " D"]],

@@ -130,6 +130,21 @@ class Atlas:
         check_finite(x)
         return census.locate(self.landscape, self.state, x)
 
+    def nearest(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return which orbit each of some points is nearest to, as a line of the table, and how far it is.
+
+        `points`: each leaf with a leading axis, as a flow's `path.points`. Distances are those of invariants,
+        relative (`landscape.census.nearest`): 0 on the orbit. They need not be critical.
+
+        Raises:
+            ValueError: naming the leaf whose shape or dtype is not the landscape's; `points`, if the census
+                found no orbit to be near.
+        """
+        points = self.landscape.check(points, many=True)
+        if not len(self):
+            raise ValueError("points: the census holds no orbit yet that they could be near")
+        return census.nearest(self.landscape, self.state, points)
+
     def plot(self) -> Any:
         """Draw index against loss of the orbits; return a matplotlib figure."""
         from ufm_jax.report import figures
