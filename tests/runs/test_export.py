@@ -105,6 +105,7 @@ def programs() -> dict[str, Program]:
         other = jax.eval_shape(inspect.unwrap(by_orbit._judged), *judged)
         found |= {
             f"_invariants of orbits {kind}": Program(by_orbit._invariants, (prob, fields, point, counts)),
+            f"_traces {kind}": Program(by_orbit._traces, (prob, fields, point, counts)),
             f"_judged {kind}": Program(by_orbit._judged, judged),
             f"_alike {kind}": Program(by_orbit._alike, (prob, fields, other.evidence, row, other, counts)),
         }

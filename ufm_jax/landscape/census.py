@@ -182,16 +182,10 @@ def nearest(landscape: Landscape, state: Census, points: Any) -> tuple[np.ndarra
 
     By the landscape's invariants: the largest difference, relative to 1 + the orbit's largest, as `near`.
     """
-    held = [point_of(landscape, state, line) for line in range(len(state.hits))]
-    orbits = _seen(landscape, jax.tree.map(lambda *leaves: jnp.stack(leaves), *held))
-    own = _seen(landscape, points)
+    held = [ravel(point_of(landscape, state, line)) for line in range(len(state.hits))]
+    orbits, own = (_invariants(landscape, flat) for flat in (jnp.stack(held), jax.vmap(ravel)(points)))
     apart = jnp.max(jnp.abs(own[:, None] - orbits), axis=2) / (1.0 + jnp.max(jnp.abs(orbits), axis=1))
     return np.asarray(jnp.argmin(apart, axis=1)), np.asarray(jnp.min(apart, axis=1))
-
-
-@jax.jit
-def _seen(landscape: Landscape, points: Any) -> Float[Array, "m F"]:
-    return each_lane(lambda x: landscape.invariants(x))(points)
 
 
 def _known(
