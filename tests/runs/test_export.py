@@ -79,7 +79,7 @@ def programs() -> dict[str, Program]:
                 {"target": target},
             )
         space = prob.space("saddles")
-        if space.shifted({}) is not None:
+        if space.shift_size:
             found[f"_approaches {kind}"] = Program(
                 together._approaches,
                 (prob, space, fields, many(space.zeros()), counts),

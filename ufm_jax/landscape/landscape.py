@@ -70,7 +70,6 @@ class Shifted(NamedTuple):
     data: Any  # their second argument: constants of the lanes
     into: Callable[[Any], Float[Array, "D B"]]  # points of the landscape, on the first axis, -> these
     back: Callable[[Float[Array, "D B"]], Any]
-    width: int  # how many points to evaluate at once
 
 
 class Landscape(Structure):
@@ -290,12 +289,17 @@ class Landscape(Structure):
             width=self.batch_size,
         )
 
-    def shifted(self, lanes: dict[str, Array]) -> Shifted | None:
-        """Return ∇f at many points toward critical points of any index; None: each is searched by itself.
+    @property
+    def shift_size(self) -> int:
+        """How many points `shifted` evaluates at once; 0: it does not, and each is searched by itself."""
+        return 0
 
-        Each field in `lanes` has one entry a point, as for `batched`.
+    def shifted(self, lanes: dict[str, Array]) -> Shifted:
+        """Return ∇f and shifted solves at many points, toward critical points of any index.
+
+        Each field in `lanes` has one entry a point, as for `batched`. Asked for only where `shift_size` > 0.
         """
-        return None
+        raise NotImplementedError
 
     def spaces(self, starts: Any) -> list[tuple["Landscape", np.ndarray]]:
         """Return smaller landscapes that searches toward saddles do not leave, and which starts are in each.

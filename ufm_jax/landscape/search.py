@@ -239,17 +239,16 @@ def approach_together(
 ) -> CriticalPoint:
     """Search in `space` for critical points of any index, from the first `count` of S starts there at once.
 
-    As `descend_together`, by `numerics.marquardt`: for a space that is `Landscape.shifted`.
+    As `descend_together`, by `numerics.marquardt`: for a space whose `shift_size` is not 0.
     """
     f = space.shifted(fields)
-    assert f is not None
     found = marquardt(
         f.slope,
         f.shift,
         f.into(starts),
         f.data,
         count,
-        width=f.width,
+        width=space.shift_size,
         gtol=method.gtol,
         max_steps=method.max_steps,
     )

@@ -38,7 +38,7 @@ def critical_points(
     """
     method = method or LevenbergMarquardt()
     total = len(jax.tree.leaves(begin)[0])
-    if landscape.space("saddles").shifted({}) is None:
+    if not landscape.space("saddles").shift_size:
         return _each(landscape, fields, begin, method, np.arange(total))
     begin, parts = jax.device_get(begin), []
     for space, which in landscape.spaces(begin):
@@ -58,9 +58,7 @@ def critical_points(
 
 def lanes_together(space: Landscape) -> int:
     """Return how many lanes of a device one call holds, of searches that advance together."""
-    found = space.shifted({})
-    assert found is not None
-    return max(BATCH, FILLINGS * found.width)
+    return max(BATCH, FILLINGS * space.shift_size)
 
 
 def dense_share(landscape: Landscape) -> int:

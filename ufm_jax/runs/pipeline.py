@@ -115,7 +115,7 @@ def judge(landscape: Landscape, fields: Fields, x: Any, target: Target, spectra:
 
 def _together(landscape: Landscape, target: Target) -> bool:
     """True if searches toward the target advance together, though they are no descents."""
-    return target == "saddles" and landscape.space(target).shifted({}) is not None
+    return target == "saddles" and landscape.space(target).shift_size > 0
 
 
 def _share(landscape: Landscape, target: Target) -> int:

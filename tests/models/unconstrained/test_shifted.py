@@ -42,7 +42,7 @@ def test_slope_and_shift_are_those_of_f(name, alone, monkeypatch):
         monkeypatch.setattr(shifting, "WRITTEN_OUT", 0)
     small = replace(reduced(model(**PROBLEMS[name])), dim=2)
     f = shifted(small)
-    assert (f.width == 1) == alone
+    assert (small.shift_size == 1) == alone
     x = f.into(jax.vmap(lambda key: starts.gaussian(small, key))(jax.random.split(jax.random.key(0), 4)))
     value = lambda x: objective(small)(jax.tree.map(lambda a: a[0], f.back(x[:, None])))
     derivatives = jax.jit(lambda x: (value(x), jax.grad(value)(x), jax.hessian(value)(x)))

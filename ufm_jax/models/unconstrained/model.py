@@ -105,8 +105,12 @@ class UnconstrainedFeatureModel(Problem):
     def batched(self, lanes: dict[str, Array]) -> Batched:
         return stacked.batched(at_lane(self, lanes))
 
-    def shifted(self, lanes: dict[str, Array]) -> Shifted | None:
-        return shifted.shifted(at_lane(self, lanes)) if self.collapsed and self.loss.convex else None
+    @property
+    def shift_size(self) -> int:
+        return shifted.batch_size(self) if self.collapsed and self.loss.convex else 0
+
+    def shifted(self, lanes: dict[str, Array]) -> Shifted:
+        return shifted.shifted(at_lane(self, lanes))
 
     @property
     def batch_size(self) -> int:

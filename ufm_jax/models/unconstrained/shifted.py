@@ -89,7 +89,7 @@ def shifted(prob: Problem) -> Shifted:
 
     batched = (lambda f: partial(_alone, f, prob)) if batch_size(prob) == 1 else (lambda f: partial(f, prob))
     slope, shift = batched(_slope), batched(_shift)
-    return Shifted(slope, shift, lanes, into, back, batch_size(prob))
+    return Shifted(slope, shift, lanes, into, back)
 
 
 def batch_size(prob: Problem) -> int:
