@@ -9,6 +9,9 @@ import ufm_jax as ufm
 from ufm_jax.cli import main
 from ufm_jax.models.factorisation import critical_values, factorisation
 from ufm_jax.models.frozen_classifier import frozen_simplex
+from ufm_jax.report.predicted import predicted
+from ufm_jax.runs.engine import sweep
+from ufm_jax.runs.plan import SweepConfig
 
 DEEP = "--landscape ufm_jax.models.deep_linear:DeepLinear --set num_classes=4 --set num_layers=2 decay=0.001"
 
@@ -154,3 +157,16 @@ def test_bad_input_ends_with_one_line(args, named, capsys):
         main(f"predict {args}".split())
     assert stop.value.code == 2
     assert f"error: {named}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("decay", [1e-3, 1e-11])
+def test_rows_that_meet_a_closed_form_are_the_global_minima_however_small_it_is(decay):
+    """At 1e-11 saddles are within 1e-9 of f*, which is 2e-9."""
+    config = SweepConfig(
+        counts=(5,) * 4, dim=4, starts=48, target="saddles",
+        decay_w=(decay,), decay_h=(decay,), decay_b=(decay,),
+    )  # fmt: skip
+    table = sweep(config)
+    best = sum(v == "GLOBAL_MINIMUM" for v in table["verdict"].to_pylist())
+    assert np.min(np.abs(table["loss"].to_numpy() - table["closed_form_loss"].to_numpy())) < 1e-9
+    assert f"met by {best} rows" in predicted(config, table)

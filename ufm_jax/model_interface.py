@@ -8,7 +8,7 @@ from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.proof import Proof
 from ufm_jax.landscape.proof import prove as prove_point
 from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
-from ufm_jax.models.unconstrained import own_point, theory
+from ufm_jax.models.unconstrained import own_point
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
 from ufm_jax.models.unconstrained.own_point import Samples
 from ufm_jax.models.unconstrained.problem import Params, Problem
@@ -89,14 +89,14 @@ def certify(
 def predict(landscape: Landscape) -> dict[str, Any]:
     """Return what theory says of a landscape, as plain numbers for JSON; None where nothing is known.
 
-    Of the unconstrained feature model, the keys of `theory.predict`; of others, their `predictions`.
+    The landscape's `predictions`; of the unconstrained feature model, the keys of `theory.predict`.
 
     Raises:
         ValueError: naming `landscape`, if it predicts nothing or is none; as `theory.predict`.
     """
     if not isinstance(landscape, Landscape):
         raise ValueError(f"landscape: need a Landscape, got {type(landscape).__name__}")
-    said = theory.predict(landscape) if isinstance(landscape, Problem) else landscape.predictions()
+    said = landscape.predictions()
     if not said:
         raise ValueError(
             f"landscape: {landscape.name} predicts nothing; its class may have a method "

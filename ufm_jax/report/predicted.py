@@ -7,7 +7,8 @@ from ufm_jax.report.table import floats
 from ufm_jax.runs.plan import LandscapeConfig, SweepConfig
 from ufm_jax.runs.recipe import landscape_named
 
-# A row's value is a predicted one: searches come down to ‖∇f‖ of 1e-10 in units, which leaves less of f.
+# A row's value is a predicted one, relative to it: searches come down to ‖∇f‖ of 1e-10 in units, which leaves
+# less of f.
 MET = 1e-9
 SHOWN = 12  # values listed
 
@@ -23,14 +24,19 @@ def predicted(config: SweepConfig | LandscapeConfig, table: pa.Table) -> str:
         above = loss - known
         low, high = np.nanmin(known), np.nanmax(known)
         value = f"{low:.8g}" if low == high else f"{low:.8g}..{high:.8g}"
-        met = int(np.sum(np.abs(above) <= MET * (1.0 + np.abs(known))))
+        met = int(np.sum(np.abs(above) <= MET * _size(config, known)))
         lines.append(
             f"closed form f* = {value}: met by {met} rows, lowest found − f* = {np.nanmin(above):.1e}"
         )
     for name, level in _critical_values(config)[:SHOWN]:
-        met = int(np.sum(np.abs(loss - level) <= MET * (1.0 + abs(level))))
+        met = int(np.sum(np.abs(loss - level) <= MET * _size(config, np.array(level))))
         lines.append(f"predicted {level:.8g}  {name}: met by {met} rows")
     return "\n".join(lines)
+
+
+def _size(config: SweepConfig | LandscapeConfig, value: np.ndarray) -> np.ndarray:
+    """Return a size of f: of the unconstrained feature model, whose f shrinks with its decays, f itself."""
+    return np.abs(value) if isinstance(config, SweepConfig) else 1.0 + np.abs(value)
 
 
 def _critical_values(config: SweepConfig | LandscapeConfig) -> list[tuple[str, float]]:

@@ -64,6 +64,7 @@ class UnconstrainedFeatureModel(Problem):
     in_even_coordinates = sizes.even
     gradient_noise = sizes.noise
     gradient_norms = sizes.gradient_norms
+    predictions = theory.predict
     space = reduction.space
     spaces = reduction.spaces  # type: ignore[assignment]
     space_at = reduction.space_at  # type: ignore[assignment]
