@@ -29,14 +29,14 @@ def predicted(config: SweepConfig | LandscapeConfig, table: pa.Table) -> str:
             f"closed form f* = {value}: met by {met} rows, lowest found − f* = {np.nanmin(above):.1e}"
         )
     for name, level in _critical_values(config)[:SHOWN]:
-        met = int(np.sum(np.abs(loss - level) <= MET * _size(config, np.array(level))))
+        met = int(np.sum(np.abs(loss - level) <= MET * _size(config, np.full(1, level))))
         lines.append(f"predicted {level:.8g}  {name}: met by {met} rows")
     return "\n".join(lines)
 
 
 def _size(config: SweepConfig | LandscapeConfig, value: np.ndarray) -> np.ndarray:
     """Return a size of f: of the unconstrained feature model, whose f shrinks with its decays, f itself."""
-    return np.abs(value) if isinstance(config, SweepConfig) else 1.0 + np.abs(value)
+    return np.abs(value) + (0.0 if isinstance(config, SweepConfig) else 1.0)
 
 
 def _critical_values(config: SweepConfig | LandscapeConfig) -> list[tuple[str, float]]:
