@@ -42,17 +42,17 @@ class Setting(NamedTuple):
 def verdict_rows(table: pa.Table) -> list[VerdictRow]:
     """Return counts by target and verdict with ranges of loss, index, gradient norm and gap."""
     found = []
-    table = table.select(["target", "verdict", "loss", "index", "grad_norm", "dual_gap"])
     for target in sorted(counted(table["target"])):
-        of_target = table.filter(pc.field("target") == target)
-        for verdict in counted(of_target["verdict"]):
-            rows = of_target.filter(pc.field("verdict") == verdict)
+        of_target = pc.equal(table["target"], target)
+        for verdict, count in counted(table["verdict"].filter(of_target)).items():
+            chosen = pc.and_(of_target, pc.equal(table["verdict"], verdict))
+            rows = {name: table[name].filter(chosen) for name in ("loss", "index", "grad_norm", "dual_gap")}
             known = verdict != "NOT_CRITICAL"
             found.append(
                 VerdictRow(
                     target,
                     verdict,
-                    str(rows.num_rows),
+                    str(count),
                     _range(rows["loss"], ".8g"),
                     _range(rows["index"], "d") if known else "-",
                     _largest(rows["grad_norm"]),
@@ -112,7 +112,7 @@ def _extreme(choose: np.ufunc, values: list[float | None]) -> float:
 
 
 def _largest(column: pa.ChunkedArray) -> str:
-    value = _extreme(np.fmax, list(floats(column)))
+    value = np.fmax.reduce(floats(column), initial=np.nan)
     return "-" if np.isnan(value) else f"{value:.1e}"
 
 
