@@ -165,7 +165,8 @@ class Predict(LandscapeFlags):
 
     Of the unconstrained feature model, or with --landscape of any other that says what theory knows of it, as
     ufm_jax.models has them: unit_norm:UnitNorm, relu_features:ReLUFeatures, deep_linear:DeepLinear,
-    multi_label:MultiLabel, frozen_classifier:frozen_simplex, factorisation:factorisation, lennard_jones:LennardJones.
+    multi_label:MultiLabel, frozen_classifier:frozen_simplex, factorisation:factorisation,
+    lennard_jones:LennardJones.
     """
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
