@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.models.arguments import settle_dim
+from ufm_jax.models.rotations import turned
 from ufm_jax.numerics.bisection import last_true
 from ufm_jax.numerics.checks import check_count, check_positive
 
@@ -108,12 +109,7 @@ class MultiLabel(Landscape):
         return jnp.mean(losses) + (self.decay_w * jnp.sum(x.W**2) + self.decay_h * jnp.sum(x.H**2)) / 2
 
     def tangents(self, x: Factors) -> Factors:
-        """Return (W A, −A H) for a basis of the skew matrices A."""
-        i, j = np.triu_indices(self.dim, 1)
-        skew = np.zeros((len(i), self.dim, self.dim))
-        skew[np.arange(len(i)), i, j], skew[np.arange(len(i)), j, i] = 1.0, -1.0
-        A = jnp.asarray(skew, x.W.dtype)
-        return Factors(jnp.einsum("kr,crs->cks", x.W, A), -jnp.einsum("crs,sn->crn", A, x.H))
+        return Factors(*turned(x.W, x.H))
 
     def invariants(self, x: Factors) -> Float[Array, " m"]:
         """Return value and all inner products, sorted: labels and samples of one set may be permuted."""
