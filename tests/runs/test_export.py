@@ -79,6 +79,8 @@ def programs() -> dict[str, Program]:
                 (prob, fields, many(prob.space(target).zeros()), counts),
                 {"target": target},
             )
+        descents = found[f"_searches minima {kind}"]
+        found[f"_short_descents {kind}"] = descents._replace(of=pipeline._short_descents)
         single = rough._cast((prob, fields, many(prob.space("minima").zeros())), "float32")
         found[f"_descents {kind}"] = Program(rough._descents, (*single, counts))
         found[f"_restricted {kind}"] = Program(rough._restricted, (prob, point), {"target": "minima"})
@@ -187,7 +189,7 @@ def test_no_hot_program_is_forgotten():
         for thing in vars(module).values()
         if is_compiled(thing) and getattr(thing, "__module__", None) == module.__name__
     }
-    assert {"_searches", "_evidence", "_drawn", "_search", "_approaches"} <= {
+    assert {"_each_search", "_evidence", "_drawn", "_search", "_approaches"} <= {
         thing.__name__ for thing in compiled
     }
     assert compiled - NOT_EXPORTED == {program.of for program in PROGRAMS.values()}
