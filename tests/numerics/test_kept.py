@@ -1,4 +1,4 @@
-"""Programs are compiled once for all threads, found again on disk, and told apart by what they are made of."""
+"""Programs are compiled once for all threads, found again on disk, and known by what they are made of."""
 
 import threading
 import time
