@@ -60,7 +60,8 @@ def curvature_along(point: Point, direction: Any) -> Curvature:
 
 def inner(u: Any, v: Any) -> Float[Array, ""]:
     """Return ⟨u, v⟩ of two points or directions: of leaves, as to join them would be a copy of each."""
-    return sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(u), jax.tree.leaves(v), strict=True))
+    leaves = zip(jax.tree.leaves(u), jax.tree.leaves(v), strict=True)
+    return jnp.asarray(sum(jnp.sum(a * b) for a, b in leaves))
 
 
 def picked(which: Int[Array, ""], trees: list[Any]) -> Any:
