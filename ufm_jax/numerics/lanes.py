@@ -91,10 +91,12 @@ def put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 # Of XLA's CPU compiler. Without the first, kernels of a microsecond are handed from thread to thread, and two
-# devices on two cores wait for each other a third of the time. The second uses AVX-512 where it exists.
+# devices on two cores wait for each other a third of the time. The second uses AVX-512 where it exists. The
+# third is XLA's default, said for tests, which leave it out where it is not said.
 CPU_OPTIONS = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
     "xla_cpu_prefer_vector_width": 512,
+    "xla_cpu_use_fusion_emitters": True,
 }
 # Leave out XLA's newer code generator for fusions, a third of what compilation takes, and a library of matrix
 # products whose workspace is as large as a large factor, and no buffer that XLA counts. Searches toward
