@@ -98,11 +98,13 @@ def put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 # Of XLA's CPU compiler. Without the first, kernels of a microsecond are handed from thread to thread, and two
 # devices on two cores wait for each other a third of the time; without the second, a kernel of five is cut
-# into one piece a worker and takes fifty. The third uses AVX-512 where it exists.
+# into one piece a worker and takes fifty. The third uses AVX-512 where it exists. The last is XLA's default,
+# said for tests, which leave it out where it is not said.
 CPU_OPTIONS = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
     "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
     "xla_cpu_prefer_vector_width": 512,
+    "xla_cpu_use_fusion_emitters": True,
 }
 SHORT_SUMS = CPU_OPTIONS | {"xla_cpu_experimental_ynn_fusion_type": ""}  # for `Landscape.short_sums`
 # Leave out XLA's newer code generator for fusions, a third of what compilation takes, and a library of matrix
