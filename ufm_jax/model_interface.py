@@ -117,7 +117,7 @@ def _judged(row: dict[str, Any]) -> Judged:
         gap=row["dual_gap"],
         rel_gap=row["rel_dual_gap"],
         curvature=row["negative_curvature"],
-        measures={name: row[name] for name in ("rank", "nc1", "nc2", "nc3", "nc4")},
+        measures={n: None if row[n] is None else float(row[n]) for n in ("rank", "nc1", "nc2", "nc3", "nc4")},
         direction=None,
     )
 

@@ -85,7 +85,7 @@ def find(held: Mapping[str, Any], names: Mapping[str, str], where: str) -> Broug
         raise ValueError(f"names: need some of {', '.join(ROLES)}, got {unknown[0]}")
     if absent := [name for name in names.values() if name not in held]:
         raise ValueError(f"names: {where} has no {absent[0]!r}; it holds {_listed(held)}")
-    chosen = {role: names.get(role) or _chosen(role, held, where) for role in ("H", "labels", "W")}
+    chosen = {role: names.get(role) or _chosen(role, held, where) for role in ("W", "H", "labels")}
     missing = [" or ".join(_offered(role)) for role in ("W", "H", "labels") if chosen[role] is None]
     if missing:
         hint = "; names say which array is which, as W=fc.weight H=penultimate"
@@ -100,7 +100,7 @@ def find(held: Mapping[str, Any], names: Mapping[str, str], where: str) -> Broug
         for role, name in chosen.items()
         if name is not None and name != role and name not in _offered(role) and role not in names
     ]
-    notes = [f"{', '.join(sorted(said))} in {where}"] if said else []
+    notes = [f"{', '.join(said)} in {where}"] if said else []
     if _words(weight)[-1] == "kernel":
         W = np.asarray(W).T
         notes.append(f"{weight} was transposed: kernels are (d, K)")
@@ -187,7 +187,7 @@ def _of_pytorch(path: Path) -> ValueError:
 
 def _npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             if any(name.endswith("data.pkl") or "/data/" in name for name in held.files):
                 raise _of_pytorch(path)
             try:

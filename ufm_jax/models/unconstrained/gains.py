@@ -183,6 +183,7 @@ def last_layer_alone(
     lam = np.append(np.full(samples.dim, decays[0]), decays[1])
     keep = np.append(np.ones(samples.dim), float(bias))
     layer = lambda v: Layer(jnp.asarray(v[:, :-1]), jnp.asarray(v[:, -1]))
+    joint = second * np.outer(keep, keep)  # without a bias nothing is coupled to it
     some = samples.some(min(SOME, 2**24 // len(start.W) ** 2))
     count = itertools.count(1)
 
@@ -197,7 +198,7 @@ def last_layer_alone(
         return joined(v, bent(samples, layer(x), layer(v), loss, say, f"last layer, pass {next(count)}"))
 
     def inverse(x: np.ndarray) -> Linear:
-        return _preconditioner(np.asarray(mean_curvature(some, layer(x), loss)), second, lam)
+        return _preconditioner(np.asarray(mean_curvature(some, layer(x), loss)), joint, lam)
 
     error = lambda grad: _error(grad, decays, bias)
     x = np.column_stack([start.W, start.b])

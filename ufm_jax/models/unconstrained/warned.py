@@ -53,10 +53,10 @@ def _single(counts: np.ndarray) -> list[str]:
 
 
 def _chance(accuracy: float, counts: np.ndarray) -> list[str]:
-    """Three deviations of a guess, which is at best that of the most frequent class."""
+    """Two deviations of a guess, which is at best that of the most frequent class."""
     N = int(np.sum(counts))
     chance = max(1 / len(counts), int(np.max(counts)) / N)
-    if accuracy == 1 or accuracy > chance + 3 * (chance * (1 - chance) / N) ** 0.5:
+    if accuracy == 1 or accuracy > chance + 2 * (chance * (1 - chance) / N) ** 0.5:
         return []
     return [
         f"the accuracy, {accuracy:.3f}, is that of a guess ({chance:.3f}): are W, H and labels of one "
