@@ -129,7 +129,7 @@ def _balance(row: dict[str, Any]) -> list[str]:
 
 
 def _line(name: str, value: Any, what: str = "") -> str:
-    shown = f"{_number(value):<14}"
+    shown = f"{_number(value):<14} "
     return f"{name:<{WIDTH}}{shown}{what}".rstrip()
 
 

@@ -159,7 +159,7 @@ def test_no_block_is_larger_than_asked_for_and_all_is_read_in_order(small_blocks
     said = []
     monkeypatch.setattr(passes, "SAY_EVERY", 0.0)
     judge(W, H, b, LABELS, **DECAYS, stream=True, say=said.append)
-    assert asked[:6] == 2 * [(0, 4), (4, 8), (8, 12)]
+    assert asked[:6] == 2 * [(0, 4), (4, 8), (8, 11)]
     assert all(last - first <= 4 for first, last in asked)
     assert said[:3] == [f"class means: {done} of 11 samples" for done in (4, 8, 11)]
 

@@ -108,6 +108,8 @@ def judge(
     if prove and point is not None:
         proof = proofs.prove(point.prob, point.params)
         row |= proof.columns()
+    if source.heavy:
+        said = [*said, "products with all classes were taken in float32: gradient and loss to about 1e-6"]
     row |= {"streamed": not held, "notes": [*notes, *said], "unknown": unknown}
     row["warnings"] = warnings_of(row["accuracy"], classes, counts, weight, H if guessed else None)
     return LastLayer({n: own_point.plain(v) for n, v in row.items()}, prob, point, seen, proof)

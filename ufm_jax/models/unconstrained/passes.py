@@ -19,6 +19,9 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.models.unconstrained.losses import Loss
 
 NUMBERS = 2**22  # of a block's features, or logits: 32 MiB in float64, a few of which are held at once
+# Multiplications of a pass beyond which products with all classes are taken in float32, four times as fast: a
+# quarter of an hour of two cores in float64. Their sums are float64 all the same.
+HEAVY = 1e12
 MOST_SQUARE = 8192  # rows of a square matrix that is summed up: 512 MiB
 RUNS = 256  # of samples, each read at once
 SAY_EVERY = 5.0  # seconds
@@ -55,29 +58,35 @@ class Samples:
         """N."""
         return len(self.labels)
 
+    @property
+    def heavy(self) -> bool:
+        """True if products with all classes are taken in float32."""
+        return float(self.number) * self.dim * len(self.counts) > HEAVY
+
     def taken(self, first: int, last: int) -> np.ndarray:
         """Return features of samples `first` to `last`, (m, d)."""
         if self.rows:
             return np.asarray(self.features[first:last])
         return np.asarray(self.features[:, first:last]).T
 
-    def blocks(self, say: Say | None = None, what: str = "") -> Iterator[Block]:
+    def steps(self, say: Say | None = None, what: str = "") -> Iterator[tuple[int, int]]:
         """Go through all samples; `say` is told how far, every few seconds."""
         said = time.monotonic()
         for first in range(0, self.number, self.size):
-            rows = self.taken(first, first + self.size)
-            missing = self.size - len(rows)
-            counted = np.ones(self.size)
-            counted[len(rows) :] = 0.0
-            labels = np.pad(self.labels[first : first + self.size], (0, missing))
-            yield Block(
-                jnp.asarray(np.pad(rows, ((0, missing), (0, 0))) if missing else rows),
-                jnp.asarray(labels),
-                jnp.asarray(counted),
-            )
+            last = min(first + self.size, self.number)
+            yield first, last
             if say is not None and time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
-                say(f"{what}: {min(first + self.size, self.number):,} of {self.number:,} samples")
+                say(f"{what}: {last:,} of {self.number:,} samples")
+
+    def blocks(self, say: Say | None = None, what: str = "") -> Iterator[Block]:
+        """Go through all samples in blocks of one shape, so that what takes them compiles once."""
+        for first, last in self.steps(say, what):
+            rows, missing = self.taken(first, last), self.size - (last - first)
+            rows = np.pad(rows, ((0, missing), (0, 0))) if missing else rows
+            counted = (np.arange(self.size) < last - first).astype(np.float64)
+            labels = np.pad(self.labels[first:last], (0, missing))
+            yield Block(jnp.asarray(rows), jnp.asarray(labels), jnp.asarray(counted))
 
     def some(self, most: int) -> Block:
         """Return about so many samples, in up to `RUNS` runs that are evenly spread."""
@@ -112,20 +121,16 @@ class Survey(NamedTuple):
 
 
 def centres(samples: Samples, say: Say | None = None) -> Centres:
-    """Sum up what class means need."""
-    K, d = len(samples.counts), samples.dim
-    total = Centres(jnp.zeros((K, d)), jnp.zeros(()), jnp.full((), jnp.inf))
-    for block in samples.blocks(say, "class means"):
-        total = _centres(total, block)
-    return total
-
-
-@partial(jax.jit, donate_argnums=0)
-def _centres(total: Centres, block: Block) -> Centres:
-    F = _wide(block)
-    least = jnp.min(jnp.where(block.counted[:, None] > 0, F, jnp.inf))
-    sums = total.sums.at[block.labels].add(F)
-    return Centres(sums, total.square + jnp.sum(F**2), jnp.minimum(total.least, least))
+    """Sum up what class means need: in NumPy, as XLA adds rows to rows of their class fifty times slower."""
+    sums, square, least = np.zeros((len(samples.counts), samples.dim)), 0.0, np.inf
+    for first, last in samples.steps(say, "class means"):
+        order = np.argsort(samples.labels[first:last], kind="stable")
+        F = samples.taken(first, last)[order].astype(np.float64)
+        there, starts = np.unique(samples.labels[first:last][order], return_index=True)
+        sums[there] += np.add.reduceat(F, starts, axis=0)
+        square += float(np.vdot(F, F))
+        least = min(least, float(np.min(F)))
+    return Centres(jnp.asarray(sums), jnp.asarray(square), jnp.asarray(least))
 
 
 def survey(
@@ -144,37 +149,42 @@ def survey(
     squares = jnp.zeros((rows, rows)), jnp.zeros(K), jnp.zeros((columns, columns))
     total = Survey(zero, zero, zero, zero, like, jnp.zeros(()), *squares)
     total = jax.tree.map(jnp.copy, total)  # one buffer each, to be given away
+    dtype = jnp.float32 if samples.heavy else jnp.float64
     for block in samples.blocks(say, "logits"):
-        total = _survey(total, block, layer, means, decay_h, float(samples.number), loss)
+        total = _survey(total, block, layer, means, decay_h, float(samples.number), loss, dtype)
     return total
 
 
-@partial(jax.jit, static_argnames=("loss",), donate_argnums=0)
+@partial(jax.jit, static_argnames=("loss", "dtype"), donate_argnums=0)
 def _survey(
-    total: Survey, block: Block, layer: Layer, means: Array, decay_h: Array, N: Array, loss: Loss
+    total: Survey, block: Block, layer: Layer, means: Array, decay_h: Array, N: Array, loss: Loss, dtype: Any
 ) -> Survey:
-    F, labels, K = _wide(block), block.labels, len(layer.W)
-    Z = layer.W @ F.T + layer.b[:, None]
-    T = _targets(loss, labels, K)
-    G = loss.slope(Z, T) * (block.counted / N)
+    """Add a block: products with all classes in `dtype`, sums in float64."""
+    labels, K, wide = block.labels, len(layer.W), _wide(block)
+    F, W, counted = (a.astype(dtype) for a in (wide, layer.W, block.counted))
+    Z = W @ F.T + layer.b.astype(dtype)[:, None]
+    T = _targets(loss, labels, K).astype(dtype)
+    G = loss.slope(Z, T) * (counted / jnp.asarray(N, dtype))
     own = jnp.take_along_axis(Z, labels[None], axis=0)[0]
     choice = jnp.argmax(Z, axis=0).astype(jnp.int32)
-    away = (F - means[labels]) * block.counted[:, None]
+    margin = own - (jnp.sum(Z, axis=0) - own) / (K - 1)
+    away = (wide - means[labels]) * block.counted[:, None]
     # The nearest mean has the largest ⟨m − c, h − c⟩ − ‖m − c‖²/2, c any point: the mean of means here.
-    there = ~jnp.isnan(means[:, :1])
-    middle = jnp.nanmean(means, axis=0)
+    there, middle = ~jnp.isnan(means[:, :1]), jnp.nanmean(means, axis=0)
     arms = jnp.where(there, means - middle, 0.0)
-    near = arms @ (F - middle).T - jnp.sum(arms**2, axis=1)[:, None] / 2
+    near = arms.astype(dtype) @ (wide - middle).astype(dtype).T
+    near -= (jnp.sum(arms**2, axis=1)[:, None] / 2).astype(dtype)
     nearest = jnp.argmax(jnp.where(there, near, -jnp.inf), axis=0).astype(jnp.int32)
-    pulled = jnp.sum((layer.W.T @ G + decay_h * F.T) ** 2 * block.counted)
+    pulled = (W.T @ G).astype(jnp.float64) + decay_h * wide.T
+    add = lambda old, new: old + new.astype(jnp.float64)
     return Survey(
-        total.loss + jnp.dot(block.counted, loss.value(Z, T)) / N,
-        total.correct + jnp.dot(block.counted, (choice == labels).astype(jnp.float64)),
-        total.margin + jnp.dot(block.counted, own - (jnp.sum(Z, axis=0) - own) / (K - 1)),
-        total.mismatched + jnp.dot(block.counted, (nearest != choice).astype(jnp.float64)),
-        Layer(total.slope.W + G @ F, total.slope.b + jnp.sum(G, axis=1)),
-        total.features + pulled,
-        total.outer + G @ G.T if total.outer.size else total.outer,
+        add(total.loss, jnp.dot(counted, loss.value(Z, T)) / jnp.asarray(N, dtype)),
+        add(total.correct, jnp.dot(block.counted, (choice == labels).astype(jnp.float64))),
+        add(total.margin, jnp.dot(counted, margin)),
+        add(total.mismatched, jnp.dot(block.counted, (nearest != choice).astype(jnp.float64))),
+        Layer(add(total.slope.W, G @ F), add(total.slope.b, jnp.sum(G, axis=1))),
+        total.features + jnp.sum(pulled**2 * block.counted),
+        add(total.outer, G @ G.T) if total.outer.size else total.outer,
         total.spreads.at[labels].add(jnp.sum(away**2, axis=1)),
         total.within + away.T @ away if total.within.size else total.within,
     )
