@@ -53,14 +53,14 @@ class Config:
     """Images, network and training; the decays by Kθ and λ_W/(n λ_H), with λ_b = λ_W."""
 
     source: Source = field(default_factory=lambda: Source(per_class=50))
-    design: Design = field(default_factory=lambda: Design("mlp", 10, width=512, depth=3, batch_norm=False))
+    design: Design = field(default_factory=lambda: Design("mlp", 10, width=256, depth=3, batch_norm=False))
     rate: float = 1e-3  # of Adam
-    steps: int = 2000
-    drop_every: int = 1300
+    steps: int = 1500
+    drop_every: int = 1000
     kt: float = 0.1
     ratio: float = 625.0
-    seeds: int = 2
-    measured: int = 40  # times, at steps evenly spaced on a logarithmic axis
+    seeds: int = 1
+    measured: int = 28  # times, at steps evenly spaced on a logarithmic axis
     chunk: int = 500
 
     @property
@@ -251,7 +251,7 @@ def plot(histories: dict[str, list[list[Row]]], least: dict[str, float], title: 
     logit.annotate("$m^*$", (1, least["logit_gap"]), (2, 2), textcoords="offset points", fontsize=8)
     wrong.axhline(least["wrong_probability"], ls=":", **marks)
     wrong.annotate(
-        "$\\theta$", (1, least["wrong_probability"]), (2, -9), textcoords="offset points", fontsize=8
+        "$\\theta$", (1, least["wrong_probability"]), (2, 2), textcoords="offset points", fontsize=8
     )
     figure.legend(loc="outside lower center", ncols=3, handlelength=3)
     figure.suptitle(wrapped(title, figure), fontsize=9)

@@ -56,7 +56,16 @@ def _loss(row: dict[str, Any]) -> list[str]:
         _line("f", row["loss"], f"mean loss and {decay:.6g} of decays: λ_W/2 ‖W‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖²"),
         _line("f*", row["global_minimum"], _source(row)),
         _line("f − f*", row["excess_loss"], _share(row)),
+        *_nonnegative(row),
     ]
+
+
+def _nonnegative(row: dict[str, Any]) -> list[str]:
+    """Say what features after a ReLU can come to, where these are such."""
+    if row["nonnegative_minimum"] is None:
+        return []
+    what = "the lowest f of features ≥ 0, as these are, without a bias: f* needs both signs"
+    return [_line("f* of ReLU features", row["nonnegative_minimum"], what)]
 
 
 def _source(row: dict[str, Any]) -> str:

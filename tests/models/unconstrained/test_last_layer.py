@@ -11,6 +11,7 @@ import scipy.optimize
 
 from ufm_jax.cli import main
 from ufm_jax.model_interface import certify
+from ufm_jax.models.relu_features import ReLUFeatures
 from ufm_jax.models.unconstrained import class_geometry, gains, passes
 from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
 from ufm_jax.models.unconstrained.geometry import collapse_metrics
@@ -222,3 +223,21 @@ def test_a_square_h_says_which_reading_fits_better(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "H is square" in said
     assert "speaks for rows" in said
+
+
+def test_of_features_after_a_relu_it_is_said_what_they_can_come_to():
+    """The lowest point of f with H ≥ 0: its features alone have nothing to gain there that keeps the sign."""
+    prob = ReLUFeatures(
+        decay_w=jnp.asarray(5e-3), decay_h=jnp.asarray(1e-3), num_classes=3, per_class=4, dim=3
+    )
+    told = prob.predictions()
+    gap, height, width = (np.array(told[name]) for name in ("logit_gaps", "h_norms", "w_norms"))
+    features = np.repeat(np.diag(height), 4, axis=1)
+    weight = (np.eye(3) - 1 / 3) * gap / height
+    np.testing.assert_allclose(np.linalg.norm(weight, axis=0), width)
+    row = certify(weight, features, None, np.repeat(np.arange(3), 4), decay_w=5e-3, decay_h=1e-3).row
+    assert row["nonnegative"]
+    assert row["loss"] == pytest.approx(row["nonnegative_minimum"], rel=1e-12)
+    assert row["global_minimum"] < row["nonnegative_minimum"]
+    assert "f* of ReLU features" in page(row)
+    assert certify(W, H, b, LABELS, **DECAYS).row["nonnegative_minimum"] is None

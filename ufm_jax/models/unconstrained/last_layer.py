@@ -15,6 +15,7 @@ import numpy as np
 from ufm_jax.landscape import proof as proofs
 from ufm_jax.landscape.evidence import Examined
 from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
+from ufm_jax.models.relu_features import ReLUFeatures
 from ufm_jax.models.unconstrained import gains, own_point, passes
 from ufm_jax.models.unconstrained.arrays import Slices, read_point
 from ufm_jax.models.unconstrained.class_geometry import class_geometry
@@ -218,11 +219,21 @@ def _measured(sizes: Sizes, seen: passes.Survey, prob: Problem | None) -> dict[s
         "logit_gap_predicted": predicted,
         "ncc_mismatch": float(seen.mismatched) / N,
         "nonnegative": float(s.first.least) >= 0,
+        "nonnegative_minimum": _nonnegative(s, prob),
         "num_classes": len(s.samples.counts),
         "classes_present": int(np.sum(s.present)),
         "dim": s.samples.dim,
         "num_samples": N,
     }
+
+
+def _nonnegative(s: Sizes, prob: Problem | None) -> float | None:
+    """Return the lowest f of non-negative features without a bias, if these are and theory knows it."""
+    if prob is None or float(s.first.least) < 0 or s.loss != CrossEntropy():
+        return None
+    sizes: dict[str, Any] = {"counts": prob.counts, "dim": prob.dim, "loss": s.loss}
+    bounded = ReLUFeatures(decay_w=prob.decay_w, decay_h=prob.decay_h, **sizes)
+    return float(bounded.known_minimum())
 
 
 def _imbalance(s: Sizes, seen: passes.Survey) -> float | None:
