@@ -13,7 +13,12 @@ from jaxtyping import Float
 
 from ufm_jax.models.unconstrained.geometry import PINV_RTOL
 
-ROWS = 2**24  # entries of a K x K matrix that are held at once: 128 MiB
+ROWS = 2**23  # entries of a K x K matrix that are held at once: 64 MiB, a few times
+HEAVY = 1e11  # multiplications of K x K products beyond which they are taken in float32: metrics to 1e-6
+NAMES = (
+    *("nc1", "nc2", "nc3", "nc4", "cdnv"),
+    *("equinorm_w", "equinorm_h", "equiangle_w", "equiangle_h"),
+)
 
 
 def class_geometry(
@@ -34,16 +39,12 @@ def class_geometry(
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {
             "nc1": np.nan if within is None else _within_over_between(within / counts.sum(), arms),
-            "nc2": _to_simplex(W, W),
-            "nc3": _to_simplex(W, arms),
             "nc4": float(np.linalg.norm(mean_logits)),
-            "cdnv": _cdnv(arms, spreads / counts),
             "equinorm_w": _spread_of_norms(W),
             "equinorm_h": _spread_of_norms(arms),
-            "equiangle_w": _spread_of_cosines(W),
-            "equiangle_h": _spread_of_cosines(arms),
+            **_of_pairs(W, arms, spreads / counts),
         }
-    return {name: float(value) if np.isfinite(value) else None for name, value in found.items()}
+    return {name: float(found[name]) if np.isfinite(found[name]) else None for name in NAMES}
 
 
 def _within_over_between(within: np.ndarray, arms: np.ndarray) -> float:
@@ -57,37 +58,52 @@ def _within_over_between(within: np.ndarray, arms: np.ndarray) -> float:
     return float(np.sum(np.sum(V * (within @ V), axis=0) / eigenvalues) / K)
 
 
+def _of_pairs(W: np.ndarray, arms: np.ndarray, variances: np.ndarray) -> dict[str, float]:
+    """Return what is a mean or a norm over pairs of classes, in one loop over rows of K x K matrices."""
+    K, total = len(W), np.zeros(5)
+    gram_w, gram_h = W.T @ W, arms.T @ arms
+    size_w, size_wh = np.linalg.norm(gram_w), np.sqrt(np.vdot(gram_w, gram_h))  # ‖WWᵀ‖ and ‖W arms‖
+    cosines = [(np.linalg.norm(A, axis=1), _mean_cosine(A)) for A in (W, arms)]
+    squares = np.sum(arms**2, axis=1)
+    for rows in _blocks(K):
+        own = np.arange(rows.stop - rows.start), np.arange(K)[rows]
+        ww, hh = _product(W[rows], W), _product(arms[rows], arms)
+        between = squares[rows, None] + squares - 2 * hh
+        parts = [
+            _from_simplex(ww / size_w, own) ** 2,
+            _from_simplex(_product(W[rows], arms) / size_wh, own) ** 2,
+            (variances[rows, None] + variances) / (2 * between),
+            *(
+                (A / (lengths[rows, None] * lengths) - mean) ** 2
+                for A, (lengths, mean) in zip((ww, hh), cosines, strict=True)
+            ),
+        ]
+        for part in parts[2:]:
+            part[own] = 0.0
+        total += [np.sum(part) for part in parts]
+    pairs = K * (K - 1)
+    nc2, nc3, w, h = np.sqrt([total[0], total[1], total[3] / pairs, total[4] / pairs])
+    return {"nc2": nc2, "nc3": nc3, "cdnv": total[2] / pairs, "equiangle_w": w, "equiangle_h": h}
+
+
 def _blocks(K: int) -> Iterator[slice]:
     size = max(1, ROWS // K)
     return (slice(first, min(first + size, K)) for first in range(0, K, size))
 
 
 def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    """Return ABᵀ, of large matrices on all cores: NumPy has one (`ufm_jax/__init__.py`)."""
-    return A @ B.T if A.size < ROWS else np.array(jnp.asarray(A) @ jnp.asarray(B).T)
+    """Return ABᵀ; of many classes on all cores, as NumPy has one (`ufm_jax/__init__.py`), and in float32."""
+    if len(B) ** 2 * B.shape[1] < HEAVY:
+        return A @ B.T
+    return np.asarray(jnp.asarray(A, jnp.float32) @ jnp.asarray(B, jnp.float32).T, np.float64)
 
 
-def _to_simplex(A: np.ndarray, B: np.ndarray) -> float:
-    """Return ‖ABᵀ/‖ABᵀ‖ − (I − J/K)/√(K−1)‖, Frobenius norms."""
-    K = len(A)
-    size = np.sqrt(sum(np.sum(_product(A[rows], B) ** 2) for rows in _blocks(K)))
-    total = 0.0
-    for rows in _blocks(K):
-        apart = _product(A[rows], B) / size + 1.0 / (K * np.sqrt(K - 1.0))
-        apart[np.arange(len(apart)), np.arange(K)[rows]] -= 1.0 / np.sqrt(K - 1.0)
-        total += np.sum(apart**2)
-    return float(np.sqrt(total))
-
-
-def _cdnv(arms: np.ndarray, variances: np.ndarray) -> float:
-    """Return the mean over pairs j ≠ k of (v_j + v_k)/(2 ‖h̄_j − h̄_k‖²)."""
-    K, squares, total = len(arms), np.sum(arms**2, axis=1), 0.0
-    for rows in _blocks(K):
-        between = squares[rows, None] + squares - 2 * _product(arms[rows], arms)
-        ratio = (variances[rows, None] + variances) / (2 * between)
-        ratio[np.arange(len(ratio)), np.arange(K)[rows]] = 0.0
-        total += float(np.sum(ratio))
-    return total / (K * (K - 1))
+def _from_simplex(rows: np.ndarray, own: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return rows less those of (I − J/K)/√(K−1), the diagonal at `own`."""
+    K = rows.shape[1]
+    apart = rows + 1.0 / (K * np.sqrt(K - 1.0))
+    apart[own] -= 1.0 / np.sqrt(K - 1.0)
+    return apart
 
 
 def _spread_of_norms(A: np.ndarray) -> float:
@@ -96,14 +112,8 @@ def _spread_of_norms(A: np.ndarray) -> float:
     return float(np.std(lengths) / np.mean(lengths))
 
 
-def _spread_of_cosines(A: np.ndarray) -> float:
-    """Return the standard deviation of the cosines between different rows."""
+def _mean_cosine(A: np.ndarray) -> float:
+    """Return the mean cosine between different rows."""
     K = len(A)
-    unit = A / np.linalg.norm(A, axis=1)[:, None]
-    mean = (np.sum(np.sum(unit, axis=0) ** 2) - K) / (K * (K - 1))
-    total = 0.0
-    for rows in _blocks(K):
-        apart = _product(unit[rows], unit) - mean
-        apart[np.arange(len(apart)), np.arange(K)[rows]] = 0.0
-        total += float(np.sum(apart**2))
-    return float(np.sqrt(total / (K * (K - 1))))
+    together = np.sum(A / np.linalg.norm(A, axis=1)[:, None], axis=0)
+    return float((together @ together - K) / (K * (K - 1)))
