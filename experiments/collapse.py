@@ -187,17 +187,7 @@ def ends(histories: dict[str, list[list[Row]]]) -> dict[str, list[Row]]:
 
 def shown(rows: dict[str, list[Row]], least: dict[str, float]) -> str:
     """Format a line for each run."""
-    heads = [
-        "labels and features",
-        "train",
-        "test",
-        "NC1",
-        "fell by",
-        "1000 at",
-        "gap/f*",
-        "1% at",
-        "of ReLU's f*",
-    ]
+    heads = ["labels and features", "train", "test", "NC1", "fell by", "1000 at", "gap/f*", "1% at"]
     lines = [
         [
             name,

@@ -1,6 +1,6 @@
 """Training a network: the objective, the optimisers, one compiled epoch, and runs that can be resumed.
 
-Two objectives, both of the mean cross-entropy of a batch:
+Two objectives, both of the mean cross-entropy of a batch, which class weights and offsets may change:
 
 * `parameters`: + λ/2 ‖all that is trained‖², the ordinary weight decay (biases and batch norm included);
 * `peeled`: + λ_W/2 ‖W‖² + λ_b/2 ‖b‖² + N λ_H/2 · mean ‖h‖², the unconstrained feature model's f on the raw
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from ufm_jax.models.unconstrained.losses import finite_numbers
 from ufm_jax.networks.arguments import finite, labelled, whole
 from ufm_jax.networks.augment import crop_and_flip
 from ufm_jax.networks.data import Split
@@ -47,6 +48,8 @@ class Recipe:
     decay_h: float = 1e-5
     decay_b: float = 1e-2
     augment: bool = False  # random crops and flips
+    class_weights: tuple[float, ...] | None = None  # of each sample's loss, by its class; 1 by default
+    offsets: tuple[float, ...] | None = None  # added to the logits in training: log-priors adjust them
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("sgd", "adam", "lbfgs"):
@@ -62,6 +65,9 @@ class Recipe:
         for name in ("momentum", "decay", "decay_w", "decay_h", "decay_b"):
             settle(name, finite(name, getattr(self, name)))
         settle("augment", bool(self.augment))
+        for name, above in (("class_weights", 0.0), ("offsets", -np.inf)):
+            if (given := getattr(self, name)) is not None:
+                settle(name, finite_numbers(name, given, above))
 
 
 class Images(NamedTuple):
@@ -114,7 +120,11 @@ def objective(net: Network, recipe: Recipe, num_samples: int) -> Callable[..., t
     def f(params: Any, weights: Weights, pixels: Array, labels: Array) -> tuple[Array, Any]:
         weights = weights._replace(params=params)
         features, logits, stats = net.apply(weights, pixels, True)
+        if recipe.offsets is not None:
+            logits = logits + jnp.asarray(recipe.offsets, jnp.float32)
         wrong = jax.nn.logsumexp(logits, axis=1) - _at(logits, labels)
+        if recipe.class_weights is not None:
+            wrong = wrong * jnp.asarray(recipe.class_weights, jnp.float32)[labels]
         return jnp.mean(wrong) + penalty(weights, features), stats
 
     def penalty(weights: Weights, features: Array) -> Array:
