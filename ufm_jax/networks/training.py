@@ -50,12 +50,16 @@ class Recipe:
     augment: bool = False  # random crops and flips
     class_weights: tuple[float, ...] | None = None  # of each sample's loss, by its class; 1 by default
     offsets: tuple[float, ...] | None = None  # added to the logits in training: log-priors adjust them
+    precision: str | None = None  # of products in training: bfloat16, tensorfloat32, float32; None: JAX's own
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("sgd", "adam", "lbfgs"):
             raise ValueError(f"optimiser: need sgd, adam or lbfgs, got {self.optimiser!r}")
         if self.form not in ("parameters", "peeled"):
             raise ValueError(f"form: need parameters or peeled, got {self.form!r}")
+        if self.precision not in (None, "bfloat16", "tensorfloat32", "float32"):
+            need = "bfloat16, tensorfloat32, float32 or None"
+            raise ValueError(f"precision: need {need}, got {self.precision!r}")
         # As Python's own numbers: the same recipe then has the same text in a checkpoint.
         settle = partial(object.__setattr__, self)
         for name in ("epochs", "batch", "drop_every", "memory"):
@@ -174,7 +178,10 @@ def step(
     method = optimiser(recipe, num_samples // min(recipe.batch, num_samples))
 
     def one(weights: Weights, memory: Any, pixels: Array, labels: Array) -> tuple[Weights, Any, Array]:
-        (value, stats), grad = jax.value_and_grad(f, has_aux=True)(weights.params, weights, pixels, labels)
+        with jax.default_matmul_precision(recipe.precision):
+            (value, stats), grad = jax.value_and_grad(f, has_aux=True)(
+                weights.params, weights, pixels, labels
+            )
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes of Python numbers and arrays
             extra: dict[str, Any] = {}
             if recipe.optimiser == "lbfgs":  # the line search tries points of the same batch
