@@ -5,10 +5,10 @@ BIN := .venv/bin
 EXPERIMENTS := landscape dynamics claims atlas proved_branches theorem etf_spectrum local_minima ordered_partitions imagenet_size \
   phase_diagram regimes imbalance deep_linear codes plateaus \
   benchmark growth \
-  nc_training random_labels feature_decay fixed_etf parameter_table accelerator
+  collapse nc_training random_labels feature_decay fixed_etf rare_classes parameter_table accelerator
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: $(EXPERIMENTS) experiments compare test lint clean
+.PHONY: $(EXPERIMENTS) experiments paper compare test lint clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ufm_jax needs Python 3.11 or later"'
@@ -20,6 +20,12 @@ $(EXPERIMENTS): .venv/.installed
 	$(BIN)/python -m experiments.$@ --scale $(SCALE)
 
 experiments: $(EXPERIMENTS)
+
+# The paper's size, on a GPU: make paper BUDGET=60 (minutes for each); the same command goes on.
+BUDGET ?= 60
+paper: .venv/.installed
+	$(BIN)/python -m experiments.fixed_etf --scale paper --budget $(BUDGET)
+	$(BIN)/python -m experiments.nc_training --scale paper --budget $(BUDGET) --only sgd
 
 # What differs, row by row, from another commit, and the ratio of rates: make compare WITH=HEAD
 compare: .venv/.installed

@@ -20,6 +20,7 @@ from experiments.networks_common import (
     COLLAPSE,
     EXTRA,
     LANDSCAPE,
+    Budget,
     Source,
     available,
     built,
@@ -70,9 +71,9 @@ SCALES: dict[Scale, Config] = {
     ),
     "default": Config(),
     "paper": Config(
-        source=Source("cifar10", None, None, pool=1),
+        source=Source("fashion-mnist", None, None, pool=1, rgb32=True),
         design=Design("resnet18", 10),
-        recipes=(Recipe(), Recipe(form="peeled", decay_w=5e-4, decay_h=5e-4 / 50_000, decay_b=5e-4)),
+        recipes=(Recipe(), Recipe(form="peeled", decay_w=5e-4, decay_h=5e-4 / 60_000, decay_b=5e-4)),
         seeds=1,
     ),
 }
@@ -86,17 +87,25 @@ def name_of(recipe: Recipe, num_samples: int) -> str:
     return f"W, H, b: λ_W = {recipe.decay_w:g}, Nλ_H = {h:g}, λ_b = {recipe.decay_b:g}"
 
 
-def main(scale: Scale = "default", data_dir: Path | None = None, checkpoints: Path | None = None) -> None:
-    """Train with each form of decay from the same seeds, print a table and draw the curves."""
+def main(
+    scale: Scale = "default",
+    data_dir: Path | None = None,
+    checkpoints: Path | None = None,
+    budget: float | None = None,
+) -> None:
+    """Train with each form of decay from the same seeds, print a table and draw the curves.
+
+    `--budget` is in minutes: the same command goes on from its checkpoints.
+    """
     set_up()
-    config = SCALES[scale]
+    config, limit = SCALES[scale], Budget(budget, checkpoints)
     config = replace(config, source=available(config.source, data_dir))
     pair = images(config.source, data_dir)
     groups = {}
     for recipe in config.recipes:
         exp = built(config.design, recipe, pair, config.source.name, config.chunk)
         name = name_of(recipe, len(pair[0].labels))
-        groups[name] = followed(exp, config.seeds, name, checkpoints)
+        groups[name] = followed(exp, config.seeds, name, limit)
     rows = {name: summary(runs, KEYS) for name, runs in groups.items()}
     what = config.source.said(pair[0].pixels.shape)
     print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n", flush=True)

@@ -21,12 +21,14 @@ from experiments.common import STYLE, Scale, folder, save, set_up
 from experiments.networks_common import (
     COLLAPSE,
     EXTRA,
+    Budget,
     Source,
     available,
     built,
     cell,
     curves,
     images,
+    rates,
     seeds_said,
     summary,
     table,
@@ -62,9 +64,9 @@ SCALES: dict[Scale, Config] = {
     ),
     "default": Config(),
     "paper": Config(
-        source=Source("cifar10", None, None, pool=1),
+        source=Source("fashion-mnist", None, None, pool=1, rgb32=True),
         body=Design("resnet18", 10),
-        recipe=Recipe(augment=True),
+        recipe=Recipe(),
     ),
 }
 
@@ -94,20 +96,20 @@ def step_times(experiments: dict[str, Experiment], rounds: int = 5) -> dict[str,
     return best
 
 
-def results(
-    config: Config, data_dir: Path | None, checkpoints: Path | None
-) -> tuple[Row, dict[str, Any], str]:
+def results(config: Config, data_dir: Path | None, budget: Budget) -> tuple[Row, dict[str, Any], str]:
     """Train every design from every seed; return rows of the table, histories, and what the images are."""
     pair = images(config.source, data_dir)
     histories, rows, experiments = {}, {}, {}
     for name, design in designs(config.body).items():
         exp = experiments[name] = built(design, config.recipe, pair, config.source.name, config.chunk)
-        runs = [trained(exp, seed, name, checkpoints=checkpoints) for seed in range(config.seeds)]
+        given: Any = {"checkpoints": budget.checkpoints, "deadline": budget.deadline}
+        runs = [trained(exp, seed, name, **given) for seed in budget.seeds(config.seeds)]
         histories[name] = runs
         rows[name] = summary(runs, KEYS)
         rows[name]["parameters"] = num_parameters(design, tuple(pair[0].pixels.shape[1:]))
+        rows[name]["epochs"] = [run[-1]["epoch"] for run in runs]
     for name, seconds in step_times(experiments).items():
-        rows[name]["step_seconds"] = seconds
+        rows[name] |= rates(experiments[name], seconds)
     return rows, histories, config.source.said(pair[0].pixels.shape)
 
 
@@ -130,12 +132,20 @@ def shown(rows: Row) -> str:
     return table([*heads, "NC2", "NC3", "NC4"], lines)
 
 
-def main(scale: Scale = "default", data_dir: Path | None = None, checkpoints: Path | None = None) -> None:
-    """Train the four designs, print the table and draw the curves; `--checkpoints` makes runs resumable."""
+def main(
+    scale: Scale = "default",
+    data_dir: Path | None = None,
+    checkpoints: Path | None = None,
+    budget: float | None = None,
+) -> None:
+    """Train the designs, print the table and draw the curves; `--checkpoints` makes runs resumable.
+
+    `--budget` is in minutes: the same command goes on from its checkpoints.
+    """
     set_up()
     config = SCALES[scale]
     config = replace(config, source=available(config.source, data_dir))
-    rows, histories, what = results(config, data_dir, checkpoints)
+    rows, histories, what = results(config, data_dir, Budget(budget, checkpoints))
     print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}, last epoch\n{shown(rows)}\n")
     write_histories(folder(scale) / "fixed_etf.csv", histories)
     body = f"{config.body.architecture}, width {config.body.width}"

@@ -1,12 +1,16 @@
 """What the experiments with networks share: their images, runs over seeds, tables, curves."""
 
 import csv
+import functools
 import textwrap
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -16,7 +20,7 @@ from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network
 from ufm_jax.networks.peeled import stand
 from ufm_jax.networks.run import Experiment, Row, experiment, line, run
-from ufm_jax.networks.training import Images, Recipe, on_device
+from ufm_jax.networks.training import Images, Recipe, on_device, optimiser, step
 
 ROUNDING = 1e-12  # NC2 of a frozen ETF, say
 LINES = ("-", "--", "-.", ":")
@@ -105,8 +109,65 @@ def built(design: Design, recipe: Recipe, pair: tuple[Images, Images], name: str
     return experiment(network(design, pair[0].pixels.shape[1:]), recipe, *pair, chunk=chunk, name=name)
 
 
+class Budget:
+    """Minutes that an experiment may take; what was not finished goes on from its checkpoints next time."""
+
+    def __init__(self, minutes: float | None, checkpoints: Path | None) -> None:
+        if minutes is not None and not 0 < minutes < np.inf:
+            raise ValueError(f"budget: need a number of minutes > 0, got {minutes}")
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self.checkpoints = checkpoints if minutes is None else checkpoints or Path("runs/checkpoints")
+
+    @property
+    def spent(self) -> bool:
+        """True if no further run may begin."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def seeds(self, number: int) -> Iterator[int]:
+        """Go through the seeds, the first in any case, the others as long as there is time."""
+        return (seed for seed in range(number) if seed == 0 or not self.spent)
+
+
+def rates(exp: Experiment, seconds: float) -> Row:
+    """Return what a step's time comes to: images a second, and its share of what products reach here.
+
+    Operations are those that XLA counts in the compiled step, set against float32 products of large matrices.
+    """
+    batch = min(exp.recipe.batch, len(exp.train.labels))
+    found: Row = {"step_seconds": seconds, "images_per_second": batch / seconds}
+    weights = jax.eval_shape(exp.net.init, jax.eval_shape(lambda: jax.random.key(0)))
+    memory = jax.eval_shape(optimiser(exp.recipe, 1).init, weights.params)
+    pixels = jax.ShapeDtypeStruct((batch, *exp.train.pixels.shape[1:]), jnp.float32)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    one = step(exp.net, exp.recipe, len(exp.train.labels))
+    counted: Any = jax.jit(one).lower(weights, memory, pixels, labels).cost_analysis() or {}
+    operations = float(counted.get("flops", np.nan))
+    found |= {"operations_per_second": operations / seconds, "device_operations_per_second": product_rate()}
+    return found | {"share_of_rate": found["operations_per_second"] / found["device_operations_per_second"]}
+
+
+@functools.cache
+def product_rate(size: int = 2048, times: int = 5) -> float:
+    """Return operations a second of products of large float32 matrices, the best of some."""
+    A = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda A: A @ A)
+    product(A).block_until_ready()
+    best = np.inf
+    for _ in range(times):
+        began = time.perf_counter()
+        product(A).block_until_ready()
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best
+
+
 def trained(
-    exp: Experiment, seed: int, label: str, *, landscape: bool = False, checkpoints: Path | None = None
+    exp: Experiment,
+    seed: int,
+    label: str,
+    *,
+    landscape: bool = False,
+    checkpoints: Path | None = None,
+    deadline: float | None = None,
 ) -> list[Row]:
     """Run one seed with progress lines; add where the last layer stands in its landscape if asked."""
     every = max(1, exp.recipe.epochs // 10)
@@ -118,14 +179,15 @@ def trained(
 
     also = (lambda weights: stand(exp.net, exp.recipe, weights, exp.train)) if landscape else None
     file = checkpoints / f"{label.replace(' ', '_').replace(',', '')}-{seed}.npz" if checkpoints else None
-    rows = run(exp, seed, also=also, say=say, checkpoint=file)[1]
+    rows = run(exp, seed, also=also, say=say, checkpoint=file, deadline=deadline)[1]
     print(f"{label}, seed {seed}: ends with {line(rows[-1])}", flush=True)
     return [row | derived(row) for row in rows]
 
 
-def followed(exp: Experiment, seeds: int, label: str, checkpoints: Path | None) -> list[list[Row]]:
+def followed(exp: Experiment, seeds: int, label: str, budget: Budget) -> list[list[Row]]:
     """Run every seed, and say at each epoch where the last layer stands in its landscape."""
-    return [trained(exp, seed, label, landscape=True, checkpoints=checkpoints) for seed in range(seeds)]
+    given: Any = {"checkpoints": budget.checkpoints, "deadline": budget.deadline}
+    return [trained(exp, seed, label, landscape=True, **given) for seed in budget.seeds(seeds)]
 
 
 def derived(row: Row) -> Row:

@@ -9,6 +9,7 @@ needs a GPU: six hidden layers, or ResNet18, on all images.
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,7 @@ from experiments.common import COLOURS, STYLE, Scale, save, set_up
 from experiments.networks_common import (
     COLLAPSE,
     LINES,
+    Budget,
     Source,
     available,
     built,
@@ -63,7 +65,7 @@ SCALES: dict[Scale, Config] = {
     ),
     "default": Config(),
     "paper": Config(
-        source=Source("cifar10", None, None, pool=1),
+        source=Source("fashion-mnist", None, None, pool=1, rgb32=True),
         bodies=(Design("mlp", 10, depth=6), Design("resnet18", 10)),
         widths=(8, 16, 32, 64, 128, 256, 512),
         recipe=Recipe(rate=0.01, decay=1e-4),
@@ -72,7 +74,7 @@ SCALES: dict[Scale, Config] = {
 }
 
 
-def results(config: Config, body: Design, data_dir: Path | None, checkpoints: Path | None) -> dict[str, Row]:
+def results(config: Config, body: Design, data_dir: Path | None, budget: Budget) -> dict[str, Row]:
     """Train at every width on random and on true labels; return summaries by "LABELS, width WIDTH"."""
     pairs = {
         name: images(replace(config.source, random=name == "random labels"), data_dir)
@@ -90,7 +92,8 @@ def results(config: Config, body: Design, data_dir: Path | None, checkpoints: Pa
         for name, (train, test) in pairs.items():  # the same compiled functions serve both
             here = exp._replace(train=train, test=test, name=f"{config.source.name}, {name}")
             label = f"{name}, {body.architecture}, width {width}"
-            runs = [trained(here, seed, label, checkpoints=checkpoints) for seed in range(config.seeds)]
+            given: Any = {"checkpoints": budget.checkpoints, "deadline": budget.deadline}
+            runs = [trained(here, seed, label, **given) for seed in budget.seeds(config.seeds)]
             rows[f"{name}, width {width}"] = summary(runs, (*KEYS, "train_error"))
     return rows
 
@@ -137,13 +140,21 @@ def shown(config: Config, rows: dict[str, Row]) -> str:
     return table(["labels", "train acc. (%)", "NC1 first", "NC1", "NC2", "NC3", "NC4"], lines)
 
 
-def main(scale: Scale = "default", data_dir: Path | None = None, checkpoints: Path | None = None) -> None:
-    """Train at every width, print a table and draw a figure for each body."""
+def main(
+    scale: Scale = "default",
+    data_dir: Path | None = None,
+    checkpoints: Path | None = None,
+    budget: float | None = None,
+) -> None:
+    """Train at every width, print a table and draw a figure for each body.
+
+    `--budget` is in minutes: the same command goes on from its checkpoints.
+    """
     set_up()
-    config = SCALES[scale]
+    config, limit = SCALES[scale], Budget(budget, checkpoints)
     config = replace(config, source=available(config.source, data_dir))
     for number, body in enumerate(config.bodies):
-        rows = results(config, body, data_dir, checkpoints)
+        rows = results(config, body, data_dir, limit)
         said = images(config.source, data_dir)[0].pixels.shape
         what = config.source.said(said)
         print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(config, rows)}\n")

@@ -12,10 +12,10 @@ from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.model_interface import certify
 from ufm_jax.models.unconstrained import objective, own_point, sizes
+from ufm_jax.models.unconstrained.arrays import read_point
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, etf_minimiser
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Squared
 from ufm_jax.models.unconstrained.model import problem
-from ufm_jax.models.unconstrained.own_point import read_point
 from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.numerics import lanes
 
@@ -130,7 +130,6 @@ def test_as_many_features_as_samples_must_be_told_apart():
         ({"labels": LABELS + 1}, "labels", "subtract 1"),
         ({"labels": LABELS.astype(float)}, "labels", "astype"),
         ({"labels": np.eye(3)[LABELS]}, "labels", "argmax"),
-        ({"labels": np.where(LABELS == 2, 1, LABELS)}, "labels", "class 2 has no sample"),
         ({"labels": LABELS[:-1]}, "H", "need shape"),
         ({"W": W.T}, "labels", "is W transposed"),
         ({"W": W[0]}, "W", "matrix"),
@@ -188,7 +187,7 @@ def test_the_command_reads_square_features_by_column_and_says_so(tmp_path, capsy
     command(tmp_path, p | {"H": p["H"].T}, *flags, "--samples", "rows")
     said = capsys.readouterr()
     assert json.loads(said.out)["verdict"] == "GLOBAL_MINIMUM"
-    assert not said.err
+    assert "H is square" not in said.err
 
 
 @pytest.mark.parametrize(

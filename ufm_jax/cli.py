@@ -126,12 +126,15 @@ class Census(LandscapeFlags):
 
 @dataclass(frozen=True)
 class Certify:
-    """Judge your own point: FILE.npz holds W (K,d), H (d,N) or (N,d), labels (N,) and perhaps b (K,).
+    """Judge your own last layer: files that hold W (K,d), H (d,N) or (N,d), labels (N,) and perhaps b (K,).
 
-    It may call them weight, features, labels and bias. The decays: --weight-decay, or --decay-w and others.
+    An .npz archive, .npy files or their folder, .safetensors; they may call them weight, features, labels and
+    bias, or as a state dict does (module.fc.weight). The decays: --weight-decay, or --decay-w and others.
     """
 
-    file: tyro.conf.Positional[Path]
+    files: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")]]
+    names: Settings = ()
+    """Which array is which where names leave that open, as --names W=encoder.out.weight H=penultimate."""
     weight_decay: float | None = None
     """Ordinary weight decay, of W and b."""
     decay_w: float | None = None
@@ -152,6 +155,8 @@ class Certify:
     """Gradient norm above which a point is NOT_CRITICAL, relative to √(f s), s = √(decay_w decay_h)."""
     gap_tol: float = 1e-9
     """Duality gap below which a point is GLOBAL_MINIMUM, relative to f."""
+    stream: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go through the samples in passes, as is done by itself where they are too many to be held."""
     prove: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Prove by interval arithmetic that a critical orbit is next to the point, and its index."""
     no_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -247,7 +252,7 @@ def _gathered(args: Sequence[str]) -> list[str]:
     flag = None
     for arg in args:
         if arg.startswith("-"):
-            flag = arg if arg in ("--set", "--loss-set") else None
+            flag = arg if arg in ("--set", "--loss-set", "--names") else None
         if flag is None:
             others.append(arg)
         else:
@@ -420,22 +425,35 @@ def _single_decays(flags: ProblemFlags) -> dict[str, Any]:
 
 
 def _certify(flags: Certify) -> None:
-    from ufm_jax.models.unconstrained.own_point import certify_file
+    from ufm_jax.models.unconstrained.last_layer import judge_files
+    from ufm_jax.report.last_layer import page
 
-    result = certify_file(
-        flags.file,
-        **{
-            name: getattr(flags, name)
-            for name in ("weight_decay", "decay_w", "decay_h", "decay_b", "samples")
-        },
+    decays = ("weight_decay", "decay_w", "decay_h", "decay_b")
+    found = judge_files(
+        *flags.files,
+        names=_named(flags.names),
         loss=make("loss", _loss(flags)),
-        grad_tol=flags.grad_tol,
-        gap_tol=flags.gap_tol,
-        prove=flags.prove,
+        stream=flags.stream or None,
+        say=lambda text: print(f"ufm: {text}", file=sys.stderr, flush=True),
+        **{name: getattr(flags, name) for name in (*decays, "samples", "grad_tol", "gap_tol", "prove")},
     )
-    for note in result["notes"]:
-        print(f"ufm: {note}", file=sys.stderr)
-    _print(result if flags.json else {n: v for n, v in result.items() if n != "notes"}, flags.json)
+    row = found.row
+    if flags.json:
+        for text in (*row["warnings"], *row["notes"]):
+            print(f"ufm: {text}", file=sys.stderr)
+        print(json.dumps(row, allow_nan=False))
+        return
+    print(page(row))
+    if found.proof is not None:
+        print(f"\n{found.proof}")
+
+
+def _named(settings: Sequence[str]) -> dict[str, str]:
+    """Return NAME=VALUE as a dictionary."""
+    pairs = [setting.partition("=") for setting in settings]
+    if wrong := [name for name, sign, value in pairs if not (sign and value)]:
+        raise ValueError(f"names: need NAME=ARRAY, as W=fc.weight, got {wrong[0]!r}")
+    return {name: value for name, _, value in pairs}
 
 
 def _predict(flags: Predict) -> None:

@@ -44,6 +44,7 @@ def test_fixed_classifiers_are_simplex_etfs(K, d, rotation):
         ({"width": 0}, "width: need a whole number >= 1, got 0"),
         ({"dim": 0}, "dim: need a whole number >= 1, got 0"),
         ({"stem": "big"}, "stem: need"),
+        ({"rectified": False}, "rectified: features of a resnet18 are always"),
     ],
 )
 def test_impossible_designs_are_refused(changes, message):
@@ -55,6 +56,7 @@ DESIGNS = [
     Design("resnet18", 3, width=2),
     Design("mlp", 3, width=7, depth=2, dim=5, bias=False),
     Design("mlp", 3, width=7, depth=2, etf=True, rotation=1, batch_norm=False),
+    Design("mlp", 3, width=6, depth=2, rectified=False),
 ]
 
 
@@ -68,6 +70,7 @@ def test_logits_are_affine_in_features_of_the_asked_dimension(design):
     assert features.shape == (4, design.feature_dim)
     np.testing.assert_allclose(logits, features @ W.T + (0 if b is None else b), rtol=1e-5, atol=1e-5)
     assert (b is not None) == design.bias
+    assert bool(jnp.any(features < 0)) != design.rectified
     assert {a.dtype for a in jax.tree.leaves((weights, features, logits))} == {jnp.dtype("float32")}
     assert bool(jax.tree.leaves(weights.frozen)) == design.etf
     if design.etf:

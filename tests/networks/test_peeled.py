@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ufm_jax.models.unconstrained.arrays import read_point
 from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
 from ufm_jax.models.unconstrained.model import problem
-from ufm_jax.models.unconstrained.own_point import certify, read_point
+from ufm_jax.models.unconstrained.own_point import certify
 from ufm_jax.networks.data import load, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective as landscape_objective
 from ufm_jax.models.unconstrained.problem import Params
@@ -66,6 +67,15 @@ def test_training_fits_the_digits(built, name):
     assert rows[-1]["train_accuracy"] > 0.75
 
 
+def test_a_run_that_has_to_end_in_time_goes_on_from_there(built, tmp_path):
+    exp, file = built(RECIPES["sgd"]), tmp_path / "run.npz"
+    _, first = run(exp, 1, checkpoint=file, deadline=0.0)  # long past: one epoch at least
+    assert [row["epoch"] for row in first] == [1]
+    _, rows = run(exp, 1, checkpoint=file, epochs=3)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[0] == first[0]
+
+
 @pytest.mark.parametrize("name", ["sgd", "lbfgs", "augmented"])
 def test_a_resumed_run_has_the_same_bits(built, tmp_path, name):
     exp = built(RECIPES[name], SHALLOW if name == "lbfgs" else SMALL)
@@ -94,19 +104,30 @@ def test_every_function_is_traced_once_for_all_epochs_and_seeds(built, name):
     assert len(TRACES) == before
 
 
-def test_the_peeled_objective_is_that_of_the_landscape(digits):
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(),
+        CrossEntropy(class_weights=tuple(range(1, 11))),
+        CrossEntropy(offsets=tuple(float(k) for k in range(10))),
+    ],
+    ids=["plain", "weighted", "offset"],
+)
+def test_the_peeled_objective_is_that_of_the_landscape(digits, loss):
     """On all images, without batch norm: f of (W, H, b), H the network's features."""
     train, _ = digits
     design = dataclasses.replace(SMALL, batch_norm=False)
     net = network(design, (8, 8, 1))
     weights = net.init(jax.random.key(3))
-    recipe = dataclasses.replace(QUICK, form="peeled", decay_w=0.3, decay_h=2e-3, decay_b=0.2)
+    ours = {"class_weights": loss.class_weights, "offsets": loss.offsets}
+    recipe = dataclasses.replace(QUICK, form="peeled", decay_w=0.3, decay_h=2e-3, decay_b=0.2, **ours)
     N = len(train.labels)
     pixels = standardise(train.pixels, train)
     value, _ = objective(net, recipe, N)(weights.params, weights, pixels, train.labels)
     features = net.apply(weights, pixels, False)[0]
     order = np.argsort(np.asarray(train.labels), kind="stable")
-    prob = problem(num_classes=10, per_class=20, dim=16, decay_w=0.3, decay_h=2e-3, decay_b=0.2)
+    decays = {"decay_w": 0.3, "decay_h": 2e-3, "decay_b": 0.2}
+    prob = problem(num_classes=10, per_class=20, dim=16, **decays, loss=loss)
     W, b = last_layer(weights)
     point = Params(*(a.astype(jnp.float64) for a in (W, features[order].T, b)))
     np.testing.assert_allclose(value, landscape_objective(prob)(point), rtol=1e-5)

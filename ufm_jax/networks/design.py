@@ -29,6 +29,7 @@ class Design:
     width: int = 64
     depth: int = 6  # hidden layers of the MLP
     batch_norm: bool = True  # of the MLP; a ResNet has it always
+    rectified: bool = True  # features are those after a ReLU; an MLP's may be affine, of either sign
     norm_momentum: float = 0.9  # share of the running statistics that a step keeps; 0: the last batch's
     stem: str = "cifar"  # 3 x 3 without pooling; or imagenet: 7 x 7, stride 2, max-pooling
 
@@ -42,6 +43,8 @@ class Design:
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
         if not 0 <= self.norm_momentum < 1:
             raise ValueError(f"norm_momentum: need 0 <= norm_momentum < 1, got {self.norm_momentum}")
+        if not self.rectified and self.architecture != "mlp":
+            raise ValueError(f"rectified: features of a {self.architecture} are always, got False")
         if self.etf and self.feature_dim < self.num_classes - 1:
             least = self.num_classes - 1
             raise ValueError(f"dim: an ETF of {self.num_classes} classes needs >= {least}, got {self.dim}")

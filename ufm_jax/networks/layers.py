@@ -52,7 +52,7 @@ class Classifier(nnx.Module):
 
 
 class Perceptron(nnx.Module):
-    """Hidden layers of affine map, batch norm and ReLU."""
+    """Hidden layers of affine map, batch norm and ReLU; the last may be the affine map alone."""
 
     def __init__(self, design: Design, num_inputs: int, *, rngs: nnx.Rngs) -> None:
         widths = [num_inputs, *[design.width] * (design.depth - 1), design.feature_dim]
@@ -61,12 +61,16 @@ class Perceptron(nnx.Module):
             nnx.Linear(a, b, kernel_init=nnx.initializers.he_normal(), param_dtype=jnp.float32, rngs=rngs)
             for a, b in pairs
         )
-        self.norms = nnx.List(_norm(b, design, rngs) for _, b in pairs) if design.batch_norm else None
+        self.affine = 0 if design.rectified else 1  # layers at the end without norm and ReLU
+        normed = pairs[: len(pairs) - self.affine]
+        self.norms = nnx.List(_norm(b, design, rngs) for _, b in normed) if design.batch_norm else None
 
     def __call__(self, images: Array, train: bool) -> Array:
         x = images.reshape(len(images), -1)
         for i, layer in enumerate(self.layers):
             x = layer(x)
+            if i == len(self.layers) - self.affine:
+                continue
             x = jax.nn.relu(x if self.norms is None else self.norms[i](x, use_running_average=not train))
         return x
 

@@ -59,13 +59,15 @@ def run(
     checkpoint: Path | None = None,
     checkpoint_every: int = 10,
     epochs: int | None = None,
+    deadline: float | None = None,
     also: Callable[[Weights], Row] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[State, list[Row]]:
     """Train from `seed` and measure after each epoch; return the last state and a row for each epoch.
 
     With a checkpoint that exists, the run goes on from there: the bits are those of a run in one go. `also`
-    adds columns, `say` gets a line an epoch. `epochs` ends before the recipe's last epoch.
+    adds columns, `say` gets a line an epoch. `epochs` ends before the recipe's last epoch, and `deadline`, of
+    `time.monotonic`, before an epoch that would end after it, if it takes as long as the last; one is done.
 
     Raises:
         ValueError: if the checkpoint belongs to another run, or does not say which images it was trained on.
@@ -96,9 +98,16 @@ def run(
         history.append(row)
         if say:
             say(line(row))
-        if checkpoint is not None and ((done + 1) % checkpoint_every == 0 or done + 1 == last):
+        ends = done + 1 == last or (deadline is not None and time.monotonic() + _taken(began) > deadline)
+        if checkpoint is not None and ((done + 1) % checkpoint_every == 0 or ends):
             save(checkpoint, state, history, belongs)
+        if ends:
+            break
     return state, history
+
+
+def _taken(began: float) -> float:
+    return time.perf_counter() - began
 
 
 def measured(exp: Experiment, weights: Weights) -> Row:

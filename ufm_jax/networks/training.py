@@ -1,6 +1,6 @@
 """Training a network: the objective, the optimisers, one compiled epoch, and runs that can be resumed.
 
-Two objectives, both of the mean cross-entropy of a batch:
+Two objectives, both of the mean cross-entropy of a batch, which class weights and offsets may change:
 
 * `parameters`: + λ/2 ‖all that is trained‖², the ordinary weight decay (biases and batch norm included);
 * `peeled`: + λ_W/2 ‖W‖² + λ_b/2 ‖b‖² + N λ_H/2 · mean ‖h‖², the unconstrained feature model's f on the raw
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from ufm_jax.models.unconstrained.losses import finite_numbers
 from ufm_jax.networks.arguments import finite, labelled, whole
 from ufm_jax.networks.augment import crop_and_flip
 from ufm_jax.networks.data import Split
@@ -47,12 +48,18 @@ class Recipe:
     decay_h: float = 1e-5
     decay_b: float = 1e-2
     augment: bool = False  # random crops and flips
+    class_weights: tuple[float, ...] | None = None  # of each sample's loss, by its class; 1 by default
+    offsets: tuple[float, ...] | None = None  # added to the logits in training: log-priors adjust them
+    precision: str | None = None  # of products in training: bfloat16, tensorfloat32, float32; None: JAX's own
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("sgd", "adam", "lbfgs"):
             raise ValueError(f"optimiser: need sgd, adam or lbfgs, got {self.optimiser!r}")
         if self.form not in ("parameters", "peeled"):
             raise ValueError(f"form: need parameters or peeled, got {self.form!r}")
+        if self.precision not in (None, "bfloat16", "tensorfloat32", "float32"):
+            need = "bfloat16, tensorfloat32, float32 or None"
+            raise ValueError(f"precision: need {need}, got {self.precision!r}")
         # As Python's own numbers: the same recipe then has the same text in a checkpoint.
         settle = partial(object.__setattr__, self)
         for name in ("epochs", "batch", "drop_every", "memory"):
@@ -62,6 +69,9 @@ class Recipe:
         for name in ("momentum", "decay", "decay_w", "decay_h", "decay_b"):
             settle(name, finite(name, getattr(self, name)))
         settle("augment", bool(self.augment))
+        for name, above in (("class_weights", 0.0), ("offsets", -np.inf)):
+            if (given := getattr(self, name)) is not None:
+                settle(name, finite_numbers(name, given, above))
 
 
 class Images(NamedTuple):
@@ -114,7 +124,11 @@ def objective(net: Network, recipe: Recipe, num_samples: int) -> Callable[..., t
     def f(params: Any, weights: Weights, pixels: Array, labels: Array) -> tuple[Array, Any]:
         weights = weights._replace(params=params)
         features, logits, stats = net.apply(weights, pixels, True)
+        if recipe.offsets is not None:
+            logits = logits + jnp.asarray(recipe.offsets, jnp.float32)
         wrong = jax.nn.logsumexp(logits, axis=1) - _at(logits, labels)
+        if recipe.class_weights is not None:
+            wrong = wrong * jnp.asarray(recipe.class_weights, jnp.float32)[labels]
         return jnp.mean(wrong) + penalty(weights, features), stats
 
     def penalty(weights: Weights, features: Array) -> Array:
@@ -164,7 +178,10 @@ def step(
     method = optimiser(recipe, num_samples // min(recipe.batch, num_samples))
 
     def one(weights: Weights, memory: Any, pixels: Array, labels: Array) -> tuple[Weights, Any, Array]:
-        (value, stats), grad = jax.value_and_grad(f, has_aux=True)(weights.params, weights, pixels, labels)
+        with jax.default_matmul_precision(recipe.precision):
+            (value, stats), grad = jax.value_and_grad(f, has_aux=True)(
+                weights.params, weights, pixels, labels
+            )
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes of Python numbers and arrays
             extra: dict[str, Any] = {}
             if recipe.optimiser == "lbfgs":  # the line search tries points of the same batch

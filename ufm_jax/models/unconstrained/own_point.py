@@ -1,9 +1,8 @@
 """A point that a user brings: W, H, labels and perhaps b, of any framework, checked and judged."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -28,9 +27,6 @@ from ufm_jax.precision import require_x64
 Samples = Literal["columns", "rows"]
 SOME = 1024  # samples that are sorted at once: some MB of them
 
-NAMES = {"W": ("W", "weight"), "H": ("H", "features"), "labels": ("labels",), "b": ("b", "bias")}
-WRITE = "np.savez('point.npz', W=W, H=H, b=b, labels=labels) writes one"
-
 
 class OwnPoint(NamedTuple):
     """A point of the full problem, its samples sorted by class, and what is said of it."""
@@ -39,44 +35,6 @@ class OwnPoint(NamedTuple):
     params: Params
     facts: dict[str, float | None]  # decays used, accuracy, f* where theory knows it
     notes: list[str]  # what was taken for granted
-
-
-def read_point(file: Path) -> tuple[Params, np.ndarray]:
-    """Read W (K,d), H (d,N) or (N,d), labels (N,) and, if there, b (K,) from an npz file.
-
-    `weight`, `features` and `bias` are read as W, H and b.
-
-    Raises:
-        ValueError: naming the file and what is missing or unreadable.
-    """
-    arrays = _arrays(file)
-    found = {
-        name: next((arrays[other] for other in others if other in arrays), None)
-        for name, others in NAMES.items()
-    }
-    missing = [" or ".join(NAMES[name]) for name in ("W", "H", "labels") if found[name] is None]
-    if missing:
-        raise ValueError(f"file: {file} has no {', no '.join(missing)}; it holds {sorted(arrays)}")
-    return Params(found["W"], found["H"], found["b"]), found["labels"]  # type: ignore[arg-type, return-value]
-
-
-def _arrays(file: Path) -> dict[str, np.ndarray]:
-    try:
-        held = np.load(file, allow_pickle=False)
-    except OSError as error:
-        raise ValueError(f"file: cannot read {file} as npz: {error.strerror or error}; {WRITE}") from error
-    except Exception as error:  # zipfile and NumPy raise their own, of text that it might be a pickle
-        raise ValueError(f"file: {file} is no npz archive (a zip of arrays); {WRITE}") from error
-    if isinstance(held, np.ndarray):
-        raise ValueError(f"file: {file} is one array, {held.shape}, need an archive of several; {WRITE}")
-    with held:
-        if any(name.endswith("data.pkl") or "/data/" in name for name in held.files):
-            to_numpy = "where tensors become arrays by tensor.detach().cpu().numpy()"
-            raise ValueError(f"file: {file} looks like PyTorch's own, need npz; {WRITE}, {to_numpy}")
-        try:
-            return {name: held[name] for name in held.files}
-        except Exception as error:
-            raise ValueError(f"file: cannot read {file} as npz: {error}; {WRITE}") from error
 
 
 def own_point(
@@ -105,12 +63,14 @@ def own_point(
             few or too many of them, 64-bit floating point off.
     """
     require_x64()
-    weight, features = _matrix("W", W).astype(np.float64), _matrix("H", H)
-    classes = _labels(labels, weight.shape)
-    bias = None if b is None else _numbers("b", b).astype(np.float64)
+    weight, features = matrix("W", W).astype(np.float64), matrix("H", H)
+    classes = checked_labels(labels, weight.shape)
+    _check_all_there(classes, len(weight))
+    bias = None if b is None else numbers("b", b).astype(np.float64)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"b: need shape (K,) = {weight.shape[:1]} to fit W, got {bias.shape}")
-    columns = _in_columns(features, weight.shape[1], classes.size, samples)
+    rows = in_rows(features.shape, weight.shape[1], classes.size, samples)
+    columns = features.T if rows else features
     counts, order = np.bincount(classes, minlength=len(weight)), np.argsort(classes, kind="stable")
     held, right = _by_class(columns, order), classes[order]
     del features, columns
@@ -119,9 +79,10 @@ def own_point(
     shared = jax.device_put(held, may_alias=True)  # which nobody else holds
     params = Params(jnp.asarray(weight), shared, None if bias is None else jnp.asarray(bias))
     check_finite(params)
-    decays, notes = _decays(params, weight_decay, decay_w, decay_h, decay_b)
+    squares = lambda: tuple(float(jnp.vdot(a, a)) for a in (params.W, params.H))
+    decays, notes = settled_decays(squares, bias is not None, weight_decay, decay_w, decay_h, decay_b)
     prob = problem(counts=counts.tolist(), dim=weight.shape[1], **decays, bias=bias is not None, loss=loss)
-    known = _plain(float(global_minimum(prob)))
+    known = plain(float(global_minimum(prob)))
     return OwnPoint(prob, params, {**decays, "accuracy": accuracy, "closed_form_loss": known}, notes)
 
 
@@ -147,17 +108,6 @@ def certify(
         ValueError: as `own_point`; a tolerance, if it is not a finite number above 0.
     """
     return _certified(_taken(params, labels, given), grad_tol, gap_tol, prove)
-
-
-def certify_file(
-    file: Path, *, grad_tol: float = GRAD_TOL, gap_tol: float = GAP_TOL, prove: bool = False, **given: Any
-) -> dict[str, Any]:
-    """Return `certify` of the point that an npz file holds, whose arrays are let go once they are sorted.
-
-    Raises:
-        ValueError: as `read_point` and `certify`.
-    """
-    return _certified(_taken(*read_point(file), given), grad_tol, gap_tol, prove)
 
 
 def _taken(params: Params, labels: Any, given: dict[str, Any]) -> OwnPoint:
@@ -221,21 +171,27 @@ def as_row(point: OwnPoint, seen: Examined) -> dict[str, Any]:
     values |= {name: None for name in ("index", "nullity") if values[name] == NOT_COUNTED}
     known = point.facts["closed_form_loss"]
     values |= point.facts | {"excess_loss": None if known is None else values["loss"] - known}
-    return {name: _plain(value) for name, value in values.items()} | {"notes": point.notes}
+    return {name: plain(value) for name, value in values.items()} | {"notes": point.notes}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return None for a number that is none, as JSON has it."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _decays(
-    p: Params,
+def settled_decays(
+    squares: Callable[[], Sequence[float]],
+    bias: bool,
     weight_decay: float | None,
     decay_w: float | None,
     decay_h: float | None,
     decay_b: float | None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the decays to judge by, and what is to be said of them."""
+    """Return the decays to judge by, and what is to be said of them; `squares` are ‖W‖² and ‖H‖².
+
+    Raises:
+        ValueError: naming the decay that is missing, given twice or out of range.
+    """
     if (weight_decay is None) == (decay_w is None):
         how = "neither" if decay_w is None else f"both, {weight_decay} and {decay_w}"
         raise ValueError(f"weight_decay: give it (ordinary weight decay) or decay_w, got {how}")
@@ -243,11 +199,11 @@ def _decays(
     given: dict[str, Any] = {"decay_w": decay_w} if weight_decay is None else {"weight_decay": weight_decay}
     check_positive(**given)
     b = (weight_decay or 0.0) if decay_b is None else decay_b
-    if p.b is None:
+    if not bias:
         b = 0.0  # whatever is said of it
     if decay_h is not None:
         return {"decay_w": w, "decay_h": decay_h, "decay_b": b}, []
-    W2, H2 = (float(jnp.vdot(a, a)) for a in (p.W, p.H))  # without the squares, as many as features
+    W2, H2 = squares()
     if not (W2 > 0 and H2 > 0):
         raise ValueError("decay_h: give it; none balances W and H where one of them is zero")
     note = "decay_h balances decay_w ‖W‖² = decay_h ‖H‖², as at every critical point; it was not given"
@@ -268,7 +224,12 @@ def _array(name: str, value: Any) -> np.ndarray:
         ) from error
 
 
-def _numbers(name: str, value: Any) -> np.ndarray:
+def numbers(name: str, value: Any) -> np.ndarray:
+    """Return an array of any framework whose entries are real numbers, a memory map as it is.
+
+    Raises:
+        ValueError: naming the argument.
+    """
     array = _array(name, value)
     if array.dtype.kind not in "fiu" and not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16
         raise ValueError(f"{name}: need real numbers, got dtype {array.dtype}")
@@ -289,15 +250,20 @@ def _by_class(columns: np.ndarray, order: np.ndarray) -> Float[np.ndarray, "d N"
     return held
 
 
-def _matrix(name: str, value: Any) -> np.ndarray:
-    array = _numbers(name, value)
+def matrix(name: str, value: Any) -> np.ndarray:
+    """Return `numbers` of a matrix that is not empty."""
+    array = numbers(name, value)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name}: need a non-empty matrix, got shape {array.shape}")
     return array
 
 
-def _labels(value: Any, shape: Sequence[int]) -> np.ndarray:
-    """Return the labels, each a class of the K rows of W."""
+def checked_labels(value: Any, shape: Sequence[int]) -> np.ndarray:
+    """Return the labels, each a class of the K rows of W, of shape (K, d); a class may have no sample.
+
+    Raises:
+        ValueError: naming labels and what to do.
+    """
     if value is None:
         raise ValueError("labels: give the class 0..K−1 of each sample")
     labels, (K, d) = _array("labels", value), shape
@@ -313,27 +279,36 @@ def _labels(value: Any, shape: Sequence[int]) -> np.ndarray:
     if low < 0 or high >= K:
         hint = f"; is W transposed? It has shape {(K, d)}, need (K, d)" if low == 0 and high == d - 1 else ""
         raise ValueError(f"labels: need 0..{K - 1} (W has {K} rows), got {low}..{high}{hint}")
-    counts = np.bincount(labels, minlength=K)
-    if counts.min() == 0:
-        hint = f"; is W transposed? It has shape {(K, d)}, need (K, d)" if high == d - 1 else ""
-        raise ValueError(f"labels: class {int(counts.argmin())} has no sample{hint}")
+    if high == d - 1 < K - 1 and len(np.unique(labels)) == d:
+        hint = f"is W transposed? It has shape {(K, d)}, need (K, d)"
+        raise ValueError(f"labels: {K - d} of {K} classes have no sample; {hint}")
     return labels
 
 
-def _in_columns(H: np.ndarray, d: int, N: int, samples: Samples | None) -> np.ndarray:
-    """Return H with a sample a column."""
+def _check_all_there(labels: np.ndarray, num_classes: int) -> None:
+    counts = np.bincount(labels, minlength=num_classes)
+    if counts.min() == 0:
+        raise ValueError(f"labels: class {int(counts.argmin())} has no sample, which f needs of each")
+
+
+def in_rows(shape: Sequence[int], d: int, N: int, samples: Samples | None) -> bool:
+    """Say whether the samples are the rows of H, of this shape.
+
+    Raises:
+        ValueError: naming H, if its shape does not fit or leaves that open; `samples`, if it does not fit.
+    """
     if samples is not None and samples not in get_args(Samples):
         raise ValueError(f"samples: need one of {get_args(Samples)}, got {samples!r}")
-    if H.shape not in ((d, N), (N, d)):
+    if tuple(shape) not in ((d, N), (N, d)):
         raise ValueError(
-            f"H: need shape (d, N) = {(d, N)} or (N, d) = {(N, d)} to fit W and labels, got {H.shape}"
+            f"H: need shape (d, N) = {(d, N)} or (N, d) = {(N, d)} to fit W and labels, got {tuple(shape)}"
         )
     if samples is None and d == N:
         raise ValueError(
             f"H: as many features as samples ({N}) leave open which are its columns; say samples='columns' "
             "of H (d, N), or samples='rows' of H (N, d)"
         )
-    rows = samples == "rows" if d == N else H.shape == (N, d)
+    rows = samples == "rows" if d == N else tuple(shape) == (N, d)
     if samples is not None and rows != (samples == "rows"):
-        raise ValueError(f"samples: they are not the {samples} of H, which has shape {H.shape}, d = {d}")
-    return H.T if rows else H
+        raise ValueError(f"samples: they are not the {samples} of H, which has shape {tuple(shape)}, d = {d}")
+    return rows
