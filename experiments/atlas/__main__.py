@@ -10,17 +10,16 @@ orbits it reaches. The exit status is 1 if a completeness test is violated. Tabl
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 from experiments.atlas import branches as atlas_branches
 from experiments.atlas.branches import Continuation
 from experiments.atlas.figures import plot_branches, plot_graph, plot_orbits, relative_heights
 from experiments.atlas.flows import Edge, Sampling, edges
-from experiments.common import STYLE, Scale, folder, save, set_up
+from experiments.common import Scale, cli, folder, save, set_up
 from ufm_jax.landscape import census
 from ufm_jax.landscape.orbits import Census, rows
 from ufm_jax.models.unconstrained.model import problem
@@ -125,32 +124,32 @@ def main(scale: Scale = "default") -> None:
         facts[str(K)] = {"closed_form": best[K], "summary": summary, "orbits": orbits}
         good &= summary["complete_as_tested"] is not False
     shared = {"config": asdict(config)}
-    with plt.rc_context(STYLE):
-        save(plot_orbits(tables, best), "atlas", scale, **shared, sizes=facts)
-        followed = {K: branches(config, problems[K]) for K in config.followed}
-        records = {
-            str(K): {
-                "kt": paths.kt.tolist(),
-                "loss": _json(paths.loss),
-                "relative_height": _json(relative_heights(problems[K], paths)),
-                **{name: getattr(paths, name).tolist() for name in ("rank", "index", "excess", "copies")},
-                "complete": list(paths.complete),
-                "events": [e._asdict() for e in paths.events],
-            }
-            for K, paths in followed.items()
+    save(partial(plot_orbits, tables, best), "atlas", scale, **shared, sizes=facts)
+    followed = {K: branches(config, problems[K]) for K in config.followed}
+    records = {
+        str(K): {
+            "kt": paths.kt.tolist(),
+            "loss": _json(paths.loss),
+            "relative_height": _json(relative_heights(problems[K], paths)),
+            **{name: getattr(paths, name).tolist() for name in ("rank", "index", "excess", "copies")},
+            "complete": list(paths.complete),
+            "events": [e._asdict() for e in paths.events],
         }
-        save(plot_branches(problems, followed), "atlas_bifurcation", scale, **shared, branches=records)
-        flowed = {K: downhill(config, problems[K], states[K]) for K in config.followed}
-        graphs = {K: graph for K, (graph, _) in flowed.items()}
-        notes = {
-            str(K): {"edges": [e._asdict() for e in graph], "unknown": unknown}
-            for K, (graph, unknown) in flowed.items()
-        }
-        save(plot_graph(tables, graphs), "atlas_graph", scale, **shared, graphs=notes)
+        for K, paths in followed.items()
+    }
+    bifurcation = partial(plot_branches, {K: problems[K] for K in followed}, followed)
+    save(bifurcation, "atlas_bifurcation", scale, **shared, branches=records)
+    flowed = {K: downhill(config, problems[K], states[K]) for K in config.followed}
+    graphs = {K: graph for K, (graph, _) in flowed.items()}
+    notes = {
+        str(K): {"edges": [e._asdict() for e in graph], "unknown": unknown}
+        for K, (graph, unknown) in flowed.items()
+    }
+    save(partial(plot_graph, tables, graphs), "atlas_graph", scale, **shared, graphs=notes)
     good &= all(False not in paths.complete for paths in followed.values())
     if not good:
         sys.exit("a completeness test is VIOLATED: an orbit is missing or miscounted")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)
