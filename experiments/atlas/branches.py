@@ -134,6 +134,30 @@ def advance(
     return reached, np.asarray(held[-1].x), float(start * (goals[-1] / start) ** times[-1])
 
 
+def branches_of(prob: Problem, paths: Continuation, points: Float[np.ndarray, "m D"]) -> list[int | None]:
+    """Return the branch on which each critical point of the problem itself is, as `orbits.Census` has them.
+
+    Every branch is followed from the nearest value of the grid where it is to the problem's own Kθ.
+    """
+    small, own = reduced(prob), float(prob.num_classes * theta(prob))
+    here: dict[int, np.ndarray] = {}
+    for branch, path in enumerate(paths.points):
+        there = np.flatnonzero(~np.isnan(path[:, 0]) & (paths.kt < 1))
+        if not there.size:
+            continue
+        g = there[np.argmin(np.abs(np.log(paths.kt[there] / own)))]
+        reached, *_ = advance(small, path[g], float(paths.kt[g]), np.array([own]))
+        if reached or paths.kt[g] == own:
+            here[branch] = reached[0] if reached else path[g]
+    find = lambda x: next((b for b, y in here.items() if same_orbit(small, y, x)), None)
+    return [find(x) for x in points]
+
+
+def at_grid(values: Float[np.ndarray, "B G"]) -> list[list[float | None]]:
+    """Return numbers of branches as nested lists, None where a branch is absent."""
+    return [[None if np.isnan(v) else float(v) for v in line] for line in values]
+
+
 def distance(one: Shape, other: Shape) -> float:
     """Return the least max-norm difference of M and b over all permutations of classes (K! of them)."""
     orders = (list(order) for order in permutations(range(len(one.b))))
