@@ -5,8 +5,8 @@
 A census for each K (d = K − 1, balanced cross-entropy), its orbit table, its completeness tests at every d;
 every orbit of K = 3 and 4 followed over Kθ; and gradient flow from every saddle of K = 3 and 4 down to the
 orbits it reaches. The exit status is 1 if a completeness test is violated. Tables go to atlas_K{K}.csv.
-The orbits of some K, proved, go as data (`data`) and pages (`pages`) to a folder `atlas`: with --update to the
-tracked one, else beside the other results. `--published 3 4 5 6` says which; a larger K takes longer.
+The orbits of some K, proved, go as data (`data`) and pages (`pages`) to a folder `atlas`: with --update to
+the tracked one, else beside the other results. `--published 3 4 5 6` says which; a larger K takes longer.
 """
 
 import sys
@@ -42,7 +42,7 @@ class Config:
 
     sizes: tuple[int, ...] = (3, 4, 5, 6)
     followed: tuple[int, ...] = (3, 4)  # over Kθ, and drawn with their flows
-    flowed: tuple[int, ...] = (3, 4, 5)  # down from every saddle
+    flowed: tuple[int, ...] = (3, 4)  # down from every saddle
     published: tuple[int, ...] = (3, 4, 5)  # as data and pages
     per_class: int = 5
     decay_w: float = 5e-3
@@ -57,7 +57,7 @@ class Config:
 SCALES: dict[Scale, Config] = {
     "smoke": Config((3, 4), (3,), (3,), (3,), grid=16, censuses=(0.02, 1e-3), flows=Sampling(6, 6)),
     "default": Config(),
-    "paper": Config(sizes=(3, 4, 5, 6, 7, 8), grid=120, flows=Sampling(200, 600)),
+    "paper": Config(sizes=(3, 4, 5, 6, 7, 8), flowed=(3, 4, 5), grid=120, flows=Sampling(200, 600)),
 }
 
 
@@ -144,18 +144,17 @@ def main(scale: Scale = "default", published: tuple[int, ...] | None = None) -> 
     save(partial(plot_orbits, tables, best), "atlas", scale, **shared, sizes=facts)
     followed = {K: branches(config, problems[K]) for K in config.followed}
     records = {
-        str(K): {
-            "kt": paths.kt.tolist(),
-            "loss": atlas_branches.at_grid(paths.loss),
-            "relative_height": atlas_branches.at_grid(relative_heights(problems[K], paths)),
-            **{name: getattr(paths, name).tolist() for name in ("rank", "index", "excess", "copies")},
-            "complete": list(paths.complete),
-            "events": [e._asdict() for e in paths.events],
-        }
+        K: atlas_branches.recorded(paths, relative_heights(problems[K], paths))
         for K, paths in followed.items()
     }
     bifurcation = partial(plot_branches, {K: problems[K] for K in followed}, followed)
-    save(bifurcation, "atlas_bifurcation", scale, **shared, branches=records)
+    save(
+        bifurcation,
+        "atlas_bifurcation",
+        scale,
+        **shared,
+        branches={str(K): held for K, held in records.items()},
+    )
     flowed = {K: downhill(config, problems[K], states[K]) for K in config.flowed}
     graphs = {K: flowed[K][0] for K in config.followed}
     notes = {
@@ -164,7 +163,7 @@ def main(scale: Scale = "default", published: tuple[int, ...] | None = None) -> 
     }
     save(partial(plot_graph, tables, graphs), "atlas_graph", scale, **shared, graphs=notes)
     out = ATLAS if folder(scale) == FIGURES else folder(scale) / ATLAS
-    publish(out, [Surveyed(problems[K], states[K], flowed.get(K), followed.get(K)) for K in config.published])
+    publish(out, [Surveyed(problems[K], states[K], flowed.get(K), records.get(K)) for K in config.published])
     good &= all(False not in paths.complete for paths in followed.values())
     if not good:
         sys.exit("a completeness test is VIOLATED: an orbit is missing or miscounted")

@@ -21,10 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.atlas.branches import Continuation, at_grid, branches_of
-from experiments.atlas.figures import relative_heights
+from experiments.atlas.branches import branches_of
 from experiments.atlas.flows import Edge
-from experiments.atlas.schema import SCHEMA
+from experiments.atlas.schema import BRANCHES, SCHEMA
 from ufm_jax.files import provenance, write_file, write_json
 from ufm_jax.landscape.census import point_of
 from ufm_jax.landscape.orbits import Census, OrbitRow, rows
@@ -55,7 +54,7 @@ class Surveyed(NamedTuple):
     problem: Problem
     state: Census
     flows: tuple[list[Edge], int] | None = None
-    paths: Continuation | None = None
+    branches: dict[str, Any] | None = None  # `branches.recorded`
 
 
 class Setting(NamedTuple):
@@ -97,8 +96,8 @@ def content_of(
 ) -> dict[str, Any]:
     """Return orbits.json."""
     prob, summary = surveyed.problem, summarise(surveyed.problem, surveyed.state)
-    paths = surveyed.paths
-    on = branches_of(prob, paths, surveyed.state.points) if paths else [None] * len(found)
+    held = surveyed.branches
+    on = branches_of(prob, held, surveyed.state.points) if held else [None] * len(found)
     edges = None if surveyed.flows is None else surveyed.flows[0]
     orbits = [
         {
@@ -118,7 +117,7 @@ def content_of(
         **{name: summary[name] for name in ("settled", "complete_as_tested", "num_starts")},
         "alike": [list(pair) for pair in alike],
         "unknown_flows": None if surveyed.flows is None else surveyed.flows[1],
-        "branches": None if paths is None else _branches(prob, paths),
+        "branches": None if held is None else {name: held[name] for name in BRANCHES},
         "orbits": orbits,
     }
 
@@ -135,7 +134,8 @@ def read(folder: Path) -> Setting:
         raise ValueError(f"folder: {folder} is of another format, {content['format']!r}")
     told = _columns(content["orbits"])
     with np.load(folder / "orbits.npz", allow_pickle=False) as held:
-        if set(held) != set(told) or not all(np.array_equal(held[name], told[name]) for name in told):
+        same = lambda a, b: a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        if set(held) != set(told) or not all(same(held[name], told[name]) for name in told):
             raise ValueError(f"folder: {folder / 'orbits.npz'} and orbits.json do not agree")
     if not pq.read_table(folder / "orbits.parquet").equals(_table(content)):
         raise ValueError(f"folder: {folder / 'orbits.parquet'} and orbits.json do not agree")
@@ -204,16 +204,6 @@ def _setting(prob: Problem) -> dict[str, Any]:
         "bias": prob.bias,
         **{name: float(getattr(prob, name)) for name in ("decay_w", "decay_h", "decay_b")},
         "kt": prob.num_classes * float(theta(prob)),
-    }
-
-
-def _branches(prob: Problem, paths: Continuation) -> dict[str, Any]:
-    return {
-        "kt": paths.kt.tolist(),
-        "loss": at_grid(paths.loss),
-        "relative_height": at_grid(relative_heights(prob, paths)),
-        "index": paths.index.tolist(),
-        "events": [event._asdict() | {"branches": list(event.branches)} for event in paths.events],
     }
 
 

@@ -146,11 +146,11 @@ class Atlas:
             raise ValueError("points: the census holds no orbit yet that they could be near")
         return census.nearest(self.landscape, self.state, points)
 
-    def plot(self) -> Any:
-        """Draw index against loss of the orbits; return a matplotlib figure."""
+    def plot(self, ax: Any = None) -> Any:
+        """Draw index against loss of the orbits, on matplotlib axes or new ones; return the axes."""
         from ufm_jax.report import figures
 
-        return figures.draw_index(figures.points(figures.critical(self.table)))
+        return figures.draw_index(figures.points(figures.critical(self.table)), figures.axes(ax))
 
     def __str__(self) -> str:
         from ufm_jax.report.table import census_report
