@@ -11,16 +11,16 @@ can be, which is what the margin tends to (Jiang et al. 2023). The two differ.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 import ufm_jax as ufm
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ def main(scale: Scale = "default") -> None:
     set_up()
     config = SCALES[scale]
     table = run(config)
-    save(plot(table), "codes", scale, config=asdict(config), table=table)
+    save(partial(plot, table), "codes", scale, config=asdict(config), table=table)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

@@ -1,6 +1,14 @@
-"""What every experiment shares: scales, JAX in float64, figure style, and figures with their sidecars."""
+"""What every experiment shares: its command line, scales, figure style, and figures with their sidecars.
 
+`cli` gives each experiment two flags more than its own: `--redraw` draws the figures of its last run at that
+scale again, and `--update` writes into the tracked `figures/`. Without it results go to `runs/SCALE/`.
+"""
+
+import argparse
+import pickle
 import sys
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +18,39 @@ import ufm_jax  # noqa: F401  (before the first computation: sets XLA's CPU work
 import jax
 import matplotlib
 import matplotlib.pyplot as plt
+import tyro
 
 from ufm_jax.devices import use_all_cores
-from ufm_jax.files import provenance, write_json
+from ufm_jax.files import provenance, write_file, write_json
 from ufm_jax.report.style import COLOURS, MARKERS, STYLE
 
 Scale = Literal["smoke", "default", "paper"]
-FIGURES = Path("figures")
-__all__ = ["COLOURS", "FIGURES", "MARKERS", "STYLE", "Scale", "folder", "record", "save", "set_up"]
+FIGURES, RUNS = Path("figures"), Path("runs")  # the first is tracked
+__all__ = ["COLOURS", "FIGURES", "MARKERS", "STYLE", "Scale", "cli", "folder", "record", "save", "set_up"]
+
+_updating: ContextVar[bool] = ContextVar("updating", default=False)
+FLAGS = (
+    "--update: write into the tracked figures/, not into runs/SCALE/. --redraw: draw the figures of the last "
+    "run at this scale again, compute nothing; with --update they and their .json go to figures/ (tables, "
+    ".csv, stay as they are)."
+)
+
+
+def cli(command: Callable[..., Any]) -> Any:
+    """Return tyro's `cli` of an experiment's command, or of a record of its flags; heed `FLAGS` before.
+
+    `--redraw` ends the process when it has drawn.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--update", action="store_true")
+    parser.add_argument("--redraw", action="store_true")
+    told, rest = parser.parse_known_args()
+    parser.add_argument("--scale", default="default")
+    _updating.set(told.update)
+    if told.redraw:
+        set_up()
+        sys.exit(redraw(parser.parse_known_args()[0].scale))
+    return tyro.cli(command, args=rest, description=f"{command.__doc__}\n\n{FLAGS}")
 
 
 def set_up() -> None:
@@ -28,8 +61,11 @@ def set_up() -> None:
 
 
 def folder(scale: Scale) -> Path:
-    """Return where results of this scale go, made if need be: figures/; for smoke, runs/smoke/."""
-    path = FIGURES if scale != "smoke" else Path("runs/smoke")
+    """Return where results of this scale go, made if need be: runs/SCALE/, or figures/ where so told.
+
+    Smoke runs never go to figures/.
+    """
+    path = FIGURES if _updating.get() and scale != "smoke" else RUNS / scale
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -39,19 +75,59 @@ def record(name: str, scale: Scale, made_by: Any = None, **facts: Any) -> Path:
 
     They come from this process, or from the one that says `made_by`.
     """
-    module = sys.modules["__main__"].__spec__
-    made = module.name.removesuffix(".__main__") if module else name
-    command = f"python -m {made} --scale {scale}"
+    command = f"python -m {_experiment() or name} --scale {scale}"
     path = folder(scale) / f"{name}.json"
     write_json(path, {"command": command, "scale": scale, **facts, **(made_by or provenance())})
     return path
 
 
-def save(figure: plt.Figure, name: str, scale: Scale, made_by: Any = None, **facts: Any) -> None:
-    """Write NAME.pdf, NAME.png and their `record` into `folder(scale)`."""
-    for kind in ("pdf", "png"):
-        metadata = {"CreationDate": None} if kind == "pdf" else None
-        figure.savefig(folder(scale) / f"{name}.{kind}", metadata=metadata)
-    plt.close(figure)
+def save(draw: Callable[[], plt.Figure], name: str, scale: Scale, made_by: Any = None, **facts: Any) -> None:
+    """Write what `draw` draws in the style as NAME.pdf and NAME.png, and their `record`, into `folder`.
+
+    `draw` is a `functools.partial` of a function of a module and its results, which are kept for `--redraw`.
+    """
+    made_by = made_by or provenance()
+    with plt.rc_context(STYLE):
+        figure = draw()
+        for kind in ("pdf", "png"):
+            metadata = {"CreationDate": None} if kind == "pdf" else None
+            figure.savefig(folder(scale) / f"{name}.{kind}", metadata=metadata)
+        plt.close(figure)
     record(name, scale, made_by, **facts)
-    print(f"drew {folder(scale) / name}.pdf, .png, .json")
+    where = "" if _updating.get() else f" ({FIGURES}/ stays as it is: --update, or --redraw --update)"
+    print(f"drew {folder(scale) / name}.pdf, .png, .json{where if scale != 'smoke' else ''}")
+    _keep(name, scale, (draw, name, scale, made_by, facts))
+
+
+def redraw(scale: Scale) -> str | None:
+    """Draw the figures of this experiment's last run at a scale again; return what is wrong, if anything."""
+    files = sorted(_kept(scale).glob("*.pickle"))
+    for file in files:
+        try:
+            draw, name, scale, made_by, facts = pickle.loads(file.read_bytes())
+        except (AttributeError, ImportError, TypeError, ValueError) as error:  # of a version before
+            return f"cannot draw {file} again, run the experiment: {error}"
+        save(draw, name, scale, made_by, **facts)
+    return None if files else f"nothing is kept in {_kept(scale)}/ to be drawn again: run the experiment"
+
+
+def _kept(scale: Scale) -> Path:
+    """Return where this experiment keeps what its figures of a scale were drawn from."""
+    return RUNS / scale / "redraw" / (_experiment() or "unnamed")
+
+
+def _experiment() -> str:
+    """Return the module that Python was asked to run, or nothing."""
+    module = sys.modules["__main__"].__spec__
+    return module.name.removesuffix(".__main__") if module else ""
+
+
+def _keep(name: str, scale: Scale, content: Any) -> None:
+    """Keep what a figure was drawn from; where it cannot be pickled, say so: the figure is there."""
+    try:
+        held = pickle.dumps(content)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        print(f"{name} cannot be drawn again: {error}")
+        return
+    _kept(scale).mkdir(parents=True, exist_ok=True)
+    write_file(_kept(scale) / f"{name}.pickle", lambda file: file.write(held))

@@ -10,17 +10,17 @@ the share of gradient flows that falls to the origin, which for L ≥ 2 is a str
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from matplotlib.colors import ListedColormap
 
 import ufm_jax as ufm
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
 from ufm_jax.models.deep_linear import Layers
 from ufm_jax.models.deep_linear_forms import symmetric_values
 from ufm_jax.numerics.lanes import each_lane
@@ -240,8 +240,8 @@ def main(scale: Scale = "default") -> None:
     set_up()
     config = SCALES[scale]
     told = run(config)
-    save(plot(told, config), "deep_linear", scale, config=asdict(config), **told)
+    save(partial(plot, told, config), "deep_linear", scale, config=asdict(config), **told)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

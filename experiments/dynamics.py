@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-import tyro
 
-from experiments.common import COLOURS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, Scale, cli, save, set_up
 from ufm_jax.models.unconstrained.geometry import collapse_metrics
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective
@@ -225,10 +224,10 @@ def main(scale: Scale = "default") -> None:
         curves = run(config, *size)
         rows = ends(curves)
         print(f"\nK = {size[0]}, n = {size[1]}, d = {size[2]}\n{table(rows)}\n", flush=True)
-        with plt.rc_context(STYLE):
-            name = "dynamics" if number == 0 else f"dynamics_K{size[0]}"
-            save(plot(curves, *size), name, scale, config=asdict(config), size=list(size), ends=rows)
+        name = "dynamics" if number == 0 else f"dynamics_K{size[0]}"
+        draw = partial(plot, curves, *size)
+        save(draw, name, scale, config=asdict(config), size=list(size), ends=rows)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

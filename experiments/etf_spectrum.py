@@ -7,14 +7,14 @@ eigenvalues are drawn over those that `unconstrained.etf_spectrum` gives without
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
-from experiments.common import COLOURS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, Scale, cli, save, set_up
 from ufm_jax.landscape.flat import hessian
 from ufm_jax.landscape.search import search_start
 from ufm_jax.models.unconstrained.etf_spectrum import etf_spectrum
@@ -108,9 +108,8 @@ def main(scale: Scale = "default") -> None:
     set_up()
     config = SCALES[scale]
     rows = run(config)
-    with plt.rc_context(STYLE):
-        save(plot(rows), "etf_spectrum", scale, config=config.__dict__, rows=rows)
+    save(partial(plot, rows), "etf_spectrum", scale, config=config.__dict__, rows=rows)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

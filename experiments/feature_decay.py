@@ -9,12 +9,10 @@ its last layer is judged by the decays that it was trained with; that of ordinar
 """
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import tyro
-
-from experiments.common import STYLE, Scale, folder, save, set_up
+from experiments.common import Scale, cli, folder, save, set_up
 from experiments.nc_training import KEYS, shown
 from experiments.networks_common import (
     COLLAPSE,
@@ -111,12 +109,11 @@ def main(
     print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n", flush=True)
     write_histories(folder(scale) / "feature_decay.csv", groups)
     body = f"{config.design.architecture}, width {config.design.width}"
-    with plt.rc_context(STYLE):
-        title = f"Decay of all parameters, or of W, H and b only: {body}, {what}, {seeds_said(config.seeds)}"
-        figure = curves(COLLAPSE | EXTRA | LANDSCAPE, groups, 5, title)
-        facts = {"config": asdict(config), "images": what, "table": rows, "ends": plain(groups, KEYS)}
-        save(figure, "feature_decay", scale, **facts)
+    title = f"Decay of all parameters, or of W, H and b only: {body}, {what}, {seeds_said(config.seeds)}"
+    draw = partial(curves, COLLAPSE | EXTRA | LANDSCAPE, groups, 5, title)
+    facts = {"config": asdict(config), "images": what, "table": rows, "ends": plain(groups, KEYS)}
+    save(draw, "feature_decay", scale, **facts)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

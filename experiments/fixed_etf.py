@@ -9,15 +9,14 @@ width, all images, 200 epochs.
 
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
-from experiments.common import STYLE, Scale, folder, save, set_up
+from experiments.common import Scale, cli, folder, save, set_up
 from experiments.networks_common import (
     COLLAPSE,
     EXTRA,
@@ -150,10 +149,9 @@ def main(
     write_histories(folder(scale) / "fixed_etf.csv", histories)
     body = f"{config.body.architecture}, width {config.body.width}"
     title = f"Four designs of the last layer: {body}, {what}, {seeds_said(config.seeds)}"
-    with plt.rc_context(STYLE):
-        figure = curves(COLLAPSE | EXTRA, histories, 4, title)
-        save(figure, "fixed_etf", scale, config=asdict(config), images=what, table=rows)
+    draw = partial(curves, COLLAPSE | EXTRA, histories, 4, title)
+    save(draw, "fixed_etf", scale, config=asdict(config), images=what, table=rows)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

@@ -16,13 +16,13 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
-import tyro
 
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
 from ufm_jax.report.progress import Reporter
 
 DECAYS: dict[str, Any] = {"decay_w": (5e-4,), "decay_h": (1e-4,), "decay_b": (1e-2,)}
@@ -185,7 +185,7 @@ class Command:
 
 def main() -> None:
     """Run the experiment that the command line names."""
-    command = tyro.cli(Command)
+    command = cli(Command)
     if command.point is not None:
         print(json.dumps(measured(Point(**json.loads(command.point)))))
         return
@@ -203,7 +203,7 @@ def main() -> None:
             f"K={one['num_classes']:<4} d={one['dim']:<5} n={one['per_class']:<8} {one['starts']:>9} starts"
         )
         print(f"{one['axis']:<9} {sizes} {kind} {rate} {memory}")
-    save(plot(found), "growth", command.scale, made_by, points=found)
+    save(partial(plot, found), "growth", command.scale, made_by, points=found)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array, Float
 
-from experiments.common import Scale, record, set_up
+from experiments.common import Scale, cli, record, set_up
 from ufm_jax.landscape.evidence import measured
 from ufm_jax.landscape.landscape import Known
 from ufm_jax.landscape.search import CriticalPoint, Newton, search_from
@@ -258,4 +257,4 @@ def report(m: dict[str, Any], total: float) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

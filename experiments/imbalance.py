@@ -9,17 +9,17 @@ W, H and their product are from a simplex, against the ratio and against the dec
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from jaxtyping import Array, Float
 
 import ufm_jax as ufm
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
 from ufm_jax.models.unconstrained.geometry import distance_to_simplex
 
 # Exponents: weights ω_k ∝ n_k^-weight of mean 1 over samples, offsets τ log(n_k/N), temperatures
@@ -293,8 +293,8 @@ def main(scale: Scale = "default") -> None:
         places = [int(np.argmin(np.abs(np.log(np.array(part["ratio"]) / R)))) for R in (3, 10, 30, 100)]
         far = ", ".join(f"{part['far_wh'][i]:.3f} at R = {part['ratio'][i]:.3g}" for i in places)
         print(f"{name}: logits are {far} from a simplex")
-    save(plot(told, config), "imbalance", scale, config=asdict(config), losses=LOSSES, found=told)
+    save(partial(plot, told, config), "imbalance", scale, config=asdict(config), losses=LOSSES, found=told)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

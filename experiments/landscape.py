@@ -8,6 +8,7 @@ density, and class means moving to the simplex ETF along gradient flow.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,9 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import tyro
 
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, Scale, cli, save, set_up
 from ufm_jax.landscape.flat import hessian, oracle
 from ufm_jax.landscape.point import ravel
 from ufm_jax.models.unconstrained.model import problem
@@ -237,13 +237,12 @@ def main(scale: Scale = "default") -> None:
     set_up()
     config = SCALES[scale]
     tables = run(config)
-    with plt.rc_context(STYLE):
-        facts = {"config": config.__dict__}
-        save(plot_index(tables), "landscape_index", scale, **facts)
-        save(plot_gap(tables), "landscape_gap", scale, **facts)
-        save(plot_spectra(config, tables[config.sizes[0][0]]), "landscape_spectra", scale, **facts)
-        save(plot_flow(config), "landscape_flow", scale, **facts)
+    facts = {"config": config.__dict__}
+    save(partial(plot_index, tables), "landscape_index", scale, **facts)
+    save(partial(plot_gap, tables), "landscape_gap", scale, **facts)
+    save(partial(plot_spectra, config, tables[config.sizes[0][0]]), "landscape_spectra", scale, **facts)
+    save(partial(plot_flow, config), "landscape_flow", scale, **facts)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

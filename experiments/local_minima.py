@@ -13,15 +13,15 @@ start finds another is estimated).
 
 import csv
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 import ufm_jax as ufm
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, folder, save, set_up
+from experiments.common import COLOURS, MARKERS, Scale, cli, folder, save, set_up
 from ufm_jax.landscape.census import find_orbits
 from ufm_jax.landscape.orbits import rows, unseen_mass
 from ufm_jax.models.unconstrained.candidates import candidates, icosahedron, roots
@@ -220,9 +220,8 @@ def main(scale: Scale = "default") -> None:
             lists = {name: " ".join(f"{x:.10g}" for x in row[name]) for name in ("others_above", "hits")}
             told = {name: " ".join(map(str, row[name])) for name in ("names", "stabilisers")}
             writer.writerow(row | lists | told)
-    with plt.rc_context(STYLE):
-        save(plot(table), "local_minima", scale, config=config.__dict__, table=table)
+    save(partial(plot, table), "local_minima", scale, config=config.__dict__, table=table)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

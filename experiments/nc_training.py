@@ -10,12 +10,10 @@ GPU: ResNet18 at full width on all of Fashion-MNIST at 32 × 32 pixels, 200 epoc
 """
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import tyro
-
-from experiments.common import STYLE, Scale, folder, save, set_up
+from experiments.common import Scale, cli, folder, save, set_up
 from experiments.networks_common import (
     COLLAPSE,
     EXTRA,
@@ -144,12 +142,11 @@ def main(
         ending = "" if number == 0 else f"_{source.name}"
         write_histories(folder(scale) / f"nc_training{ending}.csv", groups)
         facts = {"config": asdict(config), "images": what, "table": rows, "ends": plain(groups, KEYS)}
-        with plt.rc_context(STYLE):
-            title = f"Collapse and errors while training: {body}, {what}"
-            save(curves(COLLAPSE | EXTRA, groups, 4, title), f"nc_training{ending}", scale, **facts)
-            title = f"The last layer in the landscape of its peeled problem, λ_H by balance: {body}, {what}"
-            save(curves(LANDSCAPE, groups, 3, title), f"nc_training_landscape{ending}", scale, **facts)
+        title = f"Collapse and errors while training: {body}, {what}"
+        save(partial(curves, COLLAPSE | EXTRA, groups, 4, title), f"nc_training{ending}", scale, **facts)
+        title = f"The last layer in the landscape of its peeled problem, λ_H by balance: {body}, {what}"
+        save(partial(curves, LANDSCAPE, groups, 3, title), f"nc_training_landscape{ending}", scale, **facts)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

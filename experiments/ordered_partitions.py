@@ -38,9 +38,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
-from experiments.common import COLOURS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, Scale, cli, save, set_up
 from ufm_jax.landscape.census import find_orbits
 from ufm_jax.landscape.orbits import rows, unseen_mass
 from ufm_jax.models.unconstrained.model import problem
@@ -285,10 +284,9 @@ def main(scale: Scale = "default") -> None:
     set_up()
     config = SCALES[scale]
     windows, censuses = run(config)
-    with plt.rc_context(STYLE):
-        figure = plot(config, windows, censuses)
-        save(figure, "ordered_partitions", scale, config=config.__dict__, windows=windows, censuses=censuses)
+    draw = partial(plot, config, windows, censuses)
+    save(draw, "ordered_partitions", scale, config=config.__dict__, windows=windows, censuses=censuses)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

@@ -15,9 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
-from experiments.common import Scale, folder, record, set_up
+from experiments.common import Scale, cli, folder, record, set_up
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network, num_parameters
 from ufm_jax.networks.training import Recipe, optimiser, step
@@ -131,4 +130,4 @@ def main(scale: Scale = "default") -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

@@ -15,16 +15,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
-import tyro
 from matplotlib import patheffects
 
-from experiments.common import STYLE, Scale, save, set_up
+from experiments.common import Scale, cli, save, set_up
 from ufm_jax.report.progress import Reporter
 from ufm_jax.runs import engine, pipeline
 from ufm_jax.runs.plan import SweepConfig
@@ -287,10 +287,15 @@ def main(scale: Scale = "default") -> None:
     set_up()
     config = SCALES[scale]
     grids, facts = run(config)
-    with plt.rc_context(STYLE):
-        figure = plot(config, grids)
-        save(figure, "phase_diagram", scale, config=config.__dict__, zero_below=ZERO, grids=facts)
+    save(
+        partial(plot, config, grids),
+        "phase_diagram",
+        scale,
+        config=config.__dict__,
+        zero_below=ZERO,
+        grids=facts,
+    )
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

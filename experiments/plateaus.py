@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-import tyro
 
 import ufm_jax as ufm
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
 from ufm_jax.models.unconstrained.reduction import collapse, restrict
 from ufm_jax.numerics.lanes import each_lane
 
@@ -267,8 +266,8 @@ def main(scale: Scale = "default") -> None:
     set_up()
     config = SCALES[scale]
     told = run(config)
-    save(plot(told, config), "plateaus", scale, config=asdict(config), decays=DECAYS, **told)
+    save(partial(plot, told, config), "plateaus", scale, config=asdict(config), decays=DECAYS, **told)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

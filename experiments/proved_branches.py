@@ -12,14 +12,14 @@ Where a line ends inside the range, no further piece could be proved: orbits mee
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 import ufm_jax as ufm
-from experiments.common import COLOURS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, Scale, cli, save, set_up
 from ufm_jax.landscape.proved_branch import ProvedBranch
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.model import UnconstrainedFeatureModel
@@ -127,9 +127,8 @@ def main(scale: Scale = "default") -> None:
     set_up()
     config = SCALES[scale]
     found = run(config)
-    with plt.rc_context(STYLE):
-        save(plot(found), "proved_branches", scale, config=asdict(config), branches=found)
+    save(partial(plot, found), "proved_branches", scale, config=asdict(config), branches=found)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

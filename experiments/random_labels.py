@@ -8,15 +8,15 @@ needs a GPU: six hidden layers, or ResNet18, on all images.
 """
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from matplotlib.ticker import NullLocator
 
-from experiments.common import COLOURS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, Scale, cli, save, set_up
 from experiments.networks_common import (
     COLLAPSE,
     LINES,
@@ -165,10 +165,10 @@ def main(
         )
         epochs = config.recipe.epochs
         title = f"Collapse against width after {epochs} epochs: {kind}, {what}, {seeds_said(config.seeds)}"
-        with plt.rc_context(STYLE):
-            name = "random_labels" if number == 0 else f"random_labels_{body.architecture}"
-            save(plot(config, rows, title), name, scale, config=asdict(config), images=what, table=rows)
+        name = "random_labels" if number == 0 else f"random_labels_{body.architecture}"
+        draw = partial(plot, config, rows, title)
+        save(draw, name, scale, config=asdict(config), images=what, table=rows)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

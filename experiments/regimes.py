@@ -9,15 +9,15 @@ the temperature, non-negative features and linear layers against the decay, merg
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 import ufm_jax as ufm
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
 from ufm_jax.landscape.grid import at_setting
 
 LOG = "log"
@@ -251,8 +251,8 @@ def main(scale: Scale = "default") -> None:
     exact = {p.title: p.furthest for p in panels[:4]}
     for title, apart in exact.items():
         print(f"{title}: every point within {apart:.1e} of a line")
-    save(plot(panels), "regimes", scale, panels=[_held(panel) for panel in panels], furthest=exact)
+    save(partial(plot, panels), "regimes", scale, panels=[_held(panel) for panel in panels], furthest=exact)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

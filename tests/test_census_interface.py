@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import dense, make
+from matplotlib.figure import Figure
 
 from ufm_jax.census_interface import census
 from ufm_jax.cli import main
@@ -110,7 +111,7 @@ def test_an_atlas_prints_its_table_and_draws_itself(atlas):
     assert lines[1].split()[:4] == ["loss", "rank", "index", "nullity"]
     assert "GLOBAL_MINIMUM" in lines[2]
     assert "GLOBAL_MINIMUM" in repr(atlas[0])
-    assert atlas.plot().axes[0].get_xlabel().startswith("Morse index")
+    assert atlas.plot(Figure().subplots()).get_xlabel().startswith("Morse index")
 
 
 def test_a_folder_is_that_of_the_command_and_goes_on(atlas, tmp_path, capsys):

@@ -25,11 +25,9 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.interface import Flow as Flow
     from ufm_jax.interface import Judged as Judged
     from ufm_jax.interface import Run as Run
-    from ufm_jax.interface import Slice as Slice
     from ufm_jax.interface import classify as classify
     from ufm_jax.interface import flow_from as flow_from
     from ufm_jax.interface import load as load
-    from ufm_jax.interface import slice as slice
     from ufm_jax.interface import sweep as sweep
     from ufm_jax.landscape.continuation import Followed as Followed
     from ufm_jax.landscape.continuation import follow as follow
@@ -97,9 +95,14 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.numerics.rootfind import levenberg_marquardt as levenberg_marquardt
     from ufm_jax.numerics.status import Status as Status
     from ufm_jax.runs.orbits import Atlas as Atlas
+    from ufm_jax.slice_interface import Slice as Slice
+    from ufm_jax.slice_interface import Spectrum as Spectrum
+    from ufm_jax.slice_interface import slice as slice
+    from ufm_jax.slice_interface import spectrum as spectrum
 
 _HOMES = {
-    "interface": ("sweep", "load", "Run", "classify", "Judged", "flow_from", "Flow", "slice", "Slice"),
+    "interface": ("sweep", "load", "Run", "classify", "Judged", "flow_from", "Flow"),
+    "slice_interface": ("slice", "Slice", "spectrum", "Spectrum"),
     "landscape.landscape": ("Landscape",),
     "landscape.fields": ("static",),
     "landscape.grid": ("grid", "Grid"),

@@ -3,6 +3,7 @@
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -28,7 +29,7 @@ from ufm_jax.numerics.checks import check_count, check_positive
 from ufm_jax.numerics.flow import Trajectory, gradient_flow
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.report import figures
+from ufm_jax.report import figures, pictures
 from ufm_jax.report.progress import Reporter
 from ufm_jax.report.table import floats, verdict_table
 from ufm_jax.runs import engine, merge, orbits, store
@@ -149,9 +150,9 @@ class Run:
         target = self.table["target"][row].as_py()
         return self.table["start"][row].as_py(), int(target) if target.isdecimal() else target
 
-    def plot(self) -> Any:
-        """Draw index against value of the critical rows; return a matplotlib figure."""
-        return figures.draw_index(figures.points(figures.critical(self.table)))
+    def plot(self, ax: Any = None) -> Any:
+        """Draw index against value of the critical rows, on matplotlib axes or new ones; return the axes."""
+        return figures.draw_index(figures.points(figures.critical(self.table)), figures.axes(ax))
 
     def __str__(self) -> str:
         name = "" if self.grid is None else f"{self.grid.landscape.name}: "
@@ -348,11 +349,29 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+PASSED = 0.1  # of the size of an orbit's invariants: a flow so near it is beside it
+
+
 class Flow(NamedTuple):
     """A gradient flow, and the critical point at its end."""
 
     path: Trajectory
     end: CriticalPoint
+
+    def plot(self, ax: Any = None, *, atlas: Atlas | None = None) -> Any:
+        """Draw f over time, on axes or new ones; with an atlas, which orbits it passes. Return the axes.
+
+        On the atlas's graph (value against index) arrows lead from orbit to orbit that the flow comes near.
+        """
+        if atlas is None:
+            return pictures.draw_flow(self.path.times, self.path.values, figures.axes(ax))
+        lines, apart = atlas.nearest(self.path.points)
+        met = [line for line, far in zip(lines.tolist(), apart.tolist(), strict=True) if far <= PASSED]
+        return pictures.draw_steps(
+            figures.points(figures.critical(atlas.table)),
+            [(atlas.rows[line].index, atlas.rows[line].loss) for line, _ in groupby(met)],
+            figures.axes(ax),
+        )
 
     def __repr__(self) -> str:
         first, last = self.path.values[0], self.path.values[-1]
@@ -393,40 +412,3 @@ def flow_from(
 @jax.jit
 def _flow(landscape: Landscape, start: Any, times: Array) -> Trajectory:
     return gradient_flow(landscape.value, start, times, gtol=1e-8)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """f on a plane through a point: `values[i, j]` at x + first[i] u + second[j] v."""
-
-    first: Float[np.ndarray, " m"]
-    second: Float[np.ndarray, " n"]
-    values: Float[np.ndarray, "m n"] = field(repr=False)
-
-    def plot(self) -> Any:
-        """Draw level lines; return a matplotlib figure."""
-        return figures.draw_slice(self.first, self.second, self.values)
-
-
-def slice(
-    landscape: Landscape, x: Any, u: Any, v: Any, *, radius: float = 1.0, num_points: int = 61
-) -> Slice:
-    """Evaluate f on the plane through x along two directions, `num_points` each from -`radius` to `radius`.
-
-    Raises:
-        ValueError: naming the leaf of x, u or v whose shape or dtype is not the landscape's; `radius` or
-            `num_points`.
-    """
-    check_positive(radius=radius)
-    check_count(2, num_points=num_points)
-    x, u, v = (landscape.check(a) for a in (x, u, v))
-    steps = np.linspace(-radius, radius, num_points)
-    return Slice(steps, steps, np.asarray(_plane(landscape, x, u, v, steps)))
-
-
-@jax.jit
-def _plane(landscape: Landscape, x: Any, u: Any, v: Any, steps: Array) -> Float[Array, "m n"]:
-    def value(a: Array, b: Array) -> Array:
-        return landscape.value(jax.tree.map(lambda x, u, v: x + a * u + b * v, x, u, v))
-
-    return jax.lax.map(lambda a: jax.vmap(lambda b: value(a, b))(steps), steps)

@@ -23,17 +23,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import tyro
 
 from experiments.accelerator.agreement import Sizes
 from experiments.accelerator.figure import plot
 from experiments.accelerator.plan import Plan, stages
 from experiments.accelerator.results import Results, facts, name_of, table
 from experiments.benchmark.settings import LARGE, SMALL
-from experiments.common import Scale, record, save, set_up
+from experiments.common import Scale, cli, record, save, set_up
 
 RESERVE = 0.03  # share of the budget, and seconds, kept for the figure
 RESERVE_S = 5.0
@@ -196,11 +195,11 @@ def main(config: Config) -> None:
 
     results = run(config, AMOUNTS[config.scale], keep)
     print("\n".join(table(results)), flush=True)
-    save(
-        plot(told(results), results.made_by), name_of(results), config.scale, results.made_by, **told(results)
-    )
+    content = told(results)
+    draw = partial(plot, content, results.made_by)
+    save(draw, name_of(results), config.scale, results.made_by, **content)
     sys.exit(0 if results.good else 1)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(cli(Config))

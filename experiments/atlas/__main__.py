@@ -5,22 +5,25 @@
 A census for each K (d = K − 1, balanced cross-entropy), its orbit table, its completeness tests at every d;
 every orbit of K = 3 and 4 followed over Kθ; and gradient flow from every saddle of K = 3 and 4 down to the
 orbits it reaches. The exit status is 1 if a completeness test is violated. Tables go to atlas_K{K}.csv.
+The orbits of some K, proved, go as data (`data`) and pages (`pages`) to a folder `atlas`: with --update to
+the tracked one, else beside the other results. `--published 3 4 5 6` says which; a larger K takes longer.
 """
 
 import sys
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 from experiments.atlas import branches as atlas_branches
+from experiments.atlas import data, pages
 from experiments.atlas.branches import Continuation
+from experiments.atlas.data import Surveyed
 from experiments.atlas.figures import plot_branches, plot_graph, plot_orbits, relative_heights
 from experiments.atlas.flows import Edge, Sampling, edges
-from experiments.common import STYLE, Scale, folder, save, set_up
+from experiments.common import FIGURES, Scale, cli, folder, save, set_up
 from ufm_jax.landscape import census
 from ufm_jax.landscape.orbits import Census, rows
 from ufm_jax.models.unconstrained.model import problem
@@ -30,13 +33,17 @@ from ufm_jax.report.progress import census_progress
 from ufm_jax.report.table import census_report
 from ufm_jax.runs.orbits import summarise, write_rows
 
+ATLAS = Path("atlas")  # tracked
+
 
 @dataclass(frozen=True)
 class Config:
     """Sizes, decays, and how finely branches and flows are sampled."""
 
     sizes: tuple[int, ...] = (3, 4, 5, 6)
-    followed: tuple[int, ...] = (3, 4)
+    followed: tuple[int, ...] = (3, 4)  # over Kθ, and drawn with their flows
+    flowed: tuple[int, ...] = (3, 4)  # down from every saddle
+    published: tuple[int, ...] = (3, 4, 5)  # as data and pages
     per_class: int = 5
     decay_w: float = 5e-3
     decay_h: float = 1e-3
@@ -48,9 +55,9 @@ class Config:
 
 
 SCALES: dict[Scale, Config] = {
-    "smoke": Config(sizes=(3, 4), followed=(3,), grid=16, censuses=(0.02, 1e-3), flows=Sampling(6, 6)),
+    "smoke": Config((3, 4), (3,), (3,), (3,), grid=16, censuses=(0.02, 1e-3), flows=Sampling(6, 6)),
     "default": Config(),
-    "paper": Config(sizes=(3, 4, 5, 6, 7, 8), grid=120, flows=Sampling(200, 600)),
+    "paper": Config(sizes=(3, 4, 5, 6, 7, 8), flowed=(3, 4, 5), grid=120, flows=Sampling(200, 600)),
 }
 
 
@@ -91,11 +98,6 @@ def branches(config: Config, prob: Problem) -> Continuation:
     return paths
 
 
-def _json(values: np.ndarray) -> list[Any]:
-    """Return nested lists with None for NaN."""
-    return [[None if np.isnan(v) else float(v) for v in line] for line in values]
-
-
 def downhill(config: Config, prob: Problem, state: Census) -> tuple[list[Edge], int]:
     """Flow down from every saddle and print what was reached."""
 
@@ -109,10 +111,24 @@ def downhill(config: Config, prob: Problem, state: Census) -> tuple[list[Edge], 
     return edges(prob, state, config.flows, seed=config.seed, progress=tell)
 
 
-def main(scale: Scale = "default") -> None:
-    """Take the censuses, follow the orbits, run the flows; exit with 1 if a completeness test fails."""
+def publish(out: Path, surveyed: list[Surveyed]) -> None:
+    """Write the data and the pages of some settings, beside those of others that are there."""
+    for one in surveyed:
+        print(f"wrote {data.write(out, one)}", flush=True)
+    print(f"wrote {len(pages.write(out))} pages, the first is {out / 'index.html'}")
+
+
+def main(scale: Scale = "default", published: tuple[int, ...] | None = None) -> None:
+    """Take the censuses, follow the orbits, run the flows; exit with 1 if a completeness test fails.
+
+    Args:
+        scale: how large.
+        published: numbers of classes whose orbits are written as data and pages; default: up to 5.
+    """
     set_up()
     config = SCALES[scale]
+    config = config if published is None else replace(config, published=published)
+    config = replace(config, sizes=tuple(sorted({*config.sizes, *config.published})))
     problems = {K: make(config, K) for K in config.sizes}
     states, tables, best, facts, good = {}, {}, {}, {}, True
     for K, prob in problems.items():
@@ -125,32 +141,33 @@ def main(scale: Scale = "default") -> None:
         facts[str(K)] = {"closed_form": best[K], "summary": summary, "orbits": orbits}
         good &= summary["complete_as_tested"] is not False
     shared = {"config": asdict(config)}
-    with plt.rc_context(STYLE):
-        save(plot_orbits(tables, best), "atlas", scale, **shared, sizes=facts)
-        followed = {K: branches(config, problems[K]) for K in config.followed}
-        records = {
-            str(K): {
-                "kt": paths.kt.tolist(),
-                "loss": _json(paths.loss),
-                "relative_height": _json(relative_heights(problems[K], paths)),
-                **{name: getattr(paths, name).tolist() for name in ("rank", "index", "excess", "copies")},
-                "complete": list(paths.complete),
-                "events": [e._asdict() for e in paths.events],
-            }
-            for K, paths in followed.items()
-        }
-        save(plot_branches(problems, followed), "atlas_bifurcation", scale, **shared, branches=records)
-        flowed = {K: downhill(config, problems[K], states[K]) for K in config.followed}
-        graphs = {K: graph for K, (graph, _) in flowed.items()}
-        notes = {
-            str(K): {"edges": [e._asdict() for e in graph], "unknown": unknown}
-            for K, (graph, unknown) in flowed.items()
-        }
-        save(plot_graph(tables, graphs), "atlas_graph", scale, **shared, graphs=notes)
+    save(partial(plot_orbits, tables, best), "atlas", scale, **shared, sizes=facts)
+    followed = {K: branches(config, problems[K]) for K in config.followed}
+    records = {
+        K: atlas_branches.recorded(paths, relative_heights(problems[K], paths))
+        for K, paths in followed.items()
+    }
+    bifurcation = partial(plot_branches, {K: problems[K] for K in followed}, followed)
+    save(
+        bifurcation,
+        "atlas_bifurcation",
+        scale,
+        **shared,
+        branches={str(K): held for K, held in records.items()},
+    )
+    flowed = {K: downhill(config, problems[K], states[K]) for K in config.flowed}
+    graphs = {K: flowed[K][0] for K in config.followed}
+    notes = {
+        str(K): {"edges": [e._asdict() for e in graph], "unknown": unknown}
+        for K, (graph, unknown) in flowed.items()
+    }
+    save(partial(plot_graph, tables, graphs), "atlas_graph", scale, **shared, graphs=notes)
+    out = ATLAS if folder(scale) == FIGURES else folder(scale) / ATLAS
+    publish(out, [Surveyed(problems[K], states[K], flowed.get(K), records.get(K)) for K in config.published])
     good &= all(False not in paths.complete for paths in followed.values())
     if not good:
         sys.exit("a completeness test is VIOLATED: an orbit is missing or miscounted")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

@@ -15,7 +15,7 @@ recorded points lie on one branch rests on the acceptance test of the steps, and
 
 from dataclasses import replace
 from itertools import pairwise, permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from ufm_jax.landscape.orbits import Census
 from ufm_jax.landscape.point import ravel
 from ufm_jax.landscape.search import LevenbergMarquardt, search
 from ufm_jax.landscape.spectrum import NOT_COUNTED
+from ufm_jax.landscape.units import LEVEL_TOL
 from ufm_jax.models.unconstrained.census import METHOD, same_orbit, shape_of
 from ufm_jax.models.unconstrained.closed_forms import theta
 from ufm_jax.models.unconstrained.losses import CrossEntropy
@@ -132,6 +133,48 @@ def advance(
     times, held = walk(small, Path(*decays), jnp.asarray(x), stops=tuple(stops), max_steps=STEPS)
     reached = [np.asarray(here.x) for t, here in zip(times, held, strict=True) if t in stops]
     return reached, np.asarray(held[-1].x), float(start * (goals[-1] / start) ** times[-1])
+
+
+def branches_of(prob: Problem, held: dict[str, Any], points: Float[np.ndarray, "m D"]) -> list[int | None]:
+    """Return the branch on which each critical point of the problem itself is, as `orbits.Census` has them.
+
+    `held` has `kt`, and `loss` and `rank` a branch, as `recorded`. Each point is followed to the nearest
+    value of Kθ there: it is on the one branch that has its loss (to `LEVEL_TOL`) and rank at that value.
+    """
+    small, own = reduced(prob), float(prob.num_classes * theta(prob))
+    kt, loss = np.array(held["kt"]), np.array(held["loss"], dtype=float)
+    below = np.flatnonzero(kt < 1)
+    g = int(below[np.argmin(np.abs(np.log(kt[below] / own)))])
+    there, rank = at_kt(small, float(kt[g])), np.array(held["rank"])[:, g]
+
+    def of(x: np.ndarray) -> int | None:
+        reached, *_ = advance(small, x, own, kt[g : g + 1])
+        if not (reached or kt[g] == own):
+            return None
+        end = reached[0] if reached else x
+        f, shape = float(there.value(unravel(there, jnp.asarray(end)))), shape_of(small, end)
+        own_rank = int(np.sum(np.linalg.svd(shape.M, compute_uv=False) > RANK_ATOL))
+        found = np.flatnonzero((np.abs(loss[:, g] - f) <= LEVEL_TOL * f) & (rank == own_rank))
+        return int(found[0]) if len(found) == 1 else None
+
+    return [of(x) for x in points]
+
+
+def recorded(paths: Continuation, heights: Float[np.ndarray, "B G"]) -> dict[str, Any]:
+    """Return branches for JSON; `heights` are `figures.relative_heights`."""
+    return {
+        "kt": paths.kt.tolist(),
+        "loss": at_grid(paths.loss),
+        "relative_height": at_grid(heights),
+        **{name: getattr(paths, name).tolist() for name in ("rank", "index", "excess", "copies")},
+        "complete": list(paths.complete),
+        "events": [e._asdict() for e in paths.events],
+    }
+
+
+def at_grid(values: Float[np.ndarray, "B G"]) -> list[list[float | None]]:
+    """Return numbers of branches as nested lists, None where a branch is absent."""
+    return [[None if np.isnan(v) else float(v) for v in line] for line in values]
 
 
 def distance(one: Shape, other: Shape) -> float:

@@ -5,17 +5,17 @@ referee looks at the points of all. `experiments.limits` says how far the hot pa
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from matplotlib.ticker import NullLocator
 
 from experiments.benchmark import saddles
 from experiments.benchmark.contend import contend, json_of, limit_lines
 from experiments.benchmark.settings import LARGE, SMALL
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
 
 LABELS = {
     "scipy": "(i) SciPy, a process a core",
@@ -166,20 +166,20 @@ def main(config: Config) -> None:
     set_up()
     if config.parts != "saddles":
         result = run(config.scale)
-        _keep("benchmark", "minima", config.scale, plot(result), table(result), result)
+        _keep("benchmark", "minima", config.scale, partial(plot, result), table(result), result)
     if config.parts != "minima":
         result = saddles.run(config.scale)
-        figure, lines = saddles.plot(result), saddles.table(result)
-        _keep("benchmark_saddles", "saddles", config.scale, figure, lines, result)
+        draw, lines = partial(saddles.plot, result), saddles.table(result)
+        _keep("benchmark_saddles", "saddles", config.scale, draw, lines, result)
 
 
 def _keep(
-    name: str, part: Part, scale: Scale, figure: plt.Figure, lines: str, result: dict[str, Any]
+    name: str, part: Part, scale: Scale, draw: partial[plt.Figure], lines: str, result: dict[str, Any]
 ) -> None:
     print(lines)
     command = f"python -m experiments.benchmark --scale {scale} --parts {part}"
-    save(figure, name, scale, command=command, table=lines.splitlines(), **result)
+    save(draw, name, scale, command=command, table=lines.splitlines(), **result)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(cli(Config))

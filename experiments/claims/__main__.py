@@ -23,13 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import tyro
 from jaxtyping import Array, Float
 
 from experiments.claims.decays import random_decays, sweeps
 from experiments.claims.finding import Finding
 from experiments.claims.regimes import regimes
-from experiments.common import Scale, record, set_up
+from experiments.common import Scale, cli, record, set_up
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.landscape import Key
@@ -328,4 +327,4 @@ def main(scale: Scale = "default") -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

@@ -16,13 +16,11 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-import tyro
-
-from experiments.common import STYLE, Scale, save, set_up
+from experiments.common import Scale, cli, save, set_up
 from experiments.theorem.figure import draw
 from experiments.theorem.proof import Proof, agrees, census_losses, prove
 from experiments.theorem.ranges import prove_range
@@ -171,9 +169,7 @@ def main(scale: Scale = "default") -> None:
     with locked(STATES):
         proofs, facts = run(config, STATES if scale != "smoke" else None)
         ranges = run_ranges(config)
-    with plt.rc_context(STYLE):
-        figure = draw(proofs)
-        save(figure, "theorem", scale, theorems=facts, ranges=ranges)
+    save(partial(draw, proofs), "theorem", scale, theorems=facts, ranges=ranges)
     if not all(r["complete"] for r in ranges) or not all(
         fact["complete"] and fact.get("census_agrees", True) for fact in facts
     ):
@@ -181,4 +177,4 @@ def main(scale: Scale = "default") -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make
+from matplotlib.figure import Figure
 
 from ufm_jax.landscape.continuation import LEAST, follow
 from ufm_jax.landscape.landscape import Landscape
@@ -150,7 +151,7 @@ def test_a_path_prints_its_ends_and_where_the_index_changes(saddle):
     assert lines[1].split() == ["decay", "loss", "verdict", "index", "nullity"]
     assert {line.split()[3] for line in lines[2:]} == {"4", "3"}
     assert float(lines[-1].split()[0]) == 1.5
-    (ax, _) = path.plot().axes
+    ax = path.plot(Figure().subplots())
     assert ax.get_xlabel() == "decay"
 
 

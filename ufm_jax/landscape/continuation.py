@@ -113,12 +113,12 @@ class Followed:
             if self.index[i] != self.index[j]
         ]
 
-    def plot(self) -> Any:
-        """Draw the loss, and the index by colour, along the path; return a matplotlib figure."""
-        from ufm_jax.report import figures
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the loss, and the index by colour, along the path, on axes or new ones; return the axes."""
+        from ufm_jax.report import figures, pictures
 
         name, values = next(iter(self._columns.items()), ("t", self.t))
-        return figures.draw_path(name, values, self.loss, self.index)
+        return pictures.draw_path(name, values, self.loss, self.index, figures.axes(ax))
 
     @property
     def _columns(self) -> dict[str, np.ndarray]:

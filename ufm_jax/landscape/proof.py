@@ -43,6 +43,7 @@ class Proof:
     radius: float | None = None  # ρ, of the box around `centre` that holds it
     centre: tuple[str, ...] = field(default=(), repr=False)  # exactly (`balls.written`), as `Balls.start`
     invariants: tuple[Any, ...] = field(default=(), repr=False, compare=False)  # balls, of `Balls.invariants`
+    value: Any = field(default=None, repr=False, compare=False)  # the ball that holds the critical value
 
     @property
     def statement(self) -> str:
@@ -78,6 +79,13 @@ class Proof:
             "centre": list(self.centre),
             "statement": self._shown,
         }
+
+    def digits(self, number: int = 30) -> tuple[str, str] | None:
+        """Return the critical value in so many decimals, if they are proved, and how far off it may be."""
+        if self.value is None:
+            return None
+        said = self.value.str(number).strip("[]").split(" +/- ")
+        return said[0], said[1] if len(said) > 1 else "0"
 
     def columns(self) -> dict[str, Any]:
         """Return what a table says of a proof beside what was found in floating point; None: not shown."""
@@ -121,12 +129,15 @@ def can_prove(landscape: Landscape) -> None:
     landscape.balls(landscape.zeros())
 
 
-def prove_near(balls: Balls) -> Proof:
-    """Prove what there is to prove at `balls.start`, with as much precision as it takes."""
+def prove_near(balls: Balls, precisions: Sequence[int] = PRECISIONS) -> Proof:
+    """Prove what there is to prove at `balls.start`, with as much precision as it takes.
+
+    Of n bits the box has a radius of 2^−n/2, and the critical value about as many bits.
+    """
     failed, started, size = "", float(np.linalg.norm(balls.start)), len(balls.start)
     if size > MOST_VARIABLES:
         return Proof(proved=False, failed=f"too large: {size} variables, the most is {MOST_VARIABLES}")
-    for precision in PRECISIONS:
+    for precision in precisions:
         try:
             with flint().ctx.workprec(precision):
                 return _proved(balls, precision, NEAR * (1 + started))
@@ -151,6 +162,7 @@ def _proved(balls: Balls, precision: int, near: float) -> Proof:
         nullity=section.rows.nrows() + found.beyond.nullity,
         rank=found.beyond.rank,
         loss=(lower_float(found.value), upper_float(found.value)),
+        value=found.value,
         global_minimum=found.beyond.global_minimum,
         distance=distance,
         precision=precision,
@@ -167,9 +179,9 @@ def _distance(balls: Balls, moved: np.ndarray, radius: float) -> float:
     return 1.1 * (apart + balls.dropped + radius * math.sqrt(size) + rounding)
 
 
-def prove_row(balls: Balls, row: Any) -> Proof:
+def prove_row(balls: Balls, row: Any, precisions: Sequence[int] = PRECISIONS) -> Proof:
     """Prove a row of a table at its point: rank, index and nullity are to be what it says."""
-    proof = prove_near(balls)
+    proof = prove_near(balls, precisions)
     if not proof.proved:
         return proof
     told = {name: getattr(row, name) for name in ("rank", "index", "nullity")}

@@ -23,7 +23,7 @@ HUES = ("#0072B2", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000")
 LOOKS = dict(zip((v.name for v in Verdict), zip(HUES, "osD^Pv", strict=True), strict=True))
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 FLOOR = 1e-17  # gaps and gradient norms below this, and those rounded to or below zero, are drawn here
-LEVELS = 25  # lines of a slice
+SIZE = (6.6, 4.0)  # inches, of one panel
 MANY = 2000  # marks, beyond which they are drawn as pixels
 SYMBOLS = {"decay_w": "$λ_W$", "decay_h": "$λ_H$", "decay_b": "$λ_b$"}
 
@@ -38,30 +38,48 @@ class Points(NamedTuple):
     colour: str = "rank"
 
 
-def _in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def axes(ax: Any = None) -> Any:
+    """Return matplotlib axes to draw on: those given, or those of a new figure that notebooks show."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt  # chooses a way to show figures: not for pages
+
+    with matplotlib.rc_context(STYLE):
+        return plt.subplots(figsize=SIZE)[1]
+
+
+def in_style(draw: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that draws in this module's style."""
 
     @functools.wraps(draw)
-    def drawn(*args: Any) -> Figure:
+    def drawn(*args: Any) -> Any:
         with matplotlib.rc_context(STYLE):
             return draw(*args)
 
     return drawn
 
 
-def data_uri(draw: Callable[..., Figure], *args: Any) -> str:
-    """Draw in this module's style and return the figure as an inline SVG image."""
+def data_uri(draw: Callable[..., Any], *args: Any) -> str:
+    """Draw in this module's style and return the figure as an inline SVG image.
+
+    `draw` returns a figure, or the axes of one panel that it drew.
+    """
     with matplotlib.rc_context(STYLE):
-        figure, file = draw(*args), io.BytesIO()
+        made, file = draw(*args), io.BytesIO()
+        figure = made if isinstance(made, Figure) else made.figure
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-@_in_style
-def draw_index(points: Points) -> Figure:
+def panel() -> Any:
+    """Return the axes of a new figure that nothing shows: for pages."""
+    with matplotlib.rc_context(STYLE):
+        return Figure(figsize=SIZE).subplots()
+
+
+@in_style
+def draw_index(points: Points, ax: Any) -> Any:
     """Draw loss against Morse index, colour by rank (or nullity), marker by verdict; equal points once."""
-    figure = Figure(figsize=(6.6, 4.0))
-    ax = figure.subplots()
     index, loss, rank, verdict, colour = points
     top = int(np.max(rank, initial=0))
     norm = BoundaryNorm(np.arange(-0.5, top + 1), max(top + 1, 2)) if top < 20 else None
@@ -95,8 +113,8 @@ def draw_index(points: Points) -> Figure:
             handle.set_array(None)  # colour has a bar of its own
             handle.set_facecolor("lightgrey")
         ticks = np.arange(top + 1) if norm else None
-        figure.colorbar(marks, ax=ax, label=colour, ticks=ticks)
-    return figure
+        ax.figure.colorbar(marks, ax=ax, label=colour, ticks=ticks)
+    return ax
 
 
 def draw_tolerances(table: pa.Table) -> Figure:
@@ -131,37 +149,6 @@ def _histogram(ax: Any, table: pa.Table, column: str, tolerance: float, label: s
     ax.set(xscale="log", yscale="log", xlabel=f"{label}, at least {FLOOR:g}")
     ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(numticks=7))
     ax.set_ylim(0.7, max(ax.get_ylim()[1], 2.0 * most))
-
-
-@_in_style
-def draw_slice(first: np.ndarray, second: np.ndarray, values: np.ndarray) -> Figure:
-    """Draw level lines of f on a plane, as many points between any two, and the point it goes through."""
-    figure = Figure(figsize=(5.2, 4.2))
-    ax = figure.subplots()
-    levels = np.unique(np.quantile(values[np.isfinite(values)], np.linspace(0, 1, LEVELS)))
-    norm = BoundaryNorm(levels, 256) if len(levels) > 1 else None
-    filled = ax.contourf(first, second, values.T, levels=levels, norm=norm, cmap="viridis")
-    ax.contour(first, second, values.T, levels=levels, colors="white", linewidths=0.4)
-    ax.plot(0, 0, "o", color="black", ms=4)
-    ax.set(xlabel="along $u$", ylabel="along $v$", aspect="equal")
-    figure.colorbar(filled, ax=ax, label="$f$")
-    return figure
-
-
-@_in_style
-def draw_path(name: str, values: np.ndarray, loss: np.ndarray, index: np.ndarray) -> Figure:
-    """Draw loss along a branch of critical points, colour by Morse index, a cross where none was counted."""
-    figure = Figure(figsize=(6.6, 4.0))
-    ax = figure.subplots()
-    ax.plot(values, loss, color="grey", lw=0.8, zorder=0)
-    counted, top = index >= 0, int(np.max(index, initial=0))
-    ax.plot(values[~counted], loss[~counted], "x", color="black", ms=4)
-    norm = BoundaryNorm(np.arange(-0.5, top + 1), max(top + 1, 2)) if top < 20 else None
-    marks = ax.scatter(values[counted], loss[counted], c=index[counted], cmap="viridis", norm=norm, s=16)
-    wide = np.min(values) > 0 and np.max(values) > 10 * np.min(values)
-    ax.set(xlabel=symbol(name), ylabel="loss $f$", xscale="log" if wide else "linear")
-    figure.colorbar(marks, ax=ax, label="Morse index", ticks=np.arange(top + 1) if norm else None)
-    return figure
 
 
 def symbol(name: str) -> str:

@@ -27,19 +27,30 @@ figure { margin: 1rem 0 1.6rem; }
 figure img { max-width: 100%; height: auto; }
 figcaption { color: #333; font-size: 0.92rem; max-width: 48rem; }
 summary { cursor: pointer; color: #00508a; }
+abbr { text-decoration: underline dotted; cursor: help; }
+svg { max-width: 100%; height: auto; } svg.framed { outline: 1px solid #767676; }
+td svg { display: block; height: 2.6rem; width: auto; margin: 2px; }
+dt { font-weight: 600; } dd { margin: 0 0 0.4rem 1.2rem; }
 @media print { body { max-width: none; font-size: 10pt; } nav { display: none; }
   figure, tr { break-inside: avoid; } .scroll { overflow: visible; } table { font-size: 7.5pt; }
   th, td { padding-right: 0.4rem; } }
 """
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """Return a whole document; `parts` are markup, the title is text."""
+class Markup(str):
+    """Markup made here, which is not escaped again."""
+
+
+def page(title: str, parts: Iterable[str], *, before: str = "", after: str = "", style: str = "") -> str:
+    """Return a whole document; `parts` are markup, the title is text.
+
+    `before` and `after` stand beside the main part, `style` is added to the page's.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n{before}<main>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(parts) + f"\n</main>\n{after}</body>\n</html>\n"
     )
 
 
@@ -79,13 +90,16 @@ def folded(title: str, *parts: str) -> str:
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a table that scrolls by itself in a narrow window; cells are made text, numbers stand right."""
-    cells = [[text(value) for value in row] for row in rows]
+    """Return a table that scrolls by itself in a narrow window; cells are made text, numbers stand right.
+
+    `Markup` among header and cells stays what it is.
+    """
+    cells = [[value if isinstance(value, Markup) else text(value) for value in row] for row in rows]
     kinds = [' class="number"' if all(map(_is_number, c)) else "" for c in zip(*cells, strict=True)]
     kinds = kinds or [""] * len(header)
-    head = "".join(f'<th scope="col"{k}>{escape(h)}</th>' for h, k in zip(header, kinds, strict=True))
+    head = "".join(f'<th scope="col"{k}>{escaped(h)}</th>' for h, k in zip(header, kinds, strict=True))
     body = "\n".join(
-        "<tr>" + "".join(f"<td{k}>{escape(c)}</td>" for c, k in zip(row, kinds, strict=True)) + "</tr>"
+        "<tr>" + "".join(f"<td{k}>{escaped(c)}</td>" for c, k in zip(row, kinds, strict=True)) + "</tr>"
         for row in cells
     )
     return (
@@ -103,6 +117,21 @@ def facts(caption: str, pairs: Iterable[tuple[str, Any]]) -> str:
         for name, value in pairs
     )
     return f"<table>\n<caption>{escape(caption)}</caption>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def link(target: str, words: str) -> Markup:
+    """Return a link."""
+    return Markup(f'<a href="{escape(target)}">{escape(words)}</a>')
+
+
+def explained(words: str, meaning: str | None) -> str:
+    """Return a term whose meaning shows when it is pointed at; without a meaning, the words."""
+    return Markup(f'<abbr title="{escape(meaning)}">{escape(words)}</abbr>') if meaning else words
+
+
+def escaped(content: str) -> str:
+    """Return a text as markup; markup stays what it is."""
+    return content if isinstance(content, Markup) else escape(content)
 
 
 def text(value: Any) -> str:

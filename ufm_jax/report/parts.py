@@ -45,7 +45,7 @@ def index_figure(points: figures.Points, what: str, note: str = "") -> str:
     index, loss = drawn.morse, drawn.loss
     levels = len(np.unique(np.round(loss, 9)))
     return figure(
-        figures.data_uri(figures.draw_index, drawn),
+        figures.data_uri(figures.draw_index, drawn, figures.panel()),
         f"Loss against Morse index: {counted.sum()} {what}, index {index.min():g} to {index.max():g}, "
         f"loss {loss.min():.6g} to {loss.max():.6g}.",
         f"Loss against Morse index of {counted.sum()} {what}, {levels} distinct losses (to nine decimals); "

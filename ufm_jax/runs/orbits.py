@@ -12,7 +12,7 @@ DIR/summary.json   starts, failures, unseen mass, completeness tests
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from ufm_jax.landscape.flat import unravel
 from ufm_jax.landscape.landscape import Landscape, sizes_of
 from ufm_jax.landscape.orbits import Census, OrbitRow, rows, unseen_mass
 from ufm_jax.landscape.point import leaf_name
+from ufm_jax.landscape.proof import PRECISIONS
 from ufm_jax.landscape.units import LEVEL_TOL
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.precision import require_x64
@@ -145,11 +146,11 @@ class Atlas:
             raise ValueError("points: the census holds no orbit yet that they could be near")
         return census.nearest(self.landscape, self.state, points)
 
-    def plot(self) -> Any:
-        """Draw index against loss of the orbits; return a matplotlib figure."""
+    def plot(self, ax: Any = None) -> Any:
+        """Draw index against loss of the orbits, on matplotlib axes or new ones; return the axes."""
         from ufm_jax.report import figures
 
-        return figures.draw_index(figures.points(figures.critical(self.table)))
+        return figures.draw_index(figures.points(figures.critical(self.table)), figures.axes(ax))
 
     def __str__(self) -> str:
         from ufm_jax.report.table import census_report
@@ -243,7 +244,12 @@ def atlas(config: Config, out: Path, landscape: Landscape | None = None) -> Atla
     return Atlas(made, state, marks=marks)
 
 
-def proved_rows(landscape: Landscape, state: Census, listen: Listen | None = None) -> Proved:
+def proved_rows(
+    landscape: Landscape,
+    state: Census,
+    listen: Listen | None = None,
+    precisions: Sequence[int] = PRECISIONS,
+) -> Proved:
     """Prove the orbits found (`landscape.proof`), in the coordinates of their rank; `listen` hears of each.
 
     Raises:
@@ -251,7 +257,7 @@ def proved_rows(landscape: Landscape, state: Census, listen: Listen | None = Non
     """
     space, wide = census.space_of(landscape), landscape.space("rows")
     points = [wide.lift(unravel(space, jnp.asarray(x))) for x in state.points]
-    return proofs.prove_rows(wide, points, rows(landscape, state), listen)
+    return proofs.prove_rows(wide, points, rows(landscape, state), listen, precisions)
 
 
 def results(config: Config, out: Path) -> Results:

@@ -22,7 +22,7 @@ from typing import Any
 
 from ufm_jax.files import write_json
 from ufm_jax.landscape.landscape import Landscape
-from ufm_jax.landscape.proof import Proof, alike, prove_row
+from ufm_jax.landscape.proof import PRECISIONS, Proof, alike, prove_row
 
 FILE = "proofs.json"
 Listen = Callable[[int, int, str], None]  # steps done, of how many, what to say
@@ -54,9 +54,13 @@ def _told(failed: list[str | None], alike: Sequence[Sequence[int]]) -> str:
 
 
 def prove_rows(
-    landscape: Landscape, points: Sequence[Any], rows: Sequence[Any], listen: Listen | None = None
+    landscape: Landscape,
+    points: Sequence[Any],
+    rows: Sequence[Any],
+    listen: Listen | None = None,
+    precisions: Sequence[int] = PRECISIONS,
 ) -> Proved:
-    """Prove each row of a census at its point; `listen` hears of every one.
+    """Prove each row of a census at its point, in so many bits; `listen` hears of every one.
 
     Raises:
         ValueError: naming the landscape or its loss, if it cannot be evaluated over balls.
@@ -65,7 +69,7 @@ def prove_rows(
     for x, row in zip(points, rows, strict=True):
         if listen is not None:
             listen(len(proofs), len(rows), f"{sum(proof.proved for proof in proofs)} proved")
-        proofs.append(prove_row(landscape.balls(x), row))
+        proofs.append(prove_row(landscape.balls(x), row, precisions))
     if listen is not None:
         listen(len(rows), len(rows), f"{sum(proof.proved for proof in proofs)} proved")
     return Proved(proofs, alike(proofs))

@@ -83,11 +83,16 @@ def name_of_logits(L: Float[np.ndarray, "K K"], kinds: Int[np.ndarray, " K"] | N
     size = float(np.abs(L).max())
     if size <= MATCH_TOL:  # as two orbits are told apart near M = 0
         return "origin"
+    points = merged(L)
     L, letters = L / size, _letters(np.zeros(len(L), int) if kinds is None else kinds)
-    points = _connected(_alike(L))
     first = [point[0] for point in points]
     Q, carried = L[np.ix_(first, first)], ["".join(sorted(letters[k] for k in point)) for point in points]
     return _whole(Q, carried)
+
+
+def merged(L: Float[np.ndarray, "K K"]) -> list[np.ndarray]:
+    """Return the points of logits L: classes, in ascending order, whose rows and columns of L agree."""
+    return _connected(_alike(L / max(float(np.abs(L).max()), MATCH_TOL)))
 
 
 def _whole(Q: Matrix, carried: list[str]) -> str:
