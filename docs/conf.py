@@ -1,0 +1,52 @@
+"""Configuration of the documentation: `make docs` builds it, offline, with warnings as errors."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+import ufm_jax
+
+project = "ufm_jax"
+author = "The ufm_jax authors"
+copyright = f"2026, {author}"
+version = release = ufm_jax.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "mathml",
+    "commands",
+    "gallery",
+    "fields",
+    "checked",
+    "rooms",
+    "public",
+]
+exclude_patterns = ["_build"]
+default_role = "code"  # docstrings mark code with single backticks
+html_theme = "furo"
+html_title = f"ufm_jax {version}"
+html_static_path = ["static"]
+html_css_files = ["ufm.css"]
+html_math_renderer = "mathml"
+html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+myst_dmath_double_inline = True
+
+# Tutorials are programs: they run whenever the pages are built, in a folder of their own, and must not fail.
+nb_execution_mode = os.environ.get("UFM_DOCS_EXECUTE", "force")
+nb_execution_in_temp = True
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_output_stderr = "show"
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
