@@ -1,11 +1,18 @@
 """Configuration of the documentation: `make docs` builds it, offline, with warnings as errors."""
 
+import logging
 import os
 import sys
 from pathlib import Path
 
+from jupyter_client import KernelManager
+
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 import ufm_jax
+
+# Tutorials talk to their kernels by files, not by ports, and say nothing of it.
+KernelManager.transport.default_value = "ipc"
+logging.getLogger("traitlets").setLevel(logging.WARNING)
 
 project = "ufm_jax"
 author = "The ufm_jax authors"
@@ -15,12 +22,11 @@ version = release = ufm_jax.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "mathml",
     "commands",
     "gallery",
-    "fields",
+    "docstrings",
     "checked",
     "rooms",
     "public",
@@ -49,4 +55,3 @@ nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-napoleon_numpy_docstring = False

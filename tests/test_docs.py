@@ -46,7 +46,7 @@ def test_every_target_of_make_that_is_named_is_there(page):
 def test_every_file_that_is_named_is_there(page):
     """Modules of the package, experiments and tests in code marks, and relative links."""
     text = page.read_text()
-    marked = re.findall(r"`((?:ufm_jax|experiments|tests|figures)/[\w/]+\.\w+)`", text)
+    marked = re.findall(r"`((?:ufm_jax|experiments|tests|figures)/[a-z0-9_/]+\.\w+)`", text)
     for name in marked:
         assert (ROOT / name).exists(), name
     for link in re.findall(r"\]\(((?!https?:|#)[^)#]+)", text):
