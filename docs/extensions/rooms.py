@@ -23,10 +23,15 @@ class Rooms(SphinxDirective):
             if not path.stem.startswith("_"):
                 said = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
                 term = nodes.term("", "", nodes.literal("", path.stem))
-                listed += nodes.definition_list_item(
-                    "", term, nodes.definition("", nodes.paragraph(said, said))
-                )
+                words = nodes.paragraph("", "", *_inline(said))
+                listed += nodes.definition_list_item("", term, nodes.definition("", words))
         return [listed]
+
+
+def _inline(text: str) -> list[nodes.Node]:
+    """Return text with what stands in single backticks as code."""
+    parts = text.split("`")
+    return [nodes.literal(p, p) if i % 2 else nodes.Text(p) for i, p in enumerate(parts)]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
