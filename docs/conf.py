@@ -10,8 +10,8 @@ from jupyter_client import KernelManager
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 import ufm_jax
 
-# Tutorials talk to their kernels by files, not by ports, and say nothing of it.
-KernelManager.transport.default_value = "ipc"
+# Tutorials talk to their kernels over encrypted ports, and say nothing of it.
+KernelManager.transport_encryption.default_value = "auto"
 logging.getLogger("traitlets").setLevel(logging.WARNING)
 
 project = "ufm_jax"
@@ -47,7 +47,7 @@ myst_dmath_double_inline = True
 # Tutorials are programs: they run whenever the pages are built, in a folder of their own, and must not fail.
 nb_execution_mode = os.environ.get("UFM_DOCS_EXECUTE", "force")
 nb_execution_in_temp = True
-nb_execution_timeout = 120
+nb_execution_timeout = 300  # of a cell: seconds, but for a busy machine
 nb_execution_raise_on_error = True
 nb_output_stderr = "show"
 nb_merge_streams = True
