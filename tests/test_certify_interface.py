@@ -256,7 +256,7 @@ def test_off_critical_points_no_buffer_is_as_large_as_the_features():
     ):
         made = jax.jit(
             lambda prob, p, f=f, given=given: getattr(f(prob, p, **given), "evidence", 0),
-            compiler_options=lanes.known(lanes.QUICK),
+            compiler_options=lanes.known(lanes.QUICK, "cpu"),
         )
         held = made.lower(point.prob, point.params).compile().memory_analysis().temp_size_in_bytes
         assert held < 0.5 * 8 * N * d

@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from ufm_jax.models.factorisation import Factorisation as Factorisation
     from ufm_jax.models.frozen_classifier import FrozenClassifier as FrozenClassifier
     from ufm_jax.models.lennard_jones import LennardJones as LennardJones
+    from ufm_jax.models.multi_label import MultiLabel as MultiLabel
     from ufm_jax.models.relu_features import ReLUFeatures as ReLUFeatures
     from ufm_jax.models.unconstrained.geometry import collapse_metrics as collapse_metrics
     from ufm_jax.models.unconstrained.geometry import simplex_etf as simplex_etf
@@ -124,6 +125,7 @@ _HOMES = {
         *("class_balanced", "logit_adjusted", "vector_scaling"),
         *("VectorScaling", "WeightedSquared"),
     ),
+    "models.multi_label": ("MultiLabel",),
     "models.unit_norm": ("UnitNorm",),
     "models.relu_features": ("ReLUFeatures",),
     "models.deep_linear": ("DeepLinear",),

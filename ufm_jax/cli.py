@@ -79,6 +79,8 @@ class Sweep(LandscapeFlags):
     """Where to search: on class means, which is exact (auto, collapsed), or over all N features (full)."""
     spectra: Literal["all", "needed"] = "all"
     """Eigenvalues of the Hessian for every row, once an orbit, or only where certificates do not decide."""
+    search_dtype: Literal["auto", "float32", "float64"] = "auto"
+    """float32: begin searches so, then go on and judge in float64. auto: only on devices without float64."""
     keep_points: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Store W, H and b of every row as tensors; on class means, H holds √n_k times the mean of class k."""
     out: Path = Path("runs/sweep")
@@ -163,7 +165,8 @@ class Predict(LandscapeFlags):
 
     Of the unconstrained feature model, or with --landscape of any other that says what theory knows of it, as
     ufm_jax.models has them: unit_norm:UnitNorm, relu_features:ReLUFeatures, deep_linear:DeepLinear,
-    frozen_classifier:frozen_simplex, factorisation:factorisation, lennard_jones:LennardJones.
+    multi_label:MultiLabel, frozen_classifier:frozen_simplex, factorisation:factorisation,
+    lennard_jones:LennardJones.
     """
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -198,7 +201,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     import jax
 
-    from ufm_jax.devices import use_all_cores
+    from ufm_jax.devices import judge_on_host, use_all_cores
     from ufm_jax.programs import keep_programs
 
     try:
@@ -210,6 +213,7 @@ def main(args: Sequence[str] | None = None) -> None:
         except (RuntimeError, AssertionError) as error:  # jaxlib has both for a platform that is not there
             said = _first_line(error) or f"cannot use {os.environ.get('JAX_PLATFORMS')!r}"
             raise ValueError(f"JAX_PLATFORMS: {said}") from error
+        judge_on_host()
         match command:
             case Sweep():
                 _sweep(command)
@@ -315,7 +319,7 @@ def _plan(flags: Sweep) -> "SweepConfig | LandscapeConfig":
     """Return the configuration that the flags say."""
     from ufm_jax.runs.plan import LandscapeConfig, SweepConfig
 
-    names = ("starts", "seed", "spectra", "keep_points", "shard_size")
+    names = ("starts", "seed", "spectra", "search_dtype", "keep_points", "shard_size")
     common: dict[str, Any] = {name: getattr(flags, name) for name in names}
     common["target"] = int(flags.target) if flags.target.isdecimal() else flags.target
     if (chosen := _chosen_landscape(flags)) is not None:

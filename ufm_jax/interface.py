@@ -34,7 +34,7 @@ from ufm_jax.report.table import floats, verdict_table
 from ufm_jax.runs import engine, merge, orbits, store
 from ufm_jax.runs.folder import configuration
 from ufm_jax.runs.orbits import Atlas
-from ufm_jax.runs.plan import CensusPlan, Plan, Spectra, Target
+from ufm_jax.runs.plan import CensusPlan, Plan, SearchDtype, Spectra, Target
 from ufm_jax.runs.recipe import config_of, grid_of
 
 CRITICAL = ("GLOBAL_MINIMUM", "LOCAL_MINIMUM", "STRICT_SADDLE", "DEGENERATE", "UNDECIDED")
@@ -185,6 +185,7 @@ def sweep(
     target: Target = "minima",
     seed: int = 0,
     spectra: Spectra = "all",
+    search_dtype: SearchDtype = "auto",
     out: Path | str | None = None,
     keep_points: bool = True,
     shard_size: int = 4096,
@@ -197,6 +198,8 @@ def sweep(
     a leading axis. `target`: "minima" (descents), "saddles" (of any index), "both" (twice as many rows), or
     a number: saddles of that index. With spectra "needed" there are no eigenvalues where certificates decide,
     and no `orbit` in the table; else each orbit has one spectrum, which its rows share (`runs.by_orbit`).
+    With `search_dtype` "float32" searches (not toward an index) begin in float32 and go on in float64, which
+    pays where float64 is slow; "auto" does so on devices that have no float64.
     With `out` the run is a folder: the same call goes on with it, `ufm report` and `load` read it, and
     `shard_size` rows are a file.
 
@@ -209,6 +212,7 @@ def sweep(
     grid = as_grid(landscape)
     require_x64(grid.landscape)
     plan: dict[str, Any] = {"target": target, "seed": seed, "spectra": spectra, "shard_size": shard_size}
+    plan["search_dtype"] = search_dtype
     if out is not None:
         config = config_of(grid, starts=starts, keep_points=keep_points, **plan)
         there = store.rows_there(config, Path(out), repair=repair)

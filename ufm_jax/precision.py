@@ -4,17 +4,28 @@ from typing import Any
 
 import jax
 
+from ufm_jax.devices import has_float64
+
 
 def require_x64(landscape: Any = None) -> None:
     """Refuse to give verdicts in float32.
 
     Raises:
-        ValueError: if 64-bit floating point is off, with the line that turns it on; naming the landscape, if
-            its points are not float64.
+        ValueError: if 64-bit floating point is off, or the default device has none, with the line that mends
+            it; naming the landscape, if its points are not float64.
     """
     if not jax.config.read("jax_enable_x64"):
         raise ValueError(
             'jax_enable_x64: verdicts need float64; call jax.config.update("jax_enable_x64", True) first'
+        )
+    device = jax.config.values["jax_default_device"]
+    if not isinstance(device, jax.Device):
+        device = jax.local_devices(backend=device)[0]
+    if not has_float64(device):
+        raise ValueError(
+            f"jax_default_device: {device.device_kind} has no float64, and verdicts need it; call "
+            'jax.config.update("jax_default_device", jax.devices("cpu")[0]) first: sweeps still begin their '
+            "searches on the accelerator"
         )
     if landscape is None:
         return

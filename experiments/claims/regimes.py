@@ -27,6 +27,9 @@ def regimes(starts: int) -> Iterator[tuple[str, Callable[[], Finding]]]:
         "two linear layers of squared loss": ufm.DeepLinear(
             decay=jnp.asarray(0.02), num_classes=3, num_layers=2, loss="squared"
         ),
+        "one label a sample or two: pairs at the sum of theirs": ufm.MultiLabel(
+            decay_w=jnp.asarray(5e-3), decay_h=jnp.asarray(2e-3), num_classes=4
+        ),
         "weighted squared loss decouples": ufm.problem(
             counts=(6, 3, 1),
             dim=3,

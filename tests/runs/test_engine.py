@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from ufm_jax import interface
+from ufm_jax import devices, interface
 from ufm_jax.landscape.evidence import examine
 from ufm_jax.landscape.search import LevenbergMarquardt
 from ufm_jax.landscape.search import search as search_one
@@ -92,14 +92,12 @@ def test_a_row_depends_on_its_seed_and_start_alone(target):
 
 
 @pytest.mark.parametrize("target", ["minima", "saddles"])
-def test_many_devices_find_what_one_does(target, monkeypatch):
+def test_many_devices_find_what_one_does(target):
     """To the last bits: XLA compiles for one device otherwise than for several."""
     assert jax.local_device_count() == 4  # virtual, see conftest.py
     many = sweep(config("auto", target=target, starts=50))
-    first = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: first)
-    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    one = sweep(config("auto", target=target, starts=50))
+    with devices.on(tuple(jax.local_devices()[:1])):
+        one = sweep(config("auto", target=target, starts=50))
     for name in ("start", "verdict", "rank", "index", "nullity", "decay_w"):
         np.testing.assert_array_equal(many[name].to_numpy(), one[name].to_numpy(), err_msg=name)
     np.testing.assert_allclose(many["loss"].to_numpy(), one["loss"].to_numpy(), rtol=1e-13)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import BALANCED, keys, make
 
-from ufm_jax import interface
+from ufm_jax import devices, interface
 from ufm_jax.landscape import census, search, sound, together
 from ufm_jax.landscape import continuation as branches
 from ufm_jax.landscape.landscape import Effort
@@ -20,13 +20,14 @@ from ufm_jax.models.factorisation import Factorisation
 from ufm_jax.models.unconstrained import own_point, samples
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import collapse, reduced
-from ufm_jax.runs import by_orbit, engine, pipeline
+from ufm_jax.runs import by_orbit, engine, pipeline, rough
 
 PLATFORMS = ("cuda", "rocm", "tpu")
 # Whose compiled functions are all hot, but for the flows: their ODE solver raises by calling back to Python,
 # which is not exported.
 HOT = (
-    pipeline, by_orbit, engine, together, census, interface, search, sound, branches, own_point, samples,
+    pipeline, rough, by_orbit, engine, together, census, interface, search, sound, branches, own_point,
+    samples,
 )  # fmt: skip
 NOT_EXPORTED = {interface._flow}
 LANES = 8
@@ -78,6 +79,9 @@ def programs() -> dict[str, Program]:
                 (prob, fields, many(prob.space(target).zeros()), counts),
                 {"target": target},
             )
+        single = rough._cast((prob, fields, many(prob.space("minima").zeros())), "float32")
+        found[f"_descents {kind}"] = Program(rough._descents, (*single, counts))
+        found[f"_restricted {kind}"] = Program(rough._restricted, (prob, point), {"target": "minima"})
         space = prob.space("saddles")
         if space.shift_size:
             found[f"_approaches {kind}"] = Program(
@@ -165,7 +169,7 @@ def is_compiled(thing: Any) -> bool:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_hot_programs_lower_for_accelerators(monkeypatch, name):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(devices, "platform", lambda: "gpu")
     program = PROGRAMS[name]
     leaves, tree = jax.tree.flatten(program.args)  # records check the types of what they hold
 

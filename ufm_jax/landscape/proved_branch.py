@@ -13,6 +13,7 @@ orbit's dimension (nullity), so that the orbit is open in it. From there t goes 
 c = 0, where a small box around x₂ inside the tube is shown to hold the zero: the next piece begins there.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -140,6 +141,7 @@ def proved_over(
     name, (low, high), own = _interval(landscape, fields)
     for end in (low, high):
         try:
+            dataclasses.replace(landscape, **{name: np.asarray(end)})  # checks itself, where it can
             landscape.balls(x, **{name: end})
         except ValueError as error:
             raise ValueError(f"{name}: the interval ({low}, {high}) reaches too far: {error}") from error
@@ -182,6 +184,8 @@ def _interval(landscape: Landscape, fields: dict[str, Any]) -> tuple[str, tuple[
         low, high = (float(end) for end in ends)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: need the two ends of an interval, got {ends!r}") from None
+    if low > high:
+        raise ValueError(f"{name}: need the lower end first, got ({low}, {high})")
     if not (math.isfinite(low) and math.isfinite(high) and low <= own <= high):
         raise ValueError(
             f"{name}: need an interval that holds the landscape's own {own!r}, got ({low}, {high})"

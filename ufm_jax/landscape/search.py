@@ -206,6 +206,8 @@ def descend_together(
     fields: dict[str, Array],
     starts: Any,
     count: Int[Array, ""] | int,
+    gtol: float = DESCENDED,
+    max_steps: int = 2000,
 ) -> CriticalPoint:
     """Descend in `space` from the first `count` of S starts there at once; CONVERGED is ‖∇f‖ ≤ `SOLVED`.
 
@@ -220,8 +222,9 @@ def descend_together(
         f.data,
         count,
         width=f.width,
-        gtol=DESCENDED,
+        gtol=gtol,
         sizes=f.sizes,
+        max_steps=max_steps,
     )
     norms = jnp.linalg.norm(f.into(f.at(found.x, f.data)[1]), axis=0)
     x = jax.vmap(lambda x: landscape.lift(unravel(space, x)))(f.back(found.x).T)

@@ -29,12 +29,18 @@ NUMBERS = 2**25
 
 
 def critical_points(
-    landscape: Landscape, fields: Fields, begin: Any, method: LevenbergMarquardt | None = None
+    landscape: Landscape,
+    fields: Fields,
+    begin: Any,
+    method: LevenbergMarquardt | None = None,
+    *,
+    again: bool = True,
 ) -> CriticalPoint:
     """Search from points of `landscape.space("saddles")`, along the first axis of every leaf.
 
     Together where the landscape can (`Landscape.shifted`), in smaller spaces that the starts do not leave
-    (`Landscape.spaces`); those that do not come down so, and all of another landscape, each by itself.
+    (`Landscape.spaces`); those that do not come down so, if they are to try `again`, and all of another
+    landscape, each by itself.
     """
     method = method or LevenbergMarquardt()
     total = len(jax.tree.leaves(begin)[0])
@@ -49,11 +55,11 @@ def critical_points(
     for which, part in parts:
         point = jax.tree.map(partial(put, which), point, part)
     lost = np.flatnonzero(point.status != Status.CONVERGED)
-    if not len(lost):
+    if not (again and len(lost)):
         return point
-    again = _each(landscape, fields, begin, method, lost)
-    again = again._replace(num_steps=again.num_steps + point.num_steps[lost])
-    return jax.tree.map(partial(put, lost), point, again)
+    alone = _each(landscape, fields, begin, method, lost)
+    alone = alone._replace(num_steps=alone.num_steps + point.num_steps[lost])
+    return jax.tree.map(partial(put, lost), point, alone)
 
 
 def lanes_together(space: Landscape) -> int:

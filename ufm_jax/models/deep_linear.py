@@ -27,6 +27,7 @@ from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.landscape import Key, Landscape, Target
 from ufm_jax.models import deep_linear_forms as forms
 from ufm_jax.models.arguments import chosen_loss, is_cross_entropy, settle_dim
+from ufm_jax.models.rotations import skew_matrices, turned
 from ufm_jax.models.unconstrained.losses import Loss, Squared
 from ufm_jax.models.unconstrained.names import name_of_logits
 from ufm_jax.numerics.checks import check_count, check_positive
@@ -110,17 +111,13 @@ class DeepLinear(Landscape):
     def tangents(self, x: Layers) -> Layers:
         """Return, for each interface and a basis of skew A, the factor above times A, −A times that below."""
         d, inner = self.dim, self.num_layers - 1
-        i, j = np.triu_indices(d, 1)
-        skew = np.zeros((len(i), d, d))
-        skew[np.arange(len(i)), i, j], skew[np.arange(len(i)), j, i] = 1.0, -1.0
-        A = jnp.asarray(skew, x.W.dtype)
+        A = skew_matrices(d, x.W.dtype)
         factors, moved = [x.H, *x.V, x.W], []
         for at in range(self.num_layers):
-            change = [jnp.zeros((len(i), *a.shape), a.dtype) for a in factors]
-            change[at] = -jnp.einsum("crs,sk->crk", A, factors[at])
-            change[at + 1] = jnp.einsum("kr,crs->cks", factors[at + 1], A)
+            change = [jnp.zeros((len(A), *a.shape), a.dtype) for a in factors]
+            change[at + 1], change[at] = turned(factors[at + 1], factors[at])
             H, *V, W = change
-            moved.append(Layers(W, jnp.stack(V, axis=1) if inner else jnp.zeros((len(i), 0, d, d)), H))
+            moved.append(Layers(W, jnp.stack(V, axis=1) if inner else jnp.zeros((len(A), 0, d, d)), H))
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *moved)
 
     def invariants(self, x: Layers) -> Float[Array, " m"]:

@@ -34,6 +34,7 @@ from ufm_jax.landscape.balls import Balls
 from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.models.factorisation_balls import FactorisationBalls
+from ufm_jax.models.rotations import skew_matrices
 from ufm_jax.numerics.checks import check_count, check_positive
 
 # Two singular values nearer than this, as a part of the largest, are not told apart: rounding of the SVD.
@@ -70,10 +71,8 @@ class Factorisation(Landscape):
 
     def tangents(self, x: Factors) -> Factors:
         """Return (U A, V A) for a basis of the skew matrices A."""
-        i, j = np.triu_indices(self.rank, 1)
-        skew = np.zeros((len(i), self.rank, self.rank))
-        skew[np.arange(len(i)), i, j], skew[np.arange(len(i)), j, i] = 1.0, -1.0
-        return Factors(*(jnp.einsum("ar,crs->cas", a, jnp.asarray(skew, a.dtype)) for a in x))
+        A = skew_matrices(self.rank, x.U.dtype)
+        return Factors(*(jnp.einsum("ar,crs->cas", a, A) for a in x))
 
     def invariants(self, x: Factors) -> Float[Array, " mn"]:
         """Return the entries of U Vᵀ, by which a critical point is known up to O(r)."""

@@ -37,6 +37,7 @@ from jaxtyping import Array, Float
 from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.landscape import Key, Landscape
 from ufm_jax.models.arguments import chosen_loss, is_cross_entropy, labels_of, settle_counts, settle_dim
+from ufm_jax.models.rotations import turned
 from ufm_jax.models.unconstrained.candidates import structures
 from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.names import listed, name_of_logits
@@ -108,13 +109,8 @@ class UnitNorm(Landscape):
         return jnp.mean(self.scored.value(tau * _unit(x.W, 1) @ _unit(x.H, 0), T)) + held + decay
 
     def tangents(self, x: UnitVectors) -> UnitVectors:
-        """Return (W A, −A H) for a basis of the skew matrices A."""
-        i, j = np.triu_indices(self.dim, 1)
-        skew = np.zeros((len(i), self.dim, self.dim))
-        skew[np.arange(len(i)), i, j], skew[np.arange(len(i)), j, i] = 1.0, -1.0
-        A = jnp.asarray(skew, x.W.dtype)
-        still = None if x.tau is None else jnp.zeros(len(i), x.W.dtype)
-        return UnitVectors(jnp.einsum("kr,crs->cks", x.W, A), -jnp.einsum("crs,sn->crn", A, x.H), still)
+        W, H = turned(x.W, x.H)
+        return UnitVectors(W, H, None if x.tau is None else jnp.zeros(len(W), W.dtype))
 
     def invariants(self, x: UnitVectors) -> Float[Array, " m"]:
         """Return value, τ² and all inner products, sorted: classes and samples may be permuted."""

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ufm_jax import devices
+
 
 def each_lane(f: Callable[..., Any], count: Any = None) -> Callable[..., Any]:
     """Build the map of f over the leading axis of all its arguments, for iterative f.
@@ -20,7 +22,7 @@ def each_lane(f: Callable[..., Any], count: Any = None) -> Callable[..., Any]:
     """
 
     def apply(*args: Any) -> Any:
-        if jax.default_backend() != "cpu":
+        if devices.platform() != "cpu":
             return jax.vmap(f)(*args)
         if count is None:
             return jax.lax.map(lambda lane: f(*lane), args)
@@ -61,12 +63,12 @@ def in_shares(f: Callable[..., Any], size: int, *args: Any) -> Any:
     f gets the arguments (pytrees) and an array of counts, one a device: how many of its lanes are wanted; the
     others repeat one. Every device gets as many as the others, or one less. The results are on the host.
     """
-    total, devices, parts = len(jax.tree.leaves(args)[0]), jax.local_device_count(), []
+    total, number_of, parts = len(jax.tree.leaves(args)[0]), len(devices.local()), []
     place = functools.partial(jax.device_put, device=NamedSharding(_mesh(), SPLIT))
-    for first in range(0, total, size * devices):
-        number = min(total - first, size * devices)
-        share = -(-number // devices)
-        begin = np.minimum(share * np.arange(devices), number)
+    for first in range(0, total, size * number_of):
+        number = min(total - first, size * number_of)
+        share = -(-number // number_of)
+        begin = np.minimum(share * np.arange(number_of), number)
         counts = np.minimum(begin + share, number) - begin
         lanes = np.minimum(first + begin[:, None] + np.arange(size), total - 1)
         # Taken by NumPy, which copies rows; on a device it would be a gather of single numbers. And put where
@@ -113,23 +115,24 @@ def jit_small(
     """
 
     @functools.cache
-    def compiled() -> Callable[..., Any]:
-        compiler_options = known(CPU_OPTIONS if options is None else options)
+    def compiled(platform: str) -> Callable[..., Any]:
+        compiler_options = known(CPU_OPTIONS if options is None else options, platform)
         return jax.jit(f, static_argnames=static_argnames, compiler_options=compiler_options)
 
-    return functools.wraps(f)(lambda *args, **kwargs: compiled()(*args, **kwargs))
+    return functools.wraps(f)(lambda *args, **kwargs: compiled(devices.platform())(*args, **kwargs))
 
 
-def known(options: dict[str, Any]) -> dict[str, Any]:
-    """Return those options that this backend knows: their names belong to a version of XLA."""
-    wanted = options if jax.default_backend() == "cpu" else {}
+def known(options: dict[str, Any], platform: str) -> dict[str, Any]:
+    """Return those options of a CPU that XLA knows here: their names belong to a version of it."""
+    wanted = options if platform == "cpu" else {}
     return {name: value for name, value in wanted.items() if _is_known(name, value)}
 
 
 @functools.cache
 def _is_known(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+        with jax.default_device(devices.local()[0]):
+            jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
@@ -138,8 +141,8 @@ def _is_known(name: str, value: Any) -> bool:
 def over_devices(f: Callable[..., Any]) -> Callable[..., Any]:
     """Build f on all local devices at once: each gets all of its first argument and its share of the others.
 
-    The shares, of their leading axes, are equal, so these must be a multiple of `jax.local_device_count()`. f
-    returns arrays with the same leading axis; nothing is exchanged, so no device waits for another.
+    The shares, of their leading axes, are equal, so these must be multiples of the number of `devices.local`.
+    f returns arrays with the same leading axis; nothing is exchanged, so no device waits for another.
     """
 
     def apply(common: Any, *args: Any) -> Any:
@@ -153,4 +156,4 @@ SPLIT = PartitionSpec("lanes")  # equal shares of a leading axis
 
 
 def _mesh() -> Mesh:
-    return Mesh(np.array(jax.local_devices()), ("lanes",))
+    return Mesh(np.array(devices.local()), ("lanes",))

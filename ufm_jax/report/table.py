@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ufm_jax.landscape.orbits import OrbitRow
+from ufm_jax.runs.merge import counted
 
 
 class VerdictRow(NamedTuple):
@@ -41,17 +42,17 @@ class Setting(NamedTuple):
 def verdict_rows(table: pa.Table) -> list[VerdictRow]:
     """Return counts by target and verdict with ranges of loss, index, gradient norm and gap."""
     found = []
-    for target in sorted(set(table["target"].to_pylist())):
-        of_target = table.filter(pc.field("target") == target)
-        counts = of_target["verdict"].value_counts().to_pylist()
-        for item in sorted(counts, key=lambda c: -c["counts"]):
-            rows = of_target.filter(pc.field("verdict") == item["values"])
-            known = item["values"] != "NOT_CRITICAL"
+    for target in sorted(counted(table["target"])):
+        of_target = pc.equal(table["target"], target)
+        for verdict, count in counted(table["verdict"].filter(of_target)).items():
+            chosen = pc.and_(of_target, pc.equal(table["verdict"], verdict))
+            rows = {name: table[name].filter(chosen) for name in ("loss", "index", "grad_norm", "dual_gap")}
+            known = verdict != "NOT_CRITICAL"
             found.append(
                 VerdictRow(
                     target,
-                    item["values"],
-                    str(rows.num_rows),
+                    verdict,
+                    str(count),
                     _range(rows["loss"], ".8g"),
                     _range(rows["index"], "d") if known else "-",
                     _largest(rows["grad_norm"]),
@@ -63,8 +64,7 @@ def verdict_rows(table: pa.Table) -> list[VerdictRow]:
 
 def status_counts(table: pa.Table) -> str:
     """Return how the searches ended, and the number of rows."""
-    counts = table["status"].value_counts().to_pylist()
-    ended = ", ".join(f"{c['values']} {c['counts']}" for c in counts)
+    ended = ", ".join(f"{name} {count}" for name, count in counted(table["status"]).items())
     return f"{ended}; {table.num_rows} rows in all"
 
 
@@ -112,7 +112,7 @@ def _extreme(choose: np.ufunc, values: list[float | None]) -> float:
 
 
 def _largest(column: pa.ChunkedArray) -> str:
-    value = _extreme(np.fmax, list(floats(column)))
+    value = np.fmax.reduce(floats(column), initial=np.nan)
     return "-" if np.isnan(value) else f"{value:.1e}"
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ufm_jax import devices
 from ufm_jax.landscape.evidence import (
     Evidence,
     Representative,
@@ -228,7 +229,7 @@ def _numbered(
 
 
 def _share(landscape: Landscape, target: Target) -> int:
-    return lanes_of_call(landscape, target) // jax.local_device_count()
+    return lanes_of_call(landscape, target) // len(devices.local())
 
 
 @partial(jit_small, static_argnames=("effort",), options=QUICK)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array, Float
 
-from ufm_jax.devices import free_memory
+from ufm_jax import devices
 from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.grid import Grid, num_settings
@@ -26,7 +26,7 @@ from ufm_jax.models.unconstrained.reduction import check_class_means
 from ufm_jax.numerics.lanes import each_lane
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
-from ufm_jax.runs import by_orbit, merge, pipeline
+from ufm_jax.runs import by_orbit, merge, pipeline, rough
 from ufm_jax.runs.plan import (
     LandscapeConfig,
     Plan,
@@ -82,8 +82,8 @@ def check(config: Sweep) -> None:
     """Check what a sweep is to do, before anything is computed or written.
 
     Raises:
-        ValueError: naming the argument: as `work_of`, for sizes whose arrays do not fit into memory, if
-            64-bit floating point is off.
+        ValueError: naming the argument: as `work_of` and `rough.dtype_of`, for sizes whose arrays do not fit
+            into memory, if 64-bit floating point is off.
     """
     if not isinstance(config, SweepConfig | LandscapeConfig):
         raise ValueError(f"config: need a SweepConfig or LandscapeConfig, got {type(config).__name__}")
@@ -97,6 +97,7 @@ def check(config: Sweep) -> None:
         name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
     _check_memory(work.landscape, config.targets, name)  # before measures are traced, which hold constants
     check_settings(work.landscape, config.columns)
+    rough.dtype_of(config.search_dtype, work.landscape)
 
 
 def _check_target(landscape: Landscape, target: Target) -> None:
@@ -116,9 +117,9 @@ def _check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str =
     Raises:
         ValueError: naming the argument `name`, of which there is too much.
     """
-    free = free_memory()
+    free = devices.free_memory()
     for target in targets:
-        needed = jax.local_device_count() * pipeline.bytes_of_call(landscape, target)
+        needed = len(devices.local()) * pipeline.bytes_of_call(landscape, target)
         if needed > free:
             raise ValueError(
                 f"{name}: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
@@ -185,7 +186,7 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
 
     Raises:
         ValueError: naming the argument, as `Plan`; the leaf of `starts` that is not as the landscape's; as
-            `check_landscape` and `_check_memory`.
+            `check_landscape`, `_check_memory` and `rough.dtype_of`.
     """
     own = None
     if isinstance(starts, bool | float | str):
@@ -198,6 +199,7 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
     _check_target(grid.landscape, made.target)
     _check_memory(work_on(grid, made).landscape, made.targets)
     check_settings(grid.landscape, made.columns)
+    rough.dtype_of(made.search_dtype, work_on(grid, made).landscape)
     return made, own
 
 
@@ -213,15 +215,18 @@ def search_again(grid: Grid, plan: Plan, own: Any, setting: int, which: tuple[in
     """Return where one search of a sweep ended, which is no other the second time."""
     (number, target), work = which, work_on(grid, plan, own)
     fields = {name: values[[setting]] for name, values in work.settings.items()}
-    point = _ends(work, fields, jax.random.key(plan.seed), np.array([number]), target)
+    point = _ends(work, plan, fields, jax.random.key(plan.seed), np.array([number]), target)
     return jax.tree.map(lambda a: a[0], point.x)
 
 
-def _ends(work: Work, fields: pipeline.Fields, key: Key, start: np.ndarray, target: Target) -> CriticalPoint:
+def _ends(
+    work: Work, plan: Plan, fields: pipeline.Fields, key: Key, start: np.ndarray, target: Target
+) -> CriticalPoint:
+    dtype = rough.dtype_of(plan.search_dtype, work.landscape)
     if work.starts is None:
-        return pipeline.search(work.landscape, fields, key, start, target)
+        return pipeline.search(work.landscape, fields, key, start, target, dtype)
     begin = jax.tree.map(lambda a: a[start], work.starts)
-    return pipeline.from_starts(work.landscape, fields, begin, target)
+    return pipeline.from_starts(work.landscape, fields, begin, target, dtype)
 
 
 def points_in(table: pa.Table, grid: Grid | None) -> Any:
@@ -265,7 +270,7 @@ def judged(
         for first in range(0, len(start), size):
             part = slice(first, first + size)
             here = {name: values[part] for name, values in fields.items()}
-            point = _ends(work, here, key, start[part], shard.target)
+            point = _ends(work, plan, here, key, start[part], shard.target)
             calls.append((point, _look(work, plan, here, point.x, shard.target)))
             done += len(start[part])
             if progress is not None and part.stop < len(start):

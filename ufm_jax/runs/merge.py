@@ -25,6 +25,12 @@ class Rows(NamedTuple):
     orbits: pa.Table | None  # None: nobody sorted the rows (`spectra` "needed", older versions)
 
 
+def counted(column: pa.ChunkedArray) -> dict[str, int]:
+    """Return how often each value occurs, the most frequent first."""
+    counts = column.value_counts().to_pylist()
+    return {count["values"]: count["counts"] for count in sorted(counts, key=lambda c: -c["counts"])}
+
+
 def rows_of(plan: Plan, shards: Iterable[tuple[Shard, pa.Table]]) -> Rows:
     """Return the rows of shards, in their order, and their distinct orbits, as `listed`.
 
@@ -80,6 +86,7 @@ def listed(table: pa.Table, orbit: Int[np.ndarray, " n"], settings: Iterable[str
     rows = rows[np.lexsort((rows, slope[rows]))]
     first, hits = np.unique(orbit[rows], return_index=True, return_counts=True)[1:]
     chosen = table.select([*NUMBERS, *settings]).take(rows[first]).replace_schema_metadata()
+    chosen = chosen.set_column(1, "verdict", chosen["verdict"].cast(pa.string()))
     for name, values in (("hits", hits), ("row", rows[first])):
         chosen = chosen.append_column(name, pa.array(values, pa.int64()))
     return chosen.combine_chunks()

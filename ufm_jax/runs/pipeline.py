@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from ufm_jax import devices
 from ufm_jax.landscape.evidence import Evidence, examine
 from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.landscape import Effort, Key, Landscape, Target
@@ -43,7 +44,8 @@ from ufm_jax.numerics.lanes import (
     take,
 )
 from ufm_jax.numerics.status import Status
-from ufm_jax.runs.plan import Spectra
+from ufm_jax.runs.plan import SearchDtype, Spectra
+from ufm_jax.runs.rough import rough_ends
 
 DRAWN = 2**13  # starts toward saddles drawn at once, and searched from in one call, at least
 JUDGED = 2**16  # judged at once: eigen-solvers of accelerators take workspace a matrix, and count in 32 bits
@@ -51,7 +53,7 @@ JUDGED = 2**16  # judged at once: eigen-solvers of accelerators take workspace a
 
 def lanes_of_call(landscape: Landscape, target: Target) -> int:
     """Return how many searches fill one call on all local devices."""
-    return _share(landscape, target) * jax.local_device_count()
+    return _share(landscape, target) * len(devices.local())
 
 
 def bytes_of_call(landscape: Landscape, target: Target) -> int:
@@ -68,13 +70,21 @@ def _numbers(landscape: Landscape, target: Target) -> int:
 
 
 def search(
-    landscape: Landscape, fields: Fields, key: Key, start: np.ndarray, target: Target
+    landscape: Landscape,
+    fields: Fields,
+    key: Key,
+    start: np.ndarray,
+    target: Target,
+    dtype: SearchDtype = "float64",
 ) -> CriticalPoint:
-    """Search from each start number (int64). A start's key is folded from `key` and its number."""
+    """Search from each start number (int64). A start's key is folded from `key` and its number.
+
+    As `searched`, where starts need not come to the host in between.
+    """
     drawn = partial(_drawn, landscape, key=key, target=target)
-    if target == "saddles":
+    if target == "saddles" or dtype == "float32":
         begin = in_shares(drawn, _share(landscape, target), fields, start)
-        return critical_points(landscape, fields, begin)
+        return searched(landscape, fields, begin, target, dtype)
 
     def run(fields: Fields, start: Any, counts: Any) -> CriticalPoint:
         begin = drawn(fields, start, counts)
@@ -85,13 +95,27 @@ def search(
     return _finished(landscape, fields, point) if target == "minima" else point
 
 
-def from_starts(landscape: Landscape, fields: Fields, begin: Any, target: Target) -> CriticalPoint:
+def from_starts(
+    landscape: Landscape, fields: Fields, begin: Any, target: Target, dtype: SearchDtype = "float64"
+) -> CriticalPoint:
     """Search from starts of one's own: points of any larger space, along the first axis of every leaf."""
-    begin = jax.vmap(landscape.space(target).restrict)(begin)
+    return searched(landscape, fields, jax.vmap(landscape.space(target).restrict)(begin), target, dtype)
+
+
+def searched(
+    landscape: Landscape, fields: Fields, begin: Any, target: Target, dtype: SearchDtype
+) -> CriticalPoint:
+    """Search from points of `landscape.space(target)`; "float32" begins so, but not toward an index."""
+    share, before = _share(landscape, target), np.zeros((), np.int32)
+    if dtype == "float32" and not isinstance(target, int):
+        begin, before = rough_ends(landscape, fields, begin, target, share)
     if target == "saddles":
-        return critical_points(landscape, fields, begin)
-    point = in_shares(partial(_searches, landscape, target=target), _share(landscape, target), fields, begin)
-    return _finished(landscape, fields, point) if target == "minima" else point
+        point = critical_points(landscape, fields, begin)
+    else:
+        point = in_shares(partial(_searches, landscape, target=target), share, fields, begin)
+    if target == "minima":
+        point = _finished(landscape, fields, point)
+    return point._replace(num_steps=point.num_steps + before)
 
 
 def judge(landscape: Landscape, fields: Fields, x: Any, target: Target, spectra: Spectra) -> Evidence:

@@ -19,6 +19,7 @@ NAMED_TARGETS = ("minima", "saddles", "both")
 Target = str | int  # one of `NAMED_TARGETS`, or the index of saddles
 Space = Literal["auto", "full", "collapsed"]
 Spectra = Literal["all", "needed"]
+SearchDtype = Literal["auto", "float32", "float64"]
 
 NEUTRAL = {"smoothing": 0.0, "gamma": 2.0}  # what manifests have said of every built-in loss
 
@@ -30,14 +31,15 @@ class Plan:
     """Searches on one landscape: `starts` of them for each of its settings and targets.
 
     Raises:
-        ValueError: naming the argument and its value: starts < 1, a seed that is no int64, an unknown target
-            or spectra, more rows than int64 counts.
+        ValueError: naming the argument and its value: starts < 1, a seed that is no int64, an unknown target,
+            spectra or search_dtype, more rows than int64 counts.
     """
 
     starts: int = 1000
     seed: int = 0
     target: Target = "minima"
     spectra: Spectra = "all"
+    search_dtype: SearchDtype = "auto"
     keep_points: bool = False
     shard_size: int = 4096
 
@@ -45,6 +47,7 @@ class Plan:
         for name, least in (("starts", 1), ("seed", 0), ("shard_size", 1)):
             _check_integer(name, getattr(self, name), least)
         _check_choice("spectra", self.spectra, get_args(Spectra))
+        _check_choice("search_dtype", self.search_dtype, get_args(SearchDtype))
         if isinstance(self.target, str) and self.target.isdecimal():
             object.__setattr__(self, "target", int(self.target))
         if isinstance(self.target, str):
@@ -311,6 +314,8 @@ def _content(config: Plan | CensusPlan) -> dict[str, Any]:
             made: Spec = getattr(config, "landscape")  # noqa: B009
             content["landscape"], content["landscape_source"] = made.name, made.source
             content["landscape_set"] = dict(made.settings)
+        elif (field.name, getattr(config, field.name)) == ("search_dtype", "auto"):
+            continue  # older manifests do not hold it
         else:
             content[field.name] = getattr(config, field.name)
     return content

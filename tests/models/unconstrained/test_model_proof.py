@@ -219,6 +219,14 @@ def test_an_interval_that_reaches_where_there_is_no_landscape_is_refused(field, 
         ufm.prove_branch(PUBLIC, PUBLIC.zeros(), **{field: ends})
 
 
+def test_an_interval_of_another_landscape_is_checked_by_it_and_ends_come_in_order():
+    other = ufm.Factorisation(M=jnp.eye(2), decay=0.1, rank=1)
+    with pytest.raises(ValueError, match=r"^decay: the interval .* reaches too far: decay: need"):
+        ufm.prove_branch(other, other.zeros(), decay=(-0.1, 0.2))
+    with pytest.raises(ValueError, match=r"^decay_w: need the lower end first, got \(0.006, 0.004\)"):
+        ufm.prove_branch(PUBLIC, PUBLIC.zeros(), decay_w=(6e-3, 4e-3))
+
+
 def test_progress_is_told_where_it_is_asked_for(capsys):
     ufm.prove_branch(PUBLIC, PUBLIC.zeros(), decay_w=(5e-3, 6e-3))
     assert capsys.readouterr().err == ""

@@ -166,8 +166,9 @@ class CrossEntropy(Loss):
 
     def value_and_slope(self, Z: Columns, T: Columns) -> tuple[Float[Array, "*#N"], Columns]:
         Z, Y = self._moved(Z), self._one_hot(T)
-        top, label = jnp.max(Z, axis=0), jnp.sum(Y * Z, axis=0)
-        E = (1.0 - Y) * jnp.exp(Z - top)
+        # By `where`, not by products with Y: XLA would write out Y for the batch, and E twice.
+        top, label = jnp.max(Z, axis=0), jnp.sum(jnp.where(Y > 0.5, Z, 0.0), axis=0)
+        E = jnp.exp(_wrong_logits(Z - top, Y))
         right, wrong = jnp.exp(label - top), jnp.sum(E, axis=0)
         rest = jnp.where(right == 1.0, wrong, right + wrong - 1.0)  # beside the largest term, which is 1
         value = jnp.log1p(rest) + (top - label) + self._smoothed(Z, Y, T)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ufm_jax.devices import local
 from ufm_jax.landscape.evidence import Evidence, examine
 from ufm_jax.landscape.search import CriticalPoint
 from ufm_jax.landscape.units import SOLVED
@@ -28,7 +29,7 @@ def layout(prob: Problem, devices: Sequence[Any] | None = None) -> Params:
     Raises:
         ValueError: naming `devices`, if the number of columns is not a multiple of theirs.
     """
-    devices = jax.local_devices() if devices is None else devices
+    devices = local() if devices is None else devices
     if prob.num_columns % len(devices):
         fitting = max(n for n in range(1, len(devices)) if prob.num_columns % n == 0)
         raise ValueError(

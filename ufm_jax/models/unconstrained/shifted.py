@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ufm_jax import devices
 from ufm_jax.landscape.landscape import Shifted
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.sizes import GRADIENT_ROUNDINGS, scale, units
@@ -95,7 +96,7 @@ def shifted(prob: Problem) -> Shifted:
 def batch_size(prob: Problem) -> int:
     """Return how many points to evaluate at once: what a core's cache holds, else a device's fill."""
     n = _order(prob)
-    if jax.default_backend() != "cpu":
+    if devices.platform() != "cpu":
         return max(16, min(2**13, 2**26 // n**2))
     if n > WRITTEN_OUT:
         return 1
@@ -170,14 +171,14 @@ def _shift(
     grad_x, grad_h = grad[:order].reshape(q, c, *batch), grad[order:].reshape(r, -1, *batch)
 
     # P_k = (B_k + iσ)⁻¹, U_k = P_k Vᵀ A_k and y_k = P_k ∂f/∂h_k
-    eye = _eye(r, at.B.shape[2:])
+    eye = _eye(r, at.B[0, 0])
     right = jnp.concatenate([jnp.swapaxes(at.AV, 0, 1), eye + 0 * at.B, grad_h[:, None]], axis=1)
     solved = solve(Complex(at.B, at.sigma * eye + 0 * at.B), Complex(right, jnp.zeros_like(right)))
     U, P, y = (Complex(*(a[:, cut] for a in solved)) for cut in (slice(q), slice(q, q + r), q + r))
 
     flat = lambda a: a.reshape(order, 1, *batch)
     left = Complex(flat(grad_x - _from_features(at, y.re)), flat(-_from_features(at, y.im)))
-    one = _eye(order, batch)
+    one = _eye(order, at.sigma)
     own = jnp.broadcast_to(at.decays, (q, *at.decays.shape)).reshape(order, *batch)
     square = lambda a: a.reshape(order, order, *batch)
     S = Complex(
@@ -201,7 +202,7 @@ def _curvature(
     A = _logit_curvature(prob, at, here.Z)
     V = here.X[:, :r, None]
     AV = product(A, V) * at.scales
-    B = product(jnp.swapaxes(V, 0, 1), AV) * at.scales + lanes.strength * _eye(r, AV.shape[2:])
+    B = product(jnp.swapaxes(V, 0, 1), AV) * at.scales + lanes.strength * _eye(r, AV[0, 0])
     slope = prob.loss.slope(here.Z, at.T) * (at.weights * at.scales)
     G = product(jnp.swapaxes(at.Q, 0, 1), slope)
 
@@ -258,5 +259,6 @@ def _widened(a: Float[Array, "..."], size: int, axis: int = 0) -> Float[Array, "
     return jnp.pad(a, [(0, size - a.shape[axis] if i == axis else 0) for i in range(a.ndim)])
 
 
-def _eye(n: int, batch: tuple[int, ...]) -> Float[Array, "n n *one"]:
-    return jnp.eye(n).reshape(n, n, *(1,) * len(batch))
+def _eye(n: int, entry: Float[Array, "*B"]) -> Float[Array, "n n *one"]:
+    """Return the identity among stacks of matrices with such entries."""
+    return jnp.eye(n, dtype=entry.dtype).reshape(n, n, *(1,) * entry.ndim)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ufm_jax import devices
 from ufm_jax.landscape.landscape import Batched
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.sizes import scale, units
@@ -72,7 +73,7 @@ def batch_size(prob: Problem) -> int:
     A function of the problem's sizes and the backend alone, since another batch may round otherwise.
     """
     D = prob.num_variables
-    if jax.default_backend() != "cpu":
+    if devices.platform() != "cpu":
         return max(256, min(2**16, 2**28 // D))
     if not _written_out(prob):
         return 1
