@@ -63,6 +63,12 @@ def test_every_figure_says_how_it_is_made():
         assert said["versions"]
 
 
+def test_every_experiment_is_listed():
+    (targets,) = re.findall(r"^EXPERIMENTS := (.*)", MAKEFILE.replace("\\\n", " "), re.MULTILINE)
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/experiments.md").read_text(), re.MULTILINE)
+    assert sorted(targets.split()) == sorted(listed)
+
+
 def test_one_version_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
