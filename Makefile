@@ -45,10 +45,11 @@ lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Tutorials run, and small programs are worth keeping: eight kernels compile much the same.
+# Tutorials run. Small programs are worth keeping, as their kernels compile much the same; and of eight parts two hold
+# tutorials, one a core.
 docs: .venv/.docs  ## the documentation, into build/docs, with every tutorial run and warnings as errors
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
-	  $(BIN)/python -m sphinx -q -j 2 -W --keep-going docs build/docs
+	  $(BIN)/python -m sphinx -q -j 8 -W --keep-going docs build/docs
 	@echo "built build/docs/index.html"
 
 wheel: .venv/.installed  ## a wheel into dist/, installed into a bare environment, and a small sweep there
