@@ -4,6 +4,7 @@ The package is imported under jaxtyping's hook, so that every annotated shape is
 """
 
 import functools
+import gc
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,12 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 install_import_hook("ufm_jax", "beartype.beartype")
+
+# Nearly all of the suite's time is compilation of small functions that run once: without XLA's newer code
+# generator for fusions, and each by one thread, it takes a third. Hot programs are compiled as users have
+# them: they say so themselves (`numerics/lanes.py`). Processes that tests start inherit this.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import ufm_jax  # noqa: E402  (sets the number of XLA's CPU workers: before the first computation)
 
@@ -26,7 +33,6 @@ import pytest  # noqa: E402
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Nearly all of the suite's time is compilation of small functions that run once.
 jax.config.update("jax_disable_most_optimizations", True)
 if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
@@ -54,6 +60,12 @@ LONG = frozenset(
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
+def pytest_collection_finish():
+    """Collect garbage seldom: a quarter of what tracing takes was looking through what lives to the end."""
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
 
 
 settings.register_profile(
@@ -120,6 +132,7 @@ def minimum_from_etf(prob: Problem):
     return search_from(prob, small, starts.mean_etf(small), Newton(radius=small.num_classes**0.5))
 
 
+@jax.jit
 def gradient_norm(prob: Problem, p: Params):
     """Return ‖∇f‖₂."""
     return prob.evaluate(p).grad_norm
@@ -127,14 +140,19 @@ def gradient_norm(prob: Problem, p: Params):
 
 def dual_bound(prob: Problem, p: Params):
     """Return the lower bound on the global minimum."""
-    return prob.lower_bound(prob.check(p))
+    return lower_bound(prob, prob.check(p))
 
 
+lower_bound = jax.jit(lambda prob, p: prob.lower_bound(p))
+
+
+@jax.jit
 def curvature_floor(prob: Problem, p: Params):
     """Return the lower bound on all eigenvalues."""
     return prob.known(prob.evaluate(p), "certificate").floor
 
 
+@jax.jit
 def null_direction(prob: Problem, p: Params):
     """Return the direction out of a point of lower rank."""
     return prob.known(prob.evaluate(p), "escape").escape

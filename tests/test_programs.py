@@ -40,7 +40,10 @@ SWEEP = [
     "--decay-h",
     "1e-3",
 ]
-SWEEP += ["--starts", "4", "--no-bias"]
+SWEEP += ["--starts", "4", "--no-bias", "--target", "both"]
+# Of a first sweep, toward both targets: nine for the rows (starts, searches and looks of each, invariants,
+# spectra, comparisons) and what JAX compiles to make keys, leaves and known minima.
+MOST = 16
 
 
 def command(home, *words, **environment):
@@ -70,6 +73,7 @@ def test_a_second_command_compiles_nothing_whatever_decays_seed_and_starts(tmp_p
     assert kept
     assert {str(file.parent) for file in kept} == {programs.folder().name}
     assert first["dir"] == str(home / "ufm_jax" / programs.folder().name)
+    assert first["asked"] <= MOST
     other = [*SWEEP, "--decay-w", "4e-3", "--seed", "7", "--starts", "9"]
     _, second = command(home, *other, "--out", str(tmp_path / "b"))
     assert second["hits"] == second["asked"] > 0
@@ -79,10 +83,10 @@ def test_a_second_command_compiles_nothing_whatever_decays_seed_and_starts(tmp_p
     with (home / "ufm_jax" / broken).open("r+b") as file:
         file.truncate(100)
     said, third = command(home, *SWEEP, "--out", str(tmp_path / "c"))
-    assert third["hits"] == third["asked"] - 1
+    assert third["hits"] == third["asked"]  # as JAX has it, too
+    assert third["asked"] == second["asked"] + 1
     assert not any("persistent" in line for line in said)
     assert entries(home / "ufm_jax").keys() == kept.keys()
-    assert entries(home / "ufm_jax")[broken] > 100  # written again
 
 
 def test_no_cache_and_ones_own_cache(tmp_path):

@@ -1,5 +1,6 @@
 """The `ufm` command: flags to configurations, results to text. JAX is imported only once a command runs."""
 
+import gc
 import json
 import os
 import sys
@@ -199,6 +200,7 @@ def main(args: Sequence[str] | None = None) -> None:
         description="Landscape explorer for the unconstrained feature model of neural collapse.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    gc.set_threshold(100_000, 50, 100)  # tracing makes many objects and no cycles: a tenth of a first sweep
     import jax
 
     from ufm_jax.devices import judge_on_host, use_all_cores

@@ -20,6 +20,8 @@ import jax
 import jaxlib
 
 import ufm_jax
+from ufm_jax.numerics import lanes
+from ufm_jax.numerics.kept import Kept
 
 LARGEST = 2**28  # bytes of all programs: a command has one or two MB of them
 # Lines of /proc/cpuinfo, on Intel's and AMD's processors and on ARM's.
@@ -37,6 +39,7 @@ def keep_programs(wanted: bool = True) -> None:
     """
     if not wanted:
         jax.config.update("jax_enable_compilation_cache", False)
+    lanes.keep(Kept(None))  # this process's at least, for all its threads
     given = jax.config.values
     if given["jax_compilation_cache_dir"] or not given["jax_enable_compilation_cache"]:
         return
@@ -53,6 +56,7 @@ def keep_programs(wanted: bool = True) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     _mend(kept)
+    lanes.keep(Kept(kept))
 
 
 def folder() -> Path:

@@ -145,21 +145,9 @@ def test_a_worker_compiles_once(tmp_path):
 
 
 def test_ctrl_c_keeps_finished_shards(tmp_path):
-    out, many = (
-        tmp_path / "run",
-        replace(CONFIG, starts=4000),
-    )  # not done before the signal comes
-    command = [
-        sys.executable,
-        "-m",
-        "ufm_jax",
-        "sweep",
-        *FLAGS.replace("--starts 400", "--starts 4000").split(),
-        "--out",
-        str(out),
-        "--cluster",
-        "local:1",
-    ]
+    out, many = tmp_path / "run", replace(CONFIG, starts=1200)  # not done before the signal comes
+    flags = FLAGS.replace("--starts 400", "--starts 1200").split()
+    command = [sys.executable, "-m", "ufm_jax", "sweep", *flags, "--out", str(out), "--cluster", "local:1"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([*HEEDING, *command], start_new_session=True, **streams)
     until = time.monotonic() + 60
@@ -172,7 +160,7 @@ def test_ctrl_c_keeps_finished_shards(tmp_path):
     assert process.returncode == 130, said
     assert said.splitlines()[-1].startswith("ufm: stopped; what is finished is kept")
     assert "Traceback" not in said
-    assert len(list(out.glob("points/*.parquet"))) < 100
+    assert len(list(out.glob("points/*.parquet"))) < 30
     store.run(many, out)
     store.run(many, tmp_path / "undisturbed")
     assert rows(out) == rows(tmp_path / "undisturbed")

@@ -7,7 +7,7 @@ import inspect
 from typing import Any, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import BALANCED, keys, make
 
@@ -18,8 +18,7 @@ from ufm_jax.landscape.landscape import Effort
 from ufm_jax.landscape.search import CriticalPoint, EigenvectorFollowing, LevenbergMarquardt, Newton
 from ufm_jax.models.factorisation import Factorisation
 from ufm_jax.models.unconstrained import own_point, samples
-from ufm_jax.models.unconstrained.problem import Problem
-from ufm_jax.models.unconstrained.reduction import collapse, reduced
+from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.runs import by_orbit, engine, pipeline, rough
 
 PLATFORMS = ("cuda", "rocm", "tpu")
@@ -33,7 +32,7 @@ NOT_EXPORTED = {interface._flow}
 LANES = 8
 FULL = make(BALANCED, 3)  # d = K: points have as many coordinates in every form
 MEANS = collapse(FULL)
-ANY = Factorisation(M=jnp.diag(jnp.arange(3.0, 0.0, -1.0)), decay=0.1, rank=2)  # of which less is known
+ANY = Factorisation(M=jax.device_put(np.diag([3.0, 2.0, 1.0])), decay=0.1, rank=2)  # of which less is known
 SOUGHT = ("minima", "saddles")
 DECAYS = ("decay_w", "decay_h", "decay_b")
 
@@ -48,20 +47,21 @@ class Program(NamedTuple):
 
 def many(tree: Any) -> Any:
     """Return a tree with as many rows as there are lanes."""
-    return jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], LANES, axis=0), tree)
+    return jax.tree.map(lambda a: jax.device_put(np.repeat(np.asarray(a)[None], LANES, axis=0)), tree)
 
 
-def raveled(prob: Problem) -> jax.Array:
-    return jnp.ones((LANES, reduced(prob).num_variables))
+def ones(*shape: int, dtype: Any = float) -> jax.Array:
+    """As `jnp.ones`, by NumPy, which compiles nothing."""
+    return jax.device_put(np.ones(shape, dtype))
 
 
 def programs() -> dict[str, Program]:
     """Return every hot program, by the name of its function and what it is used for."""
-    counts = jnp.full(jax.local_device_count(), LANES // jax.local_device_count(), jnp.int32)
-    key, number = jax.random.key(0), jnp.arange(LANES)
-    row = jnp.ones(LANES)
-    none = jnp.zeros(LANES, jnp.int32)
-    decays = {name: jnp.full(LANES, getattr(MEANS, name)) for name in DECAYS}
+    counts = ones(jax.local_device_count(), dtype=np.int32)
+    key, number = jax.random.key(0), ones(LANES, dtype=int)
+    row = ones(LANES)
+    none = ones(LANES, dtype=np.int32)
+    decays = {name: many(getattr(MEANS, name)) for name in DECAYS}
     found: dict[str, Program] = {}
     for kind, prob, fields in (
         ("means", MEANS, decays),
@@ -79,6 +79,8 @@ def programs() -> dict[str, Program]:
                 (prob, fields, many(prob.space(target).zeros()), counts),
                 {"target": target},
             )
+        descents = found[f"_searches minima {kind}"]
+        found[f"_short_descents {kind}"] = descents._replace(of=pipeline._short_descents)
         single = rough._cast((prob, fields, many(prob.space("minima").zeros())), "float32")
         found[f"_descents {kind}"] = Program(rough._descents, (*single, counts))
         found[f"_restricted {kind}"] = Program(rough._restricted, (prob, point), {"target": "minima"})
@@ -105,7 +107,7 @@ def programs() -> dict[str, Program]:
             found[f"_seen {effort} {kind}"] = Program(
                 by_orbit._seen, (prob, fields, point, counts), {"effort": effort}
             )
-        judged = (prob, fields, point, jnp.ones(LANES, bool), counts)
+        judged = (prob, fields, point, ones(LANES, dtype=bool), counts)
         other = jax.eval_shape(inspect.unwrap(by_orbit._judged), *judged)
         found |= {
             f"_invariants of orbits {kind}": Program(by_orbit._invariants, (prob, fields, point, counts)),
@@ -123,23 +125,23 @@ def programs() -> dict[str, Program]:
                 interface._examine, (prob, x), {"effort": effort, "grad_tol": 1e-9, "gap_tol": 1e-9}
             )
         leaves = {name: getattr(prob, name) for name in prob.leaf_names()}
-        path, flat, t = branches.Path(leaves, leaves), jnp.ones(prob.num_variables), jnp.ones(())
+        path, flat, t = branches.Path(leaves, leaves), ones(prob.num_variables), ones()
         shapes = jax.eval_shape(branches._begin, prob, path, flat)[0]
-        here = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), shapes)
+        here = jax.tree.map(lambda a: ones(*a.shape, dtype=a.dtype), shapes)
         found |= {
             f"branch begins {kind}": Program(branches._begin, (prob, path, flat)),
             f"branch goes on {kind}": Program(branches._step, (prob, path, here, t, t)),
             f"branch judged {kind}": Program(branches._examine, (prob, leaves, x)),
         }
         space = census.space_of(prob)
-        flats, lanes = jnp.ones((LANES, space.num_variables)), (space, jax.random.split(key, LANES), number)
+        flats, lanes = ones(LANES, space.num_variables), (space, jax.random.split(key, LANES), number)
         found |= {
             **{f"census {t} {kind}": Program(census._drawn, lanes, {"target": t}) for t in SOUGHT},
             f"census evidence {kind}": Program(census._examine, (prob, flats)),
             f"census invariants {kind}": Program(census._invariants, (space, flats)),
             f"census located {kind}": Program(census._solved, (space, space.zeros())),
         }
-        found[f"slice {kind}"] = Program(interface._plane, (prob, x, x, x, jnp.ones(3)))
+        found[f"slice {kind}"] = Program(interface._plane, (prob, x, x, x, ones(3)))
         found[f"_slopes {kind}"] = Program(sound._slopes, (prob, keys(0, 2)))
         for method in (Newton(), LevenbergMarquardt(), EigenvectorFollowing(1)):
             for start, several in ((x, False), (many(x), True)):
@@ -187,7 +189,7 @@ def test_no_hot_program_is_forgotten():
         for thing in vars(module).values()
         if is_compiled(thing) and getattr(thing, "__module__", None) == module.__name__
     }
-    assert {"_searches", "_evidence", "_drawn", "_search", "_approaches"} <= {
+    assert {"_each_search", "_evidence", "_drawn", "_search", "_approaches"} <= {
         thing.__name__ for thing in compiled
     }
     assert compiled - NOT_EXPORTED == {program.of for program in PROGRAMS.values()}

@@ -40,7 +40,7 @@ from ufm_jax.landscape.sound import check_landscape
 from ufm_jax.landscape.spectrum import DENSE_LIMIT, NOT_COUNTED
 from ufm_jax.landscape.together import critical_points
 from ufm_jax.numerics.checks import check_count
-from ufm_jax.numerics.lanes import each_lane, in_batches
+from ufm_jax.numerics.lanes import QUICK, each_lane, in_batches, jit_small
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 
@@ -297,7 +297,7 @@ def _round(
     return jax.device_get((ends.reshape(ROUND, -1), status.reshape(ROUND)))
 
 
-@functools.partial(jax.jit, static_argnames="target")
+@functools.partial(jit_small, static_argnames=("target",), options=QUICK)
 def _drawn(
     space: Landscape, keys: Shaped[Array, "B *key"], numbers: Int[Array, " B"], target: str
 ) -> tuple[Array, Array]:
@@ -305,12 +305,12 @@ def _drawn(
     return jax.vmap(ravel)(found.x), found.status
 
 
-@jax.jit
+@functools.partial(jit_small, options=QUICK)
 def _invariants(space: Landscape, points: Float[Array, "B D"]) -> Float[Array, "B F"]:
     return each_lane(lambda x: _print(space, unravel(space, x)))(points)
 
 
-@jax.jit
+@functools.partial(jit_small, options=QUICK)
 def _examine(landscape: Landscape, points: Float[Array, "B D"]) -> dict[str, Array]:
     space, wide = space_of(landscape), landscape.space("rows")
 
@@ -322,6 +322,6 @@ def _examine(landscape: Landscape, points: Float[Array, "B D"]) -> dict[str, Arr
     return each_lane(one)(points)
 
 
-@jax.jit
+@functools.partial(jit_small, options=QUICK)
 def _solved(space: Landscape, x: Any) -> CriticalPoint:
     return search_from(space, space, x, LevenbergMarquardt())

@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.landscape import Effort, Known, Landscape, sizes_of
-from ufm_jax.landscape.point import Curvature, Point, curvature_along
+from ufm_jax.landscape.point import Curvature, Point, curvature_along, picked
 from ufm_jax.landscape.spectrum import Parts, Spectrum, assembled
 from ufm_jax.landscape.units import FLAT, GAP_TOL, GRAD_TOL, Units, even_curvature
 from ufm_jax.landscape.verdict import (
@@ -91,7 +90,7 @@ def examine(
     if known.escape is not None:
         tried.append(known.escape._replace(squares=None))
     best = jnp.argmin(jnp.stack([c.value for c in tried]))
-    curvature = jax.tree.map(lambda *leaves: jnp.stack(leaves)[best], *tried)
+    curvature = picked(best, tried)
     judgement = judge(size, even_curvature(curvature, scale), spec, known.floor, **tolerances)
     row = _row(landscape, point, known, size, judgement, curvature.value, (spec.lambda_min, spec.residual))
     return Examined(row, spec, curvature.direction)

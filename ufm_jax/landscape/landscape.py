@@ -324,6 +324,11 @@ class Landscape(Structure):
         return BATCH
 
     @property
+    def short_sums(self) -> bool:
+        """True if sums in an evaluation are so short that XLA does best without its library of reductions."""
+        return False
+
+    @property
     def largest_block(self) -> int:
         """How many variables the largest of the Hessian's blocks has."""
         return self.num_variables

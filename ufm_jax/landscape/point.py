@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import keystr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Point(NamedTuple):
@@ -52,6 +53,20 @@ def as_rows(directions: Any) -> Float[Array, "m D"]:
 
 def curvature_along(point: Point, direction: Any) -> Curvature:
     """Scale the direction to unit length and measure its curvature vᵀ H v exactly."""
-    length = jnp.linalg.norm(ravel(direction))
+    length = jnp.sqrt(inner(direction, direction))
     unit = jax.tree.map(lambda a: a / jnp.maximum(length, jnp.finfo(a.dtype).tiny), direction)
-    return Curvature(jnp.dot(ravel(unit), ravel(point.hv(unit))), unit)
+    return Curvature(inner(unit, point.hv(unit)), unit)
+
+
+def inner(u: Any, v: Any) -> Float[Array, ""]:
+    """Return ⟨u, v⟩ of two points or directions: of leaves, as to join them would be a copy of each."""
+    leaves = zip(jax.tree.leaves(u), jax.tree.leaves(v), strict=True)
+    return jnp.asarray(sum(jnp.sum(a * b) for a, b in leaves))
+
+
+def picked(which: Int[Array, ""], trees: list[Any]) -> Any:
+    """Return one of some directions: an entry at a time, since a stack of them would be a copy of each."""
+    first, *others = trees
+    for number, other in enumerate(others, 1):
+        first = jax.tree.map(partial(jnp.where, which == number), other, first)
+    return first

@@ -1,5 +1,6 @@
 """Is a landscape what it says? Its value is a number, and does not change along its tangents."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Shaped
 from ufm_jax.landscape.landscape import Key, Landscape
 from ufm_jax.landscape.point import as_rows, leaf_name, ravel
 from ufm_jax.landscape.units import Units
+from ufm_jax.numerics.lanes import QUICK, jit_small
 
 COLUMNS = frozenset(
     (
@@ -148,7 +150,7 @@ def _check_units(landscape: Landscape, value: Any) -> None:
             raise ValueError(f"units: {landscape.name} needs a finite {what} > 0, got {size}")
 
 
-@jax.jit
+@partial(jit_small, options=QUICK)
 def _slopes(landscape: Landscape, keys: Shaped[Array, "n *key"]) -> Array:
     def one(key: Key) -> Array:
         x = landscape.start(key)

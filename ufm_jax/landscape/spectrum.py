@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.landscape.orbit import Orbit
-from ufm_jax.landscape.point import Point, ravel
+from ufm_jax.landscape.point import Point, inner, picked, ravel
 from ufm_jax.landscape.units import ROUNDING, ZERO_RTOL, Units, per_slope, zero_tolerance
 from ufm_jax.numerics.derivatives import Vector, dense_matrix
 from ufm_jax.numerics.lanczos import extreme_eigenpairs
@@ -113,9 +113,10 @@ def assembled(
     """
     held = [b for b in asked.blocks if b.direction is not None]
     which = jnp.argmin(jnp.stack([b.values[0] for b in held]))
-    direction = jax.tree.map(lambda *leaves: jnp.stack(leaves)[which], *(b.direction for b in held))
+    direction = picked(which, [b.direction for b in held])
     along = jnp.stack([b.values[0] for b in held])[which]
-    measured = jnp.linalg.norm(ravel(point.hv(direction)) - along * ravel(direction))
+    left = jax.tree.map(lambda pushed, a: pushed - along * a, point.hv(direction), direction)
+    measured = jnp.sqrt(inner(left, left))
     others = [b for b in asked.blocks if b.direction is None]
     values = jnp.stack([along, *(b.values[0] for b in others)])
     residual = jnp.stack([measured, *(b.residual for b in others)])[jnp.argmin(values)]

@@ -15,7 +15,16 @@ from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.search import CriticalPoint, LevenbergMarquardt, approach_together, search_from
 from ufm_jax.landscape.spectrum import BASIS_BYTES, DENSE_LIMIT
-from ufm_jax.numerics.lanes import QUICK, each_lane, in_shares, jit_small, over_devices, put, take
+from ufm_jax.numerics.lanes import (
+    QUICK,
+    are_few,
+    each_lane,
+    in_shares,
+    jit_small,
+    over_devices,
+    put,
+    take,
+)
 from ufm_jax.numerics.status import Status
 
 Fields = dict[str, Any]
@@ -47,7 +56,8 @@ def critical_points(
     if not landscape.space("saddles").shift_size:
         return _each(landscape, fields, begin, method, np.arange(total))
     begin, parts = jax.device_get(begin), []
-    for space, which in landscape.spaces(begin):
+    spaces = Landscape.spaces(landscape, begin) if are_few() else landscape.spaces(begin)  # one program
+    for space, which in spaces:
         run = partial(_approaches, landscape, space, method=method)
         parts.append((which, in_shares(run, lanes_together(space), *take(which, fields, begin))))
     empty = lambda a: np.zeros((total, *a.shape[1:]), a.dtype)

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm_jax.numerics.checks import check_count, check_positive, check_search
@@ -227,6 +226,8 @@ def lbfgs(
     Raises:
         ValueError: as `minimise`.
     """
+    import optax  # a tenth of a second, which no other search waits for
+
     check_search(gtol, max_steps)
     check_count(memory=memory)
     flat, x0, unravel = on_vectors(f, start)

@@ -1,7 +1,10 @@
 """Many independent problems in one compiled call."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ufm_jax import devices
+from ufm_jax.numerics.kept import Kept
 
 
 def each_lane(f: Callable[..., Any], count: Any = None) -> Callable[..., Any]:
@@ -93,11 +97,16 @@ def put(lanes: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 # Of XLA's CPU compiler. Without the first, kernels of a microsecond are handed from thread to thread, and two
-# devices on two cores wait for each other a third of the time. The second uses AVX-512 where it exists.
+# devices on two cores wait for each other a third of the time; without the second, a kernel of five is cut
+# into one piece a worker and takes fifty. The third uses AVX-512 where it exists. The last is XLA's default,
+# said for tests, which leave it out where it is not said.
 CPU_OPTIONS = {
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
+    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
     "xla_cpu_prefer_vector_width": 512,
+    "xla_cpu_use_fusion_emitters": True,
 }
+SHORT_SUMS = CPU_OPTIONS | {"xla_cpu_experimental_ynn_fusion_type": ""}  # for `Landscape.short_sums`
 # Leave out XLA's newer code generator for fusions, a third of what compilation takes, and a library of matrix
 # products whose workspace is as large as a large factor, and no buffer that XLA counts. Searches toward
 # saddles run no slower so, descents at a third (K = 10) to two thirds of their rate.
@@ -106,33 +115,76 @@ QUICK = CPU_OPTIONS | {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experiment
 QUICKEST = QUICK | {"xla_backend_optimization_level": 1}
 
 
+# For programs that few lanes run: LLVM does as little as it can. A third of the time to compile, and up to
+# ten times that to run.
+HASTY = QUICK | {"xla_backend_optimization_level": 0}
+
+_asking = threading.Lock()
+_few: contextvars.ContextVar[bool] = contextvars.ContextVar("few", default=False)
+_kept: Kept | None = None
+
+
+@contextlib.contextmanager
+def for_few(wanted: bool) -> Iterator[None]:
+    """Have `jit_small` compile in haste here, if `wanted`: where there are so few lanes that it pays."""
+    before = _few.set(wanted)
+    try:
+        yield
+    finally:
+        _few.reset(before)
+
+
+def are_few() -> bool:
+    """Whether the programs called here are compiled in haste."""
+    return _few.get()
+
+
+def keep(kept: Kept | None) -> None:
+    """Have all programs of `jit_small` kept so; for a command line to say."""
+    global _kept
+    _kept = kept
+
+
+def keeps() -> bool:
+    """Whether a program that one thread has compiled is all threads'."""
+    return _kept is not None
+
+
 def jit_small(
     f: Callable[..., Any], static_argnames: tuple[str, ...] = (), *, options: dict[str, Any] | None = None
 ) -> Callable[..., Any]:
     """Return `jax.jit(f)` for programs of many small kernels; compiled for the backend at its first call.
 
-    `options` of XLA are for a CPU: `CPU_OPTIONS` by default.
+    `options` of XLA are for a CPU: `CPU_OPTIONS` by default, `HASTY` where lanes are few.
     """
 
     @functools.cache
-    def compiled(platform: str) -> Callable[..., Any]:
-        compiler_options = known(CPU_OPTIONS if options is None else options, platform)
-        return jax.jit(f, static_argnames=static_argnames, compiler_options=compiler_options)
+    def compiled(platform: str, few: bool) -> tuple[Any, dict[str, Any]]:
+        chosen = known(HASTY if few else CPU_OPTIONS if options is None else options, platform)
+        return jax.jit(f, static_argnames=static_argnames, compiler_options=chosen), chosen
 
-    return functools.wraps(f)(lambda *args, **kwargs: compiled(devices.platform())(*args, **kwargs))
+    def call(*args: Any, **kwargs: Any) -> Any:
+        jitted, chosen = compiled(devices.platform(), are_few())
+        if _kept is None:
+            return jitted(*args, **kwargs)
+        return _kept.run(jitted, static_argnames, chosen, args, kwargs)
+
+    return functools.wraps(f)(lambda *args, **kwargs: call(*args, **kwargs))
 
 
 def known(options: dict[str, Any], platform: str) -> dict[str, Any]:
     """Return those options of a CPU that XLA knows here: their names belong to a version of it."""
     wanted = options if platform == "cpu" else {}
-    return {name: value for name, value in wanted.items() if _is_known(name, value)}
+    with _asking:
+        together = tuple(wanted.items())
+        return wanted if _are_known(together) else {n: v for n, v in together if _are_known(((n, v),))}
 
 
 @functools.cache
-def _is_known(name: str, value: Any) -> bool:
+def _are_known(options: tuple[tuple[str, Any], ...]) -> bool:
     try:
         with jax.default_device(devices.local()[0]):
-            jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+            jax.jit(lambda x: x, compiler_options=dict(options)).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True

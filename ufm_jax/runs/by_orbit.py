@@ -79,6 +79,14 @@ def sort(landscape: Landscape, fields: Fields, x: Any, seen: Seen, setting: Int[
     return Sorted(evidence, orbit, best, place.invariants[place.line[best]])
 
 
+def rehearse(landscape: Landscape, fields: Fields, x: Any, seen: Seen) -> None:
+    """Compile what `sort` is about to use, of one point: it does what `sort` does of rows on one orbit."""
+    in_shares(partial(_invariants, landscape), dense_share(landscape), fields, x)
+    if landscape.tells_orbits:
+        found = _spectra(landscape, fields, x, np.zeros(1, int), polish=True)
+        in_shares(partial(_alike, landscape), ROWS, fields, seen.evidence, np.zeros(1), found)
+
+
 def unsorted(seen: Seen) -> Sorted:
     """Return judged rows that nobody compared."""
     none = np.zeros(0, int)

@@ -1,5 +1,7 @@
 """Shards of a sweep: from start numbers and settings to tables, one row each."""
 
+import contextlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Reason, Verdict
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.models.unconstrained.reduction import check_class_means
-from ufm_jax.numerics.lanes import each_lane
+from ufm_jax.numerics.kept import rehearsal
+from ufm_jax.numerics.lanes import each_lane, for_few, keeps
 from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 from ufm_jax.runs import by_orbit, merge, pipeline, rough
@@ -39,6 +42,10 @@ from ufm_jax.runs.plan import (
     shards,
 )
 from ufm_jax.runs.recipe import grid_of
+
+# Starts times the cube of the variables of one search. Programs compiled in haste saved 5 s at K = 4 (28
+# variables) on 2 cores and cost 0.3 ms more a start, so they pay up to some 10,000 starts there.
+HASTE = 2**27
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
 
@@ -215,7 +222,8 @@ def search_again(grid: Grid, plan: Plan, own: Any, setting: int, which: tuple[in
     """Return where one search of a sweep ended, which is no other the second time."""
     (number, target), work = which, work_on(grid, plan, own)
     fields = {name: values[[setting]] for name, values in work.settings.items()}
-    point = _ends(work, plan, fields, jax.random.key(plan.seed), np.array([number]), target)
+    with for_few(_few(work, plan)):
+        point = _ends(work, plan, fields, jax.random.key(plan.seed), np.array([number]), target)
     return jax.tree.map(lambda a: a[0], point.x)
 
 
@@ -261,29 +269,66 @@ def judged(
     key = jax.random.key(plan.seed)
     best = np.asarray(_known_minima(work.landscape, work.settings))
     finished: Counter = Counter()
-    done = 0
-    for shard in todo:
+    done, few = 0, _few(work, plan)
+    for number, shard in enumerate(todo):
+        if number == 0 and keeps():
+            _rehearse(work, plan, shard.target, few)
         start, setting = lanes_of(plan, np.arange(shard.first, shard.stop))
         fields = {name: values[setting] for name, values in work.settings.items()}
         size = pipeline.lanes_of_call(work.landscape, shard.target)
         calls = []
-        for first in range(0, len(start), size):
-            part = slice(first, first + size)
-            here = {name: values[part] for name, values in fields.items()}
-            point = _ends(work, plan, here, key, start[part], shard.target)
-            calls.append((point, _look(work, plan, here, point.x, shard.target)))
-            done += len(start[part])
-            if progress is not None and part.stop < len(start):
-                progress(done, finished + _decided(calls))
-        point, seen = jax.tree.map(lambda *a: np.concatenate(a), *calls)
-        found = by_orbit.unsorted(seen)
-        if plan.spectra == "all":
-            found = by_orbit.sort(work.landscape, fields, point.x, seen, setting)
+        with for_few(few):
+            for first in range(0, len(start), size):
+                part = slice(first, first + size)
+                here = {name: values[part] for name, values in fields.items()}
+                point = _ends(work, plan, here, key, start[part], shard.target)
+                calls.append((point, _look(work, plan, here, point.x, shard.target)))
+                done += len(start[part])
+                if progress is not None and part.stop < len(start):
+                    progress(done, finished + _decided(calls))
+            point, seen = jax.tree.map(lambda *a: np.concatenate(a), *calls)
+            found = by_orbit.unsorted(seen)
+            if plan.spectra == "all":
+                found = by_orbit.sort(work.landscape, fields, point.x, seen, setting)
         rows = table_of(settings_of(plan, setting), shard.target, start, point, found, best[setting])
         finished.update(_verdicts(found.evidence))
         if progress is not None:
             progress(done, finished)
         yield shard, Ends(rows, point.x if plan.keep_points else None, setting)
+
+
+def _few(work: Work, plan: Plan) -> bool:
+    """Say whether a plan's searches are so few that it pays to compile in haste, by what a solve costs."""
+    variables = max(work.landscape.space(target).num_variables for target in plan.targets)
+    return len(plan.targets) * plan.starts * plan.num_settings * variables**3 <= HASTE
+
+
+def _rehearse(work: Work, plan: Plan, target: Target, few: bool) -> None:
+    """Have threads load or compile what is needed later, while that for `target` is compiled and runs.
+
+    What fails there fails again, and is said, where it is needed.
+    """
+    zeros = jax.eval_shape(work.landscape.zeros)
+    x = jax.tree.map(lambda a: np.zeros((1, *a.shape), a.dtype), zeros)
+    fields = {name: values[:1] for name, values in work.settings.items()}
+    key, number = jax.random.key(plan.seed), np.zeros(1, int)
+
+    def judge(target: Target) -> None:
+        seen = _look(work, plan, fields, x, target)
+        if plan.spectra == "all" and target == plan.targets[0]:
+            by_orbit.rehearse(work.landscape, fields, x, seen)
+
+    def begin(part: Callable[[Target], Any], target: Target) -> None:
+        def run() -> None:
+            with contextlib.suppress(Exception), rehearsal(), for_few(few):
+                part(target)
+
+        threading.Thread(target=run, daemon=True).start()
+
+    for other in plan.targets:
+        if other != target:
+            begin(lambda target: _ends(work, plan, fields, key, number, target), other)
+        begin(judge, other)
 
 
 def _look(work: Work, plan: Plan, fields: pipeline.Fields, x: Any, target: Target) -> by_orbit.Seen:

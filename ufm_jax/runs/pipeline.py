@@ -3,6 +3,7 @@
 Of batches see `landscape.together`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.numerics.lanes import (
     QUICK,
     QUICKEST,
+    SHORT_SUMS,
     each_lane,
     in_shares,
     jit_small,
@@ -88,7 +90,7 @@ def search(
 
     def run(fields: Fields, start: Any, counts: Any) -> CriticalPoint:
         begin = drawn(fields, start, counts)
-        found: CriticalPoint = _searches(landscape, fields, begin, counts, target=target)
+        found: CriticalPoint = _program(landscape, target)(fields, begin, counts)
         return found
 
     point = in_shares(run, _share(landscape, target), fields, start)
@@ -112,7 +114,7 @@ def searched(
     if target == "saddles":
         point = critical_points(landscape, fields, begin)
     else:
-        point = in_shares(partial(_searches, landscape, target=target), share, fields, begin)
+        point = in_shares(_program(landscape, target), share, fields, begin)
     if target == "minima":
         point = _finished(landscape, fields, point)
     return point._replace(num_steps=point.num_steps + before)
@@ -189,8 +191,13 @@ def _key_of(key: Key, start: Int[Array, ""]) -> Key:
     return jnp.where(high > 0, jax.random.fold_in(folded, high), folded)
 
 
-@partial(jit_small, static_argnames=("target",))
-def _searches(
+def _program(landscape: Landscape, target: Target) -> Callable[..., CriticalPoint]:
+    """Return the compiled searches toward a target."""
+    short = target == "minima" and landscape.space(target).short_sums
+    return partial(_short_descents if short else _searches, landscape, target=target)
+
+
+def _each_search(
     landscape: Landscape, fields: Fields, begin: Any, counts: Int[Array, " devices"], *, target: Target
 ) -> CriticalPoint:
     def share(landscape: Landscape, fields: Fields, begin: Any, count: Any) -> CriticalPoint:
@@ -203,6 +210,10 @@ def _searches(
         return descend_together(landscape, landscape.space(target), fields, begin, count[0])
 
     return over_devices(share)(landscape, fields, begin, counts)
+
+
+_searches = jit_small(_each_search, ("target",))
+_short_descents = jit_small(_each_search, ("target",), options=SHORT_SUMS)
 
 
 @jit_small

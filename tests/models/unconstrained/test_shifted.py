@@ -98,7 +98,7 @@ def test_starts_of_one_s_own_may_use_any_coordinates():
     p = p._replace(W=p.W.at[0, :, :2].set(0.0), H=p.H.at[0, :2].set(0.0))
     found = from_starts(prob, {}, p, "saddles")
     assert np.all(found.status == Status.CONVERGED)
-    evidence = jax.vmap(lambda x: examine(prob, x, "escape").evidence)(found.x)
+    evidence = jax.jit(jax.vmap(lambda x: examine(prob, x, "escape").evidence))(found.x)
     assert np.all(evidence.rel_grad_norm <= 1e-9)
 
 

@@ -16,6 +16,7 @@ are given by their B and α.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, feature_frame, lift, restrict
 from ufm_jax.models.unconstrained.sizes import scale, units
 from ufm_jax.models.unconstrained.symmetry import RANK_ATOL, orbit_projection
+from ufm_jax.numerics.lanes import QUICK, jit_small
 
 
 class Pair(NamedTuple):
@@ -67,20 +69,19 @@ def invariant_spectrum(prob: Problem, p: Params) -> InvariantSpectrum:
     small = collapse(prob)
     q = restrict(small, p)
     deviation = _deviation(small, q)
-    point = expand(small, q)
-    norm = float(even_norm(point.grad, scale(small)) / units(small, point.value).gradient)
+    norm = float(_grad_norm(small, q))
     if not norm <= GRAD_TOL:
         raise ValueError(f"params: not a critical point, ‖∇f‖ = {norm:.1e} in units")
     frame, rank = _frame(small, np.asarray(q.W))
     if ravel_pytree(_fixed(small, frame))[0].size > DENSE_LIMIT:
         raise ValueError(f"counts: {len(set(prob.kinds))} different kinds of classes, need fewer")
-    H, along = _compressed(small, q, frame, jnp.int32(rank))
-    values, vectors, _ = (np.asarray(a) for a in eigen(H, along))
+    H, along = map(np.asarray, _compressed(small, q, frame, np.int32(rank)))
+    values, vectors, _ = (np.asarray(a) for a in _eigen(H, along))
     kept, null = np.isfinite(values), np.linalg.eigh(along)
     tangent = null[1][:, null[0] > 0.5]  # along is a projection
 
     def pair(which: int) -> Pair:
-        v = lift(prob, _embed(small, frame, jnp.asarray(vectors[:, which])))
+        v = _lifted(prob, frame, vectors[:, which])
         return Pair(float(values[which]), v, float(_residual(prob, p, v, values[which])))
 
     low, high = np.flatnonzero(kept)[[0, -1]].tolist()
@@ -170,7 +171,22 @@ def _embed(prob: Problem, frame: _Frame, x: Float[Array, " m"]) -> Params:
     return Params(W, H, None if v.b is None else frame.E @ v.b)
 
 
-@jax.jit
+_eigen = jit_small(eigen, options=QUICK)
+
+
+@partial(jit_small, options=QUICK)
+def _grad_norm(small: Problem, q: Params) -> Float[Array, ""]:
+    """Return ‖∇f‖ in units."""
+    point = expand(small, q)
+    return even_norm(point.grad, scale(small)) / units(small, point.value).gradient
+
+
+@partial(jit_small, options=QUICK)
+def _lifted(prob: Problem, frame: _Frame, x: Float[Array, " m"]) -> Params:
+    return lift(prob, _embed(collapse(prob), frame, x))
+
+
+@partial(jit_small, options=QUICK)
 def _compressed(
     prob: Problem, q: Params, frame: _Frame, rank: Int[Array, ""]
 ) -> tuple[Float[Array, "m m"], Float[Array, "m m"]]:
@@ -187,6 +203,6 @@ def _compressed(
     return matrix(expand(prob, q).hv), matrix(project)
 
 
-@jax.jit
+@partial(jit_small, options=QUICK)
 def _residual(prob: Problem, p: Params, v: Params, value: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.linalg.norm(ravel(expand(prob, p).hv(v)) - value * ravel(v))

@@ -118,6 +118,10 @@ class UnconstrainedFeatureModel(Problem):
         return stacked.batch_size(self)
 
     @property
+    def short_sums(self) -> bool:
+        return stacked.short_sums(self)
+
+    @property
     def largest_block(self) -> int:
         return reduction.reduced(self).num_variables
 

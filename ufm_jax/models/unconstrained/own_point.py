@@ -179,7 +179,7 @@ def examined(
 ) -> Examined:
     """Measure and judge the point: its gradient first, the Hessian's spectrum only where that is small.
 
-    Without `direction`, which is as large as the point, it is None of one that is NOT_CRITICAL.
+    Without `direction`, which is as large as the point, it is None, and so is the spectrum's.
 
     Raises:
         ValueError: naming the tolerance that is not a finite number above 0.
@@ -191,7 +191,7 @@ def examined(
         )
         if seen.evidence.verdict == Verdict.NOT_CRITICAL:  # and not by a rounding of another program
             return seen
-    return _examine(point.prob, point.params, grad_tol=grad_tol, gap_tol=gap_tol)
+    return _examine(point.prob, point.params, grad_tol=grad_tol, gap_tol=gap_tol, direction=direction)
 
 
 _is_critical = jit_small(is_critical, static_argnames=("grad_tol",), options=QUICK)
@@ -205,9 +205,13 @@ def _examine_off_critical(
     return seen if direction else seen._replace(direction=None)
 
 
-@partial(jit_small, static_argnames=("grad_tol", "gap_tol"), options=QUICK)
-def _examine(prob: Problem, p: Params, grad_tol: float, gap_tol: float) -> Examined:
-    return examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol)
+@partial(jit_small, static_argnames=("grad_tol", "gap_tol", "direction"), options=QUICK)
+def _examine(prob: Problem, p: Params, grad_tol: float, gap_tol: float, direction: bool = True) -> Examined:
+    seen = examine(prob, p, grad_tol=grad_tol, gap_tol=gap_tol)
+    if direction:
+        return seen
+    assert seen.spectrum is not None
+    return seen._replace(spectrum=seen.spectrum._replace(direction=None), direction=None)
 
 
 def as_row(point: OwnPoint, seen: Examined) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from ufm_jax.models.unconstrained.stacked import Lanes, lanes_of
 from ufm_jax.numerics.marquardt import Shift, Slope
 from ufm_jax.numerics.solve import Complex, product, solve
 
-WRITTEN_OUT = 30  # the order of S up to which lanes advance together; of 36 LAPACK is faster, one by one
+WRITTEN_OUT = 42  # the order of S up to which lanes advance together; of 56 LAPACK is as fast, one by one
 
 
 class _Columns(NamedTuple):
@@ -100,7 +100,7 @@ def batch_size(prob: Problem) -> int:
         return max(16, min(2**13, 2**26 // n**2))
     if n > WRITTEN_OUT:
         return 1
-    return 128 if n <= 12 else 64 if n <= 20 else 32
+    return 128 if n <= 12 else 64 if n <= 20 else 32 if n <= 30 else 16
 
 
 def _alone(f: Callable[..., Any], prob: Problem, *given: Any) -> Any:

@@ -22,8 +22,15 @@ from ufm_jax.numerics.lockstep import Stacked
 from ufm_jax.numerics.solve import product
 
 # Multiplications in a product W H up to which it is written out; beyond, it is a matrix product a lane.
-# Both are equally fast near K = 15 on class means, and for the N = 20 samples of K = 4.
-WRITTEN_OUT = 1500
+# On class means the first is 1.6 times faster at K = 16 and slower at K = 18 (2 cores, a core's seconds).
+WRITTEN_OUT = 4096
+# Numbers in the logits of a batch up to which its arrays stay in the first cache: with half as many again
+# descents take two to three times as long (K = 12, 14, 16).
+LOGITS = 2**13
+WIDTHS = 256, 128, 64, 32, 16
+# Multiplications behind a number of Z, times classes, up to which sums over classes are best left to XLA's
+# fusions: 10% to 16% faster at K = 4 to 10, 30% slower at K = 11.
+SHORT = 90
 
 
 class Lanes(NamedTuple):
@@ -72,12 +79,17 @@ def batch_size(prob: Problem) -> int:
 
     A function of the problem's sizes and the backend alone, since another batch may round otherwise.
     """
-    D = prob.num_variables
     if devices.platform() != "cpu":
-        return max(256, min(2**16, 2**28 // D))
+        return max(256, min(2**16, 2**28 // prob.num_variables))
     if not _written_out(prob):
         return 1
-    return 256 if D <= 64 else 128 if D <= 100 else 64
+    logits = prob.num_classes * prob.num_columns
+    return next((width for width in WIDTHS if width * logits <= LOGITS), WIDTHS[-1])
+
+
+def short_sums(prob: Problem) -> bool:
+    """True where XLA need not call its library for sums; see `SHORT`."""
+    return _written_out(prob) and prob.num_classes * prob.dim <= SHORT
 
 
 def _written_out(prob: Problem) -> bool:

@@ -1,6 +1,7 @@
 """What theory says of a problem: the global minimum where it is known, and a summary of every prediction."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from ufm_jax.models.unconstrained.losses import CrossEntropy, Focal, Squared
 from ufm_jax.models.unconstrained.objective import logit_gradient
 from ufm_jax.models.unconstrained.problem import Problem, check_single
 from ufm_jax.models.unconstrained.reduction import reduced, tail_hessian
+from ufm_jax.numerics.lanes import QUICK, jit_small
 
 MOST_CLASSES = 2000  # their spectra are dense: some seconds, and the memory of K x K matrices
 
@@ -155,14 +157,19 @@ def _origin(prob: Problem) -> dict[str, Any]:
     """
     if not (prob.loss.convex and prob.shift_invariant and prob.balanced):
         return {}
-    small = reduced(prob)
-    G = logit_gradient(small, small.zeros())
-    eigenvalues = np.linalg.eigvalsh(np.asarray(tail_hessian(small, G)))
-    singular = np.linalg.svd(np.asarray(G), compute_uv=False)
+    G, tail = map(np.asarray, _at_origin(reduced(prob)))
+    eigenvalues, singular = np.linalg.eigvalsh(tail), np.linalg.svd(G, compute_uv=False)
     return {
         "origin_lambda_min": float(eigenvalues[0]),
         "origin_index": int(np.sum(singular > float(prob.strength) * (1 + ROUNDED))) * prob.dim,
     }
+
+
+@partial(jit_small, options=QUICK)
+def _at_origin(small: Problem) -> tuple[Array, Array]:
+    """Return the gradient of the logits, and the Hessian of one direction of W and H that is 0."""
+    G = logit_gradient(small, small.zeros())
+    return G, tail_hessian(small, G)
 
 
 ROUNDED = 1e-14  # of a singular value, relative: G is of a few numbers
