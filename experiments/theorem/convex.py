@@ -324,7 +324,7 @@ def bend(chart: Chart, a: At, d: Motion, i: np.ndarray, j: np.ndarray) -> tuple[
 
 
 def loss(chart: Chart, fr: Frame, y: Interval, x: Interval) -> Interval:
-    """Enclose f at zeros of g, where tr(Xᵀ M⁻¹ X) = tr(VᵀV M):
+    """Enclose f at zeros of g, where tr(Xᵀ M⁻¹ X) = tr(VᵀV M).
 
     K f = Σ_k cross-entropy + ε tr(VᵀV M) + (1 − γ²)/2 |c|².
     """

@@ -25,7 +25,7 @@ from ufm_jax.report import page
 from ufm_jax.runs import folder, plan, store
 from ufm_jax.runs.engine import sweep
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 CONFIG = replace(SWEEP, starts=11, shard_size=4)
 NAMES = ["00000.parquet", "00001.parquet", "00002.parquet"]
 
@@ -439,8 +439,9 @@ def test_shards_of_a_version_with_other_columns_are_not_joined(out):
     assert files(out) == before
 
 
-def test_the_readme_s_queries_run_as_printed(undisturbed):
-    (query,) = re.findall(r"```python\n([^`]*read_parquet.*?)```", README.read_text(), re.DOTALL)
+def test_the_queries_of_the_documentation_run_as_printed(undisturbed):
+    page = (ROOT / "docs/reference/files.md").read_text()
+    (query,) = re.findall(r"```python\n([^`]*read_parquet.*?)```", page, re.DOTALL)
     assert "runs/first" in query
     found: dict = {}
     for line in query.replace("runs/first", str(undisturbed)).splitlines():
@@ -483,9 +484,7 @@ def test_the_version_is_known_in_a_checkout_that_is_not_installed(monkeypatch):
 
     monkeypatch.setattr(durable, "version", installed)
     said = folder.provenance()["versions"]
-    assert (
-        said["ufm-jax"] == tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]["version"]
-    )
+    assert said["ufm-jax"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert said["jax"] == version("jax")
 
 

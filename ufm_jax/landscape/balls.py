@@ -60,7 +60,7 @@ class Balls:
     def series(
         self, path: Sequence[BallMatrix], order: int
     ) -> tuple[list[Ball], list[BallMatrix], list[BallMatrix]]:
-        """Return Taylor coefficients, 0 to `order`, of f, gradient and Hessian along path[0] + path[1] τ + …
+        """Return Taylor coefficients, 0 to `order`, of f, gradient and Hessian along path[0] + path[1] τ + ….
 
         The field that is given is its value + τ there.
         """

@@ -17,6 +17,7 @@ LONG = 40  # characters of a parameter that a title shows
 
 
 def frame(kind: str, config: Config, lead: list[str], sections: dict[str, str]) -> str:
+    """Return a page on a run: its title, what leads, a table of contents, and the sections."""
     body = [section(name, content) for name, content in sections.items()]
     return page(f"{kind}: {_title(config)}", [*lead, contents(sections), *body])
 
@@ -71,10 +72,12 @@ def origin(manifest: dict[str, Any], again: str) -> dict[str, str]:
 
 
 def tally(verdicts: Iterable[str]) -> list[str]:
+    """Return how many there are of each verdict, the most frequent first."""
     return [f"{count} {name}" for name, count in Counter(verdicts).most_common()]
 
 
 def precise(loss: float | None) -> str | None:
+    """Return a loss to ten digits; None where there is none."""
     return None if loss is None or np.isnan(loss) else f"{loss:.10g}"
 
 

@@ -41,6 +41,7 @@ def score(loss: Loss, logits: list[Ball], label: int) -> Scored:
 
 
 def weighted(one: Scored, weight: Ball) -> Scored:
+    """Return a column's loss and its derivatives times a weight."""
     return Scored(
         one.value * weight,
         [a * weight for a in one.slope],

@@ -160,6 +160,11 @@ MOST = 2**31 - 1  # samples in all; d times 2K: eigenvalues are counted in 32 bi
 
 
 def checked_decay(name: str, value: Any) -> Float[Array, "..."]:
+    """Return a decay, or an array of them, in range: above 0, of the bias at least 0.
+
+    Raises:
+        ValueError: naming the decay.
+    """
     try:
         numbers = np.asarray(value, dtype=float)
     except (TypeError, ValueError, OverflowError):
@@ -177,6 +182,11 @@ def checked_decay(name: str, value: Any) -> Float[Array, "..."]:
 
 
 def checked_size(name: str, value: Any, least: int) -> int:
+    """Return a size as an integer.
+
+    Raises:
+        ValueError: naming it, if it is none, or not between `least` and `MOST`.
+    """
     if not isinstance(value, int | float | np.number) or not np.isfinite(float(value)) or int(value) != value:
         raise ValueError(f"{name}: need an integer, got {value!r}")
     if not least <= value <= MOST:

@@ -52,9 +52,9 @@ class _Here(NamedTuple):
 
 
 class _Curvature(NamedTuple):
-    """∇²f at a batch, or at one point, and a shift of it: of class k, whose feature's mixed block is
+    """∇²f at a batch, or at one point, and a shift of it.
 
-    C_k = A_k V ⊗ e_k + g_k ⊗ (1, 0), with V = QᵀŴ.
+    Of class k the feature's mixed block is C_k = A_k V ⊗ e_k + g_k ⊗ (1, 0), with V = QᵀŴ.
     """
 
     A: Float[Array, "q q K *B"]  # in the logits
