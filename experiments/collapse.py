@@ -15,6 +15,7 @@ labels wait long.
 
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
-from experiments.common import COLOURS, STYLE, Scale, folder, save, set_up
+from experiments.common import COLOURS, Scale, cli, folder, save, set_up
 from experiments.networks_common import (
     LINES,
     Source,
@@ -260,11 +260,9 @@ def main(scale: Scale = "default", data_dir: Path | None = None) -> None:
     write_histories(folder(scale) / "collapse.csv", histories)
     body = f"{config.design.architecture}, {config.design.depth} layers of {config.design.width}"
     title = f"Training to the global minimum of the peeled objective: {body}, {what}, Kθ = {config.kt:g}"
-    with plt.rc_context(STYLE):
-        figure = plot(histories, least, title)
-        facts = {"config": asdict(config), "recipe": asdict(config.recipe), "images": what}
-        save(figure, "collapse", scale, **facts, predicted=least, table=found)
+    facts = {"config": asdict(config), "recipe": asdict(config.recipe), "images": what}
+    save(partial(plot, histories, least, title), "collapse", scale, **facts, predicted=least, table=found)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)

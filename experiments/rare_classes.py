@@ -11,6 +11,7 @@ prediction is the point where a descent on class means ends, certified by its du
 
 import csv
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
-from experiments.common import COLOURS, STYLE, Scale, folder, save, set_up
+from experiments.common import COLOURS, Scale, cli, folder, save, set_up
 from experiments.networks_common import Source, available, built, cell, seeds_said, spread, table, wrapped
 from ufm_jax.landscape.search import Newton, search
 from ufm_jax.models.unconstrained.losses import CrossEntropy
@@ -272,12 +272,10 @@ def main(scale: Scale = "default", data_dir: Path | None = None) -> None:
         writer = csv.DictWriter(file, names, lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)
-    with plt.rc_context(STYLE):
-        name, counts = config.source.name, config.counts(config.ratios[0])
-        title = f"Rare classes of {name}, {counts[0]} images a frequent one, {seeds_said(config.seeds)}"
-        figure = plot(config, rows, title)
-        save(figure, "rare_classes", scale, config=asdict(config), rows=rows)
+    name, counts = config.source.name, config.counts(config.ratios[0])
+    title = f"Rare classes of {name}, {counts[0]} images a frequent one, {seeds_said(config.seeds)}"
+    save(partial(plot, config, rows, title), "rare_classes", scale, config=asdict(config), rows=rows)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)
