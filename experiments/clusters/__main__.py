@@ -13,15 +13,15 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 
 from experiments.clusters.referee import Book, counted
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
 from ufm_jax.models.lennard_jones import KNOWN, LOWEST
 
 NAMES = ("minima", "transition states")
@@ -170,14 +170,15 @@ def main(scale: Scale = "default", topsearch: str = DEFAULT_PYTHON) -> None:
     """Search, compare, print, and draw figures/clusters.png and .pdf.
 
     Args:
+        scale: of the clusters and starts.
         topsearch: a Python in whose environment topsearch is.
     """
     set_up()
     table = run(SCALES[scale], topsearch)
     made_by, *_ = [row["ours"].pop("made_by") for row in table]
     machine = {"cores": os.cpu_count(), "load_after": os.getloadavg()}
-    save(plot(table), "clusters", scale, made_by, machine=machine, table=table)
+    save(partial(plot, table), "clusters", scale, made_by, machine=machine, table=table)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli(main)
