@@ -3,8 +3,8 @@
     PYTHON peer.py ATOMS SEED SECONDS
 
 Prints JSON: each stationary point that it came upon, with the seconds of CPU and by the clock until then. As
-in its example of seven atoms 150 steps of basin-hopping, and bands between each minimum and its nearest; their
-maxima are refined by hybrid eigenvector following. Ours are the rounds (once one is over the network forgets
+in its example of seven atoms 150 steps of basin-hopping, and bands between each minimum and the nearest;
+their maxima are refined by hybrid eigenvector following. Ours are the rounds (once one is over the network forgets
 its edges, and every second round begins at minima shaken at random, by eigenvector following alone) until the
 time is over, and the lengths of steps: its own left most searches of this potential unfinished.
 
