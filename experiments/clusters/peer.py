@@ -4,9 +4,9 @@
 
 Prints JSON: each stationary point that it came upon, with the seconds of CPU and by the clock until then. As
 in its example of seven atoms 150 steps of basin-hopping, and bands between each minimum and the nearest;
-their maxima are refined by hybrid eigenvector following. Ours are the rounds (once one is over the network forgets
-its edges, and every second round begins at minima shaken at random, by eigenvector following alone) until the
-time is over, and the lengths of steps: its own left most searches of this potential unfinished.
+their maxima are refined by hybrid eigenvector following. Ours are the rounds until the time is over (then the
+network forgets its edges, and every second round begins at minima shaken at random, by eigenvector following
+alone), and the lengths of steps: its own left most searches of this potential unfinished.
 
 Given to it, so that it shows its best: a vectorised potential, where its own is a Python loop over pairs; a
 comparison that looks at energies before it aligns; and every point is counted that its searches return, where
