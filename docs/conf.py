@@ -47,7 +47,7 @@ myst_dmath_double_inline = True
 # Tutorials are programs: they run whenever the pages are built, in a folder of their own, and must not fail.
 nb_execution_mode = os.environ.get("UFM_DOCS_EXECUTE", "force")
 nb_execution_in_temp = True
-nb_execution_timeout = 300  # of a cell: seconds, but for a busy machine
+nb_execution_timeout = 1200  # of a cell, in seconds: half a minute on a free core, minutes on a busy one
 nb_execution_raise_on_error = True
 nb_output_stderr = "show"
 nb_merge_streams = True
