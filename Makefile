@@ -17,7 +17,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 	touch $@
 
 $(EXPERIMENTS): .venv/.installed
-	$(BIN)/python -m experiments.$@ --scale $(SCALE)
+	$(BIN)/python -m experiments.$@ --scale $(SCALE) $(FLAGS)
 
 experiments: $(EXPERIMENTS)
 
