@@ -64,7 +64,7 @@ def sweep_page(config: SweepConfig | LandscapeConfig, manifest: dict[str, Any], 
         "Largest gaps": _worst(rows),
         f"Undecided starts ({undecided.num_rows})": _undecided(undecided),
         f"Starts that ended at no critical point ({lost.num_rows})": _lost(lost),
-        "Terms": glossary(("orbit", "name", "index", "hits", "verdict", "logits", *HEADER, *FIRST, *THEN)),
+        "Terms": glossary(("orbit", "name", "hits", "logits", *HEADER, *setting_names(rows), *FIRST, *THEN)),
         **origin(manifest, again),
     }
     missing = config.num_rows - rows.num_rows
