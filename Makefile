@@ -27,7 +27,7 @@ help:  ## this list
 	touch $@
 
 $(EXPERIMENTS): .venv/.installed
-	$(BIN)/python -m experiments.$@ --scale $(SCALE)
+	$(BIN)/python -m experiments.$@ --scale $(SCALE) $(FLAGS)
 
 experiments: $(EXPERIMENTS)  ## all experiments, one after another
 

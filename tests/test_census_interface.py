@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ufm_jax.census_interface import census
 from ufm_jax.cli import main
-from ufm_jax.interface import load
+from ufm_jax.interface import flow_from, load
 from ufm_jax.landscape.grid import grid
 from ufm_jax.landscape.search import CriticalPoint, LevenbergMarquardt, search
 from ufm_jax.models.factorisation import Factorisation
@@ -112,6 +112,16 @@ def test_an_atlas_prints_its_table_and_draws_itself(atlas):
     assert "GLOBAL_MINIMUM" in lines[2]
     assert "GLOBAL_MINIMUM" in repr(atlas[0])
     assert atlas.plot(Figure().subplots()).get_xlabel().startswith("Morse index")
+
+
+def test_a_flow_out_of_a_saddle_is_drawn_on_the_atlas_s_graph(atlas):
+    flow = flow_from(atlas.landscape, atlas[1].x)
+    ax = flow.plot(Figure().subplots(), atlas=atlas)
+    steps = [(arrow.xyann, arrow.xy) for arrow in ax.texts]
+    assert [place for place, _ in steps[1:]] == [end for _, end in steps[:-1]]
+    first, last = steps[0][0], steps[-1][1]
+    assert first == (atlas[1].row.index, atlas[1].row.loss)
+    assert last == (0, atlas[0].row.loss)
 
 
 def test_a_folder_is_that_of_the_command_and_goes_on(atlas, tmp_path, capsys):

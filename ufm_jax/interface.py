@@ -364,7 +364,8 @@ class Flow(NamedTuple):
         On the atlas's graph (value against index) arrows lead from orbit to orbit that the flow comes near.
         """
         if atlas is None:
-            return pictures.draw_flow(self.path.times, self.path.values, figures.axes(ax))
+            times, values = (np.asarray(a) for a in (self.path.times, self.path.values))
+            return pictures.draw_flow(times, values, figures.axes(ax))
         lines, apart = atlas.nearest(self.path.points)
         met = [line for line, far in zip(lines.tolist(), apart.tolist(), strict=True) if far <= PASSED]
         return pictures.draw_steps(

@@ -20,6 +20,7 @@ from ufm_jax.report import figures, pictures
 IN_PLANE = 1e-2  # of the radius: an orbit so near the plane is drawn in it
 CURVE = 400  # steps of an orbit's curve, each 1/200 of the radius long at most
 ALIGNING = 30  # steps toward the nearest point of an orbit; each leaves the square of the angle
+SUBSTEPS = 64  # of a quarter of a radian at most: each is off by (1/256)^5/120, 1e-14
 LISTED = 10**7  # entries of all tangents, up to which they are looked at
 # Eigenvalues below this, relative to the largest, are drawn as zero: a dense solve rounds to 1e-15 of it.
 ZERO = 1e-10
@@ -160,12 +161,16 @@ def _tangents(landscape: Landscape, x: Float[Array, " D"]) -> Float[Array, "m D"
 def _carried(
     landscape: Landscape, x: Float[Array, " D"], turn: Float[Array, " m"], step: Float[Array, ""]
 ) -> Float[Array, " D"]:
-    """Move x along a combination of the symmetry's directions, by a step of Runge and Kutta's method."""
-    f = lambda y: turn @ _tangents(landscape, y)
-    a = f(x)
-    b = f(x + step / 2 * a)
-    c = f(x + step / 2 * b)
-    return x + step / 6 * (a + 2 * b + 2 * c + f(x + step * c))
+    """Move x along a combination of the symmetry's directions, by small steps of Runge and Kutta's method."""
+    f, h = lambda y: turn @ _tangents(landscape, y), step / SUBSTEPS
+
+    def one(_: Any, y: Float[Array, " D"]) -> Float[Array, " D"]:
+        a = f(y)
+        b = f(y + h / 2 * a)
+        c = f(y + h / 2 * b)
+        return y + h / 6 * (a + 2 * b + 2 * c + f(y + h * c))
+
+    return jax.lax.fori_loop(0, SUBSTEPS, one, x)
 
 
 def _aligned(landscape: Landscape, y: Float[Array, " D"], x: Float[Array, " D"]) -> Float[Array, " D"]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.atlas.page_parts import COLUMNS, downloads, file_of, foot, title_of, trail
+from experiments.atlas.page_parts import COLUMNS, downloads, file_of, foot, short_title, title_of, trail
 from experiments.atlas.script import STYLE
 from ufm_jax.report import svg
 from ufm_jax.report.markup import (
@@ -38,7 +38,7 @@ def orbit_page(content: dict[str, Any], orbit: dict[str, Any]) -> str:
         + folded("Its record", Markup(f"<pre><code>{escaped(json.dumps(orbit))}</code></pre>")),
         "Terms": glossary(("loss", "proved", *COLUMNS, "verdict", "logits", "orbit_dim")),
     }
-    where = [("../index.html", "Atlas"), ("index.html", title_of(content))]
+    where = [("../index.html", "Atlas"), ("index.html", short_title(content))]
     beside = [(file_of(i), f"{word} orbit") for i, word in _neighbours(content, orbit["line"])]
     title = f"Orbit {orbit['line']}, {orbit['name'] or 'no name'}: {title_of(content)}"
     parts = [contents(sections), *(section(*item) for item in sections.items())]

@@ -13,13 +13,18 @@ FILES = {
 }
 
 
+def short_title(content: dict[str, Any]) -> str:
+    """Return how many classes and dimensions a setting has."""
+    return f"K = {content['setting']['num_classes']}, d = {content['setting']['dim']}"
+
+
 def title_of(content: dict[str, Any]) -> str:
     """Return what a setting is called."""
     s = content["setting"]
     decays = ", ".join(
         f"{x} = {s[n]:g}" for x, n in (("λ_W", "decay_w"), ("λ_H", "decay_h"), ("λ_b", "decay_b"))
     )
-    return f"K = {s['num_classes']}, d = {s['dim']}, n = {s['counts'][0]}, {decays}"
+    return f"{short_title(content)}, n = {s['counts'][0]}, {decays}"
 
 
 def trail(above: Any, here: str, beside: Any = ()) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.atlas.data import folders, write_text
 from experiments.atlas.orbit_page import orbit_page
-from experiments.atlas.page_parts import COLUMNS, downloads, file_of, foot, title_of, trail
+from experiments.atlas.page_parts import COLUMNS, downloads, file_of, foot, short_title, title_of, trail
 from experiments.atlas.script import FIND, SCRIPT, STYLE
 from ufm_jax.report import svg
 from ufm_jax.report.markup import (
@@ -50,7 +50,7 @@ def _whole(settings: dict[str, dict[str, Any]]) -> str:
     cells = []
     for name, content in settings.items():
         s, orbits = content["setting"], content["orbits"]
-        where = link(f"{name}/index.html", f"K = {s['num_classes']}, d = {s['dim']}")
+        where = link(f"{name}/index.html", short_title(content))
         proved, best = sum(o["proved"] for o in orbits), f"{orbits[0]['loss']:.10g}"
         passed = {True: "passed", False: "VIOLATED", None: "none"}[content["complete_as_tested"]]
         samples = ", ".join(map(str, sorted(set(s["counts"]))))
@@ -108,7 +108,7 @@ def _setting(content: dict[str, Any]) -> str:
         "Terms": glossary([*head, "logits"]),
     }
     parts = [paragraph(_lead(content)), contents(sections), *(section(*item) for item in sections.items())]
-    above = trail((("../index.html", "Atlas"),), title_of(content))
+    above = trail((("../index.html", "Atlas"),), short_title(content))
     return page(
         f"Critical orbits, {title_of(content)}",
         parts,

@@ -61,6 +61,7 @@ th[aria-sort=descending] button::after { content: " \\25BC"; }
 a:focus-visible, button:focus-visible, input:focus-visible, .scroll:focus-visible, summary:focus-visible {
   outline: 3px solid #d55e00; outline-offset: 2px; }
 nav ol { list-style: none; display: flex; flex-wrap: wrap; gap: 0 0.6rem; padding: 0; margin: 0; }
+nav ol a { margin: 0; white-space: normal; } section { scroll-margin-top: 1rem; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .pictures figure { margin: 0.5rem 0; max-width: 24rem; }
 footer { margin-top: 2.5rem; border-top: 1px solid #bbb; color: #444; font-size: 0.9rem; padding: 0.6rem 0; }

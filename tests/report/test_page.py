@@ -1,7 +1,9 @@
 """The page needs nothing but itself, leaves no undecided start out, and lets no value become markup."""
 
+import html
 import json
 import shlex
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -162,6 +164,57 @@ def test_no_value_becomes_markup(report):
     text += report(rows(7), replace(CONFIG, loss=Spec(f"{EVIL}:Class")))
     assert "<script" not in text
     assert "&lt;script&gt;alert(&#x27;&amp;&quot;&#x27;)&lt;/script&gt;" in text
+
+
+def orbit_rows(text):
+    """Return the rows of the table of distinct orbits, the first of a page."""
+    first = text[text.index("<table>") : text.index("</table>")]
+    return Reader(first + "</table>").rows[1:]
+
+
+def test_distinct_orbits_come_first_with_what_was_counted_of_them(report):
+    table = rows(
+        7,
+        loss=[0.5, 0.25, 0.5, 0.25, 0.25, 0.5, 0.9],
+        index=[1, 0, 1, 0, 0, 2, None],
+        verdict=["STRICT_SADDLE", "GLOBAL_MINIMUM"] * 2 + ["GLOBAL_MINIMUM", "STRICT_SADDLE", "UNDECIDED"],
+        nullity=1,
+    )
+    text = report(table)
+    found = [(float(row[1]), int(row[2]), int(row[3]), row[4]) for row in orbit_rows(text)]
+    assert found == [
+        (0.25, 0, 3, "GLOBAL_MINIMUM"),
+        (0.5, 1, 2, "STRICT_SADDLE"),
+        (0.5, 2, 1, "STRICT_SADDLE"),
+    ]
+    numbered = table.append_column("orbit", pa.array([0, 1, 0, 1, 1, 0, None], pa.int64()))
+    assert [row[3] for row in orbit_rows(report(numbered))] == ["3", "3"]  # as they were sorted
+
+
+def test_settings_are_orbits_of_their_own_where_nobody_sorted(report):
+    config = replace(CONFIG, decay_w=(0.1, 0.2), starts=2)
+    text = report(rows(4, decay_w=[0.1, 0.1, 0.2, 0.2]), config)
+    assert len(orbit_rows(text)) == 2
+    assert "λ_W = 0.1 to 0.2, λ_H = 0.001, λ_b = 0.01</h1>" in text
+
+
+def test_terms_are_explained_where_they_stand_and_in_a_list(report):
+    text = report(rows(7))
+    read = Reader(text)
+    shown = {value for name, value in read.attributes if name == "title"}
+    listed = text[text.index("<dl>") : text.index("</dl>")]
+    assert len(shown) > 10
+    assert all(html.escape(meaning) in listed for meaning in shown)
+    assert f"Begun {time.strftime('%Y-')}" in text
+
+
+def test_names_and_pictures_are_those_of_the_points_kept(tmp_path):
+    out = tmp_path / "run"
+    store.run(sweep_of((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=3, keep_points=True), out)
+    text = write(out).read_text()
+    assert [row[2] for row in orbit_rows(text)] == ["simplex(3)"]
+    assert 'role="img" aria-label="logits of orbit 0"' in text
+    assert len(text.encode()) < 10**6
 
 
 def test_settings_keep_apart_what_was_found_at_each():

@@ -150,6 +150,10 @@ class Landscape(Structure):
         """Return what a critical point is called, from its numbers (it is not traced); by default nothing."""
         return ""
 
+    def picture(self, x: Any) -> Float[np.ndarray, "m n"] | None:
+        """Return a matrix by which a point is shown beside others (it is not traced); by default none."""
+        return None
+
     def units(self, value: Float[Array, "..."]) -> Units:
         """Return sizes of f and of its curvature where f is `value`: what is small is small beside these.
 

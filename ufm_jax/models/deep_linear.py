@@ -154,6 +154,9 @@ class DeepLinear(Landscape):
     def name_of(self, x: Layers) -> str:
         return name_of_logits(np.asarray(self.logits(x)))
 
+    def picture(self, x: Layers) -> np.ndarray:
+        return np.asarray(self.logits(x))
+
     def predictions(self) -> dict[str, Any]:
         """Return `loss` = f* where known; else `critical_values`, `lower_bound`; and what the origin is."""
         K, L, n, decay = self.num_classes, self.num_layers, self.per_class, float(self.decay)

@@ -1,21 +1,29 @@
 """The page of a census: its orbits, its completeness tests, and the orbits that have no verdict."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ufm_jax.landscape.orbits import OrbitRow
 from ufm_jax.report import figures
 from ufm_jax.report.markup import facts, paragraph, table
-from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
+from ufm_jax.report.orbit_table import NONE, orbit_table
+from ufm_jax.report.parts import frame, index_figure, origin, tally, when
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import OUTCOMES
+from ufm_jax.report.terms import glossary, heads
 from ufm_jax.runs.orbits import Config, table_of
 
 
 def census_page(
-    config: Config, manifest: dict[str, Any], found: list[OrbitRow], summary: dict[str, Any], out: Path
+    config: Config,
+    manifest: dict[str, Any],
+    found: list[OrbitRow],
+    summary: dict[str, Any],
+    out: Path,
+    pictures: list[Any],
 ) -> str:
-    """Return the page of a census."""
+    """Return the page of a census; `pictures` are matrices of its first orbits, or None."""
     orbits = [row._asdict() for row in found]
     undecided = [row for row in orbits if row["verdict"] in ("UNDECIDED", "NOT_CRITICAL")]
     title = f"Undecided orbits ({len(undecided)})"
@@ -26,13 +34,14 @@ def census_page(
     if summary.get("complete_as_tested") is False:
         lead = [paragraph("A completeness test is violated: an orbit is missing.", notice=True), *lead]
     sections = {
+        "Orbits": _orbit_table("All orbits, the lowest loss first", orbits, pictures),
         "Completeness": _completeness(summary),
         "Figures": index_figure(figures.points(table_of(found)), "orbits"),
-        "Orbits": _orbit_table("All orbits, the lowest loss first", orbits),
         title: _orbit_table("Orbits without a verdict", undecided) if undecided else paragraph("None."),
+        "Terms": glossary(("orbit", *(orbits[0] if orbits else ()), "Morse–Bott inequalities", "Euler sum")),
         **origin(manifest, command(config, out)),
     }
-    return frame("Census", config, lead, sections)
+    return frame("Census", config, [*lead, paragraph(when(out))], sections)
 
 
 def _completeness(summary: dict[str, Any]) -> str:
@@ -43,12 +52,9 @@ def _completeness(summary: dict[str, Any]) -> str:
     known = [(name, value) for name, value in summary.items() if name != "tests"]
     if not tests:
         return facts("The search", known) + paragraph("The landscape knows no test of completeness.")
-    header = ("d", "Morse–Bott inequalities", "Euler sum", "R(t)")
+    header = heads(("d", "Morse–Bott inequalities", "Euler sum", "R(t)"))
     return facts("The search", known) + table("Completeness tests, by feature dimension", header, tests)
 
 
-def _orbit_table(caption: str, orbits: list[dict[str, Any]]) -> str:
-    if not orbits:
-        return paragraph("None.")
-    cells = [[precise(v) if k == "loss" else v for k, v in row.items()] for row in orbits]
-    return table(caption, list(orbits[0]), cells)
+def _orbit_table(caption: str, orbits: list[dict[str, Any]], pictures: Sequence[Any] = NONE) -> str:
+    return orbit_table(caption, orbits, pictures) if orbits else paragraph("None.")

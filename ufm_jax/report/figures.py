@@ -117,6 +117,26 @@ def draw_index(points: Points, ax: Any) -> Any:
     return ax
 
 
+def draw_losses(table: pa.Table) -> Figure:
+    """Draw how many rows ended at each loss, by verdict."""
+    figure = Figure(figsize=(6.6, 3.0))
+    ax = figure.subplots()
+    loss, verdict = floats(table["loss"]), np.array(table["verdict"].to_pylist(), dtype=str)
+    known = loss[np.isfinite(loss)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    margin = 0.02 * (high - low) or 0.02 * abs(low) or 0.02
+    bins = np.linspace(low - margin, high + margin, 61)
+    below = np.zeros(len(bins) - 1)
+    for name, (colour, _) in LOOKS.items():
+        if np.any(verdict == name):
+            above = below + np.histogram(loss[(verdict == name) & np.isfinite(loss)], bins)[0]
+            ax.stairs(above, bins, baseline=below, fill=True, color=colour, label=plain(name))
+            below = above
+    ax.set(xlabel="loss $f$", ylabel="rows", yscale="symlog", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
 def draw_tolerances(table: pa.Table) -> Figure:
     """Draw histograms of duality gap and gradient norm, in units, by verdict, with the tolerances."""
     figure = Figure(figsize=(7.6, 3.6))

@@ -19,6 +19,7 @@ caption, .caption { text-align: left; padding: 0.2rem 0; margin: 0.6rem 0 0; col
                     font-size: 0.92rem; }
 th, td { padding: 0.2rem 0.7rem 0.2rem 0; text-align: left; vertical-align: top; white-space: nowrap; }
 th.number, td.number { text-align: right; }
+.facts th { white-space: normal; min-width: 8rem; }
 thead th { border-bottom: 1px solid #666; }
 tbody tr { border-bottom: 1px solid #e4e4e4; }
 td.wide { white-space: normal; overflow-wrap: anywhere; }
@@ -116,7 +117,7 @@ def facts(caption: str, pairs: Iterable[tuple[str, Any]]) -> str:
         f'<tr><th scope="row">{escape(name)}</th><td class="wide">{escape(text(value))}</td></tr>'
         for name, value in pairs
     )
-    return f"<table>\n<caption>{escape(caption)}</caption>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return f'<table class="facts">\n<caption>{escape(caption)}</caption>\n<tbody>\n{body}\n</tbody>\n</table>'
 
 
 def link(target: str, words: str) -> Markup:

@@ -1,7 +1,8 @@
 """What the pages of sweeps and censuses share: their frame, their main figure and where they come from."""
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 from ufm_jax.objects import Spec, assignments
 from ufm_jax.report import figures
 from ufm_jax.report.markup import code, contents, facts, figure, page, paragraph, section
+from ufm_jax.report.progress import duration
 from ufm_jax.runs.folder import Config
 from ufm_jax.runs.plan import LandscapeCensusConfig, LandscapeConfig, loss_of, short_name
 
+SIGNS = {"decay_w": "λ_W", "decay_h": "λ_H", "decay_b": "λ_b"}
 LONG = 40  # characters of a parameter that a title shows
 
 
@@ -24,10 +27,22 @@ def frame(kind: str, config: Config, lead: list[str], sections: dict[str, str]) 
 
 def _title(config: Config) -> str:
     if isinstance(config, LandscapeConfig | LandscapeCensusConfig):
-        return _called(config.landscape.name, config.landscape)
+        grid = config.grid if isinstance(config, LandscapeConfig) else ()
+        return ", ".join(
+            [_called(config.landscape.name, config.landscape), *(_ranged(*pair) for pair in grid)]
+        )
     counts, loss = sorted(set(config.counts)), loss_of(config)
     size = f"n = {counts[0]}" if len(counts) == 1 else f"n_k = {counts[0]} to {counts[-1]}"
-    return f"{_called(short_name(loss), loss)}, K = {len(config.counts)}, {size}, d = {config.dim}"
+    decays = [(SIGNS[name], getattr(config, name)) for name in SIGNS if config.bias or name != "decay_b"]
+    told = (_ranged(sign, value if isinstance(value, tuple) else (value,)) for sign, value in decays)
+    sizes = f"K = {len(config.counts)}, {size}, d = {config.dim}"
+    return ", ".join([_called(short_name(loss), loss), sizes, *told])
+
+
+def _ranged(name: str, values: Sequence[float]) -> str:
+    """Return a name and its value, or from where to where its values go."""
+    low, high = min(values), max(values)
+    return f"{name} = {low:g}" if low == high else f"{name} = {low:g} to {high:g}"
 
 
 def _called(name: str, spec: Spec) -> str:
@@ -51,6 +66,17 @@ def index_figure(points: figures.Points, what: str, note: str = "") -> str:
         f"loss {loss.min():.6g} to {loss.max():.6g}.",
         f"Loss against Morse index of {counted.sum()} {what}, {levels} distinct losses (to nine decimals); "
         f"colour: {'rank of W' if drawn.colour == 'rank' else drawn.colour}; marker: verdict. {note}",
+    )
+
+
+def when(out: Path) -> str:
+    """Return when a run was begun and last written to, as its files say, and how long that is."""
+    begun = (out / "manifest.json").stat().st_mtime
+    files = (path for path in (*out.glob("points/*.parquet"), *out.glob("orbits.*")) if path.is_file())
+    last = max((path.stat().st_mtime for path in files), default=begun)
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
+    return (
+        f"Begun {day}; {duration(max(last - begun, 0.0))} until its last rows were written, pauses included."
     )
 
 

@@ -44,7 +44,6 @@ def draw_line(steps: np.ndarray, values: np.ndarray, ax: Any, marks: Any) -> Any
 @in_style
 def draw_flow(times: np.ndarray, values: np.ndarray, ax: Any) -> Any:
     """Draw f over time along a flow."""
-    times, values = np.asarray(times), np.asarray(values)
     ax.plot(times[times > 0], values[times > 0], color=HUES[0])
     ax.set(xlabel="flow time", ylabel="$f$", xscale="log")
     return ax

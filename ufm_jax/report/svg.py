@@ -80,6 +80,7 @@ def curves(
             d = "M" + "L".join(place(x[g], y[g]) for g in run)
             parts.append(f'<path d="{d}" stroke="{colour}" stroke-width="{thick:g}" fill="none"/>')
     parts += [f'<text x="{x * width:.1f}" y="{height + 14}">{escape(text)}</text>' for x, text in marks]
+    parts += [f'<text x="-8" y="{(1 - y) * height + 4:g}">{y}</text>' for y in (0, 1)]
     parts.append(f'<text x="{width / 2:g}" y="{height + 30}">{escape(names[0])}</text>')
     middle = f'x="-22" y="{height / 2:g}" transform="rotate(-90 -22 {height / 2:g})"'
     parts.append(f"<text {middle}>{escape(names[1])}</text>")

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 
 from ufm_jax.report import figures
 from ufm_jax.report.markup import facts, figure, folded, paragraph, table
-from ufm_jax.report.parts import frame, index_figure, origin, precise, tally
+from ufm_jax.report.orbit_table import orbit_table, sweep_orbits
+from ufm_jax.report.parts import frame, index_figure, origin, precise, tally, when
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import HEADER, floats, setting_names, setting_rows, status_counts, verdict_rows
+from ufm_jax.report.terms import glossary, heads
 from ufm_jax.runs.plan import LandscapeConfig, SweepConfig
 from ufm_jax.runs.store import load
 
@@ -49,22 +51,25 @@ def sweep_page(config: SweepConfig | LandscapeConfig, manifest: dict[str, Any], 
         warnings.simplefilter("ignore")  # that rows are missing: the page says so
         rows = load(out)
     names = rows.column_names
+    orbits, pictures = sweep_orbits(config, rows)
     rows = rows.select(names[: names.index("closed_form_loss") + 1])  # points stand behind
     undecided = rows.filter(pc.field("verdict") == "UNDECIDED")
     lost = rows.filter(pc.field("verdict") == "NOT_CRITICAL")
     again = command(config, out)
     sections = {
+        f"Distinct orbits ({len(orbits)})": _orbits(orbits, pictures),
         "Verdicts": _verdicts(rows),
         "Figures": _figures(rows),
         "Settings": _settings(rows),
         "Largest gaps": _worst(rows),
         f"Undecided starts ({undecided.num_rows})": _undecided(undecided),
         f"Starts that ended at no critical point ({lost.num_rows})": _lost(lost),
+        "Terms": glossary(("orbit", "name", "hits", "logits", *HEADER, *setting_names(rows), *FIRST, *THEN)),
         **origin(manifest, again),
     }
     missing = config.num_rows - rows.num_rows
     state = f"{rows.num_rows} of {config.num_rows} rows: " + ", ".join(tally(rows["verdict"].to_pylist()))
-    lead = [paragraph(state)]
+    lead = [paragraph(state), paragraph(when(out))]
     if missing:
         says = (
             f"Unfinished: {missing} of {config.num_rows} rows are missing. The command below does the rest."
@@ -73,9 +78,15 @@ def sweep_page(config: SweepConfig | LandscapeConfig, manifest: dict[str, Any], 
     return frame("Sweep", config, lead, sections)
 
 
+def _orbits(orbits: list[dict[str, Any]], pictures: list[Any]) -> str:
+    if not orbits:
+        return paragraph("No row is critical and has its index counted.")
+    return orbit_table("Critical rows by orbit, the lowest loss first", orbits, pictures)
+
+
 def _verdicts(rows: pa.Table) -> str:
     return (
-        table("Rows by target and verdict, with ranges", HEADER, verdict_rows(rows))
+        table("Rows by target and verdict, with ranges", heads(HEADER), verdict_rows(rows))
         + paragraph(f"How the searches ended: {status_counts(rows)}.")
         + folded("What the verdicts mean", facts("Verdicts claim what was shown:", MEANING.items()))
     )
@@ -85,6 +96,11 @@ def _figures(rows: pa.Table) -> str:
     settings = setting_rows(rows)
     known = figures.critical(rows)
     parts = [
+        figure(
+            figures.data_uri(figures.draw_losses, rows),
+            "A histogram of the rows' losses, by verdict.",
+            "How many rows ended at each loss, by verdict.",
+        ),
         index_figure(
             figures.points(known),
             "rows",
@@ -178,4 +194,4 @@ def _row_table(caption: str, rows: pa.Table) -> str:
     names = [name for name in shown if name in rows.column_names and name not in alike]
     columns = [rows[name].to_pylist() for name in names]
     columns[names.index("loss")] = list(map(precise, columns[names.index("loss")]))
-    return table(caption, names, zip(*columns, strict=True))
+    return table(caption, heads(names), zip(*columns, strict=True))

@@ -76,6 +76,7 @@ class UnconstrainedFeatureModel(Problem):
     same_orbit = census.same_orbit
     copies_of = census.copies
     name_of = names.name_at  # type: ignore[assignment]
+    picture = names.logits_at  # type: ignore[assignment]
     completeness = census.completeness
 
     def lower_bound(self, x: Params) -> Float[Array, ""]:

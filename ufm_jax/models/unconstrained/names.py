@@ -73,6 +73,13 @@ def name_at(prob: Problem, p: Params) -> str:
     return name_of(prob, shape) if max(float(unbalanced), float(apart)) <= shape.tolerance else ""
 
 
+def logits_at(prob: Problem, p: Params) -> Matrix:
+    """Return the logits at class means, bias included: row j, column k is logit j of class k."""
+    q = restrict(collapse(prob), p)
+    L = np.asarray(q.W @ q.H) / np.sqrt(np.array(prob.counts, float))
+    return L if q.b is None else L + np.asarray(q.b)[:, None]
+
+
 def name_of(prob: Problem, shape: Shape) -> str:
     """Return the name of a critical point modulo rotations, as the module's table has it."""
     return name_of_logits(shape.M / np.sqrt(np.array(prob.counts, float)), prob.kinds)
