@@ -312,7 +312,7 @@ def _gains(
         out |= {"gain_last_layer_error": trained.least.error}
     if prob is None:
         unknown["gain_features"] = "a class has no sample"
-    elif K**2 * d > gains.MOST_WORK:
+    elif K**2 * max(K, d) > gains.MOST_WORK:
         unknown["gain_features"] = f"K = {K} is too many classes"
     elif s.loss.convex:
         found = gains.features_alone(prob, s.layer.W, s.means, s.layer.b if s.bias else None)
