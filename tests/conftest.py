@@ -46,8 +46,12 @@ MAPS = Path("/proc/self/maps")  # of Linux; a process has 65,530, and XLA takes 
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Drop what was compiled before there are too many memory maps: XLA would crash."""
+    """Drop what was compiled before there are too many memory maps: XLA would crash.
+
+    And keep none for later processes, as the command line does in whose process it runs.
+    """
     yield
+    lanes.keep(None)
     if MAPS.exists() and MAPS.read_text().count("\n") > 30_000:
         jax.clear_caches()
 
@@ -89,6 +93,7 @@ from ufm_jax.models.unconstrained.objective import objective  # noqa: E402
 from ufm_jax.models.unconstrained.problem import Params, Problem  # noqa: E402
 from ufm_jax.models.unconstrained.reduction import reduced  # noqa: E402
 from ufm_jax.models.unconstrained.symmetry import rank as rank_of  # noqa: E402
+from ufm_jax.numerics import lanes  # noqa: E402
 from ufm_jax.numerics.status import Status  # noqa: E402
 from ufm_jax.runs.plan import SweepConfig  # noqa: E402
 

@@ -76,7 +76,6 @@ def test_a_point_off_the_minimum_is_not_critical(tmp_path, minimum, capsys):
         ({"H": np.zeros((3, 15))}, "H"),
         ({"b": np.zeros(4)}, "b"),
         ({"labels": np.arange(15) % 4}, "labels"),
-        ({"labels": np.zeros(15, int)}, "labels"),
         ({"labels": np.zeros(15)}, "labels"),
         ({"W": np.zeros(6)}, "W"),
     ],

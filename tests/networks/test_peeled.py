@@ -10,6 +10,7 @@ from ufm_jax.models.unconstrained.arrays import read_point
 from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.own_point import certify
+from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.networks.data import load, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network
@@ -31,7 +32,9 @@ def test_exports_are_what_certify_reads(trained, tmp_path):
     exp, weights = trained
     file = tmp_path / "layer.npz"
     decays = export(file, exp.net, exp.recipe, weights, exp.train)
-    verdict = certify(*read_point(file), **decays)
+    brought = read_point(file)
+    params = Params(brought.W, brought.H, brought.b)
+    verdict = certify(params, brought.labels, **decays)
     here = stand(exp.net, exp.recipe, weights, exp.train)
     for name in ("loss", "grad_norm", "dual_gap", "negative_curvature"):
         np.testing.assert_allclose(here[name], verdict[name], rtol=1e-8, atol=1e-12)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import BALANCED, keys, make
 
-from ufm_jax import devices, interface
+from ufm_jax import devices, interface, slice_interface
 from ufm_jax.landscape import census, search, sound, together
 from ufm_jax.landscape import continuation as branches
 from ufm_jax.landscape.landscape import Effort
@@ -26,7 +26,7 @@ PLATFORMS = ("cuda", "rocm", "tpu")
 # which is not exported.
 HOT = (
     pipeline, rough, by_orbit, engine, together, census, interface, search, sound, branches, own_point,
-    samples,
+    samples, slice_interface,
 )  # fmt: skip
 NOT_EXPORTED = {interface._flow}
 LANES = 8
@@ -141,7 +141,11 @@ def programs() -> dict[str, Program]:
             f"census invariants {kind}": Program(census._invariants, (space, flats)),
             f"census located {kind}": Program(census._solved, (space, space.zeros())),
         }
-        found[f"slice {kind}"] = Program(interface._plane, (prob, x, x, x, ones(3)))
+        found[f"slice {kind}"] = Program(slice_interface._plane, (prob, x, x, x, ones(3), ones(3)))
+        found[f"line {kind}"] = Program(slice_interface._line, (prob, x, x, ones(3)))
+        turns = len(jax.tree.leaves(jax.eval_shape(prob.tangents, x))[0])
+        carried = (prob, ones(prob.num_variables), ones(turns), ones())
+        found[f"carried {kind}"] = Program(slice_interface._carried, carried)
         found[f"_slopes {kind}"] = Program(sound._slopes, (prob, keys(0, 2)))
         for method in (Newton(), LevenbergMarquardt(), EigenvectorFollowing(1)):
             for start, several in ((x, False), (many(x), True)):
