@@ -6,6 +6,7 @@ scale again, and `--update` writes into the tracked `figures/`. Without it resul
 
 import argparse
 import pickle
+import resource
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -26,7 +27,19 @@ from ufm_jax.report.style import COLOURS, MARKERS, STYLE
 
 Scale = Literal["smoke", "default", "paper"]
 FIGURES, RUNS = Path("figures"), Path("runs")  # the first is tracked
-__all__ = ["COLOURS", "FIGURES", "MARKERS", "STYLE", "Scale", "cli", "folder", "record", "save", "set_up"]
+__all__ = [
+    "COLOURS",
+    "FIGURES",
+    "MARKERS",
+    "STYLE",
+    "Scale",
+    "cli",
+    "folder",
+    "peak_mib",
+    "record",
+    "save",
+    "set_up",
+]
 
 _updating: ContextVar[bool] = ContextVar("updating", default=False)
 FLAGS = (
@@ -58,6 +71,18 @@ def set_up() -> None:
     jax.config.update("jax_enable_x64", True)
     use_all_cores()
     matplotlib.use("Agg")
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process has held, in MiB.
+
+    On Linux of this program alone: `getrusage` counts what the process held that started it, too.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def folder(scale: Scale) -> Path:

@@ -9,7 +9,6 @@ leave open; a whole spectrum of a saddle is of order 2K(K − 1) + K.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 
-from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
+from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, peak_mib, save, set_up
 from ufm_jax.report.progress import Reporter
 
 DECAYS: dict[str, Any] = {"decay_w": (5e-4,), "decay_h": (1e-4,), "decay_b": (1e-2,)}
@@ -115,7 +114,7 @@ def measured(point: Point) -> dict[str, Any]:
         **asdict(point),
         "first_s": clock[1] - clock[0],
         "warm_s": clock[2] - clock[1],
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
         "verdicts": dict(Counter(verdicts)),
         "made_by": provenance(),
     }

@@ -8,7 +8,6 @@ every distinct eigenvalue of the Hessian. Nothing of N columns is ever held. smo
 paper are the same.
 """
 
-import resource
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.common import Scale, cli, record, set_up
+from experiments.common import Scale, cli, peak_mib, record, set_up
 from ufm_jax.landscape.evidence import measured
 from ufm_jax.landscape.landscape import Known
 from ufm_jax.landscape.search import CriticalPoint, Newton, search_from
@@ -71,7 +70,7 @@ class Stages:
 
 def peak_memory() -> float:
     """Return the most memory that this process has held so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_mib() / 1024
 
 
 def from_etf(prob: Problem) -> CriticalPoint:
