@@ -2,10 +2,11 @@
 
     python -m experiments.growth --scale smoke|default|paper
 
-Each point is a process of its own, for its peak memory: a sweep of few starts first, so that everything is
-compiled, and then the one that is timed. Rows are judged like all others: what is drawn is the rate of judged
-starts. With `spectra` "needed" certificates decide minima, and an eigenvalue is computed only for what they
-leave open; a whole spectrum of a saddle is of order 2K(K − 1) + K.
+Each point is a process of its own, for its peak memory: the sweep from another seed first, so that everything
+is compiled (sweeps of few starts are compiled otherwise), and then the one that is timed. Rows are judged like
+all others: what is drawn is the rate of judged starts. With `spectra` "needed" certificates decide minima, and
+an eigenvalue is computed only for what they leave open; a whole spectrum of a saddle is of order
+2K(K − 1) + K.
 """
 
 import json
@@ -79,7 +80,7 @@ SCALES["paper"] += SCALES["default"][4:]
 def measured(point: Point) -> dict[str, Any]:
     """Return rate, memory and verdicts of one sweep, of which this process has done nothing before.
 
-    `first_s` are the seconds of the sweep before it, of few starts, in which everything is compiled.
+    `first_s` are the seconds of the sweep before it, in which everything is compiled.
     """
     from ufm_jax.files import provenance
     from ufm_jax.runs import engine, store
@@ -106,7 +107,7 @@ def measured(point: Point) -> dict[str, Any]:
             return store.run(config(starts, seed), Path(out))
 
     clock = [time.perf_counter()]
-    run(min(point.starts, 16), 1)
+    run(point.starts, 1)
     clock.append(time.perf_counter())
     verdicts = run(point.starts, 0)["verdict"].to_pylist()
     clock.append(time.perf_counter())
