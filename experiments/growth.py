@@ -3,8 +3,8 @@
     python -m experiments.growth --scale smoke|default|paper
 
 Each point is a process of its own, for its peak memory: the sweep from another seed first, so that everything
-is compiled (sweeps of few starts are compiled otherwise), and then the one that is timed. Rows are judged as
-all others are: what is drawn is the rate of judged starts. With `spectra` "needed" certificates decide minima,
+is compiled (sweeps of few starts are compiled otherwise), then the one that is timed. Rows are judged as
+others are: what is drawn is the rate of judged starts. With `spectra` "needed" certificates decide minima,
 and an eigenvalue is computed only for what they leave open; a whole spectrum of a saddle is of order
 2K(K − 1) + K.
 """
