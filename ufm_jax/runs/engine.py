@@ -298,9 +298,12 @@ def judged(
 
 
 def _few(work: Work, plan: Plan) -> bool:
-    """Say whether a plan's searches are so few that it pays to compile in haste, by what a solve costs."""
+    """Say whether a plan's searches are so few that it pays to compile in haste, by what a solve costs.
+
+    On a command line, where `keeps`: who sweeps again in one process has compiled already.
+    """
     variables = max(work.landscape.space(target).num_variables for target in plan.targets)
-    return len(plan.targets) * plan.starts * plan.num_settings * variables**3 <= HASTE
+    return keeps() and len(plan.targets) * plan.starts * plan.num_settings * variables**3 <= HASTE
 
 
 def _rehearse(work: Work, plan: Plan, target: Target, few: bool) -> None:
