@@ -86,10 +86,8 @@ def judge(
     if held:
         point = own_point.own_point(W, H, b, labels, loss=loss, samples=samples, **decays)
         seen = own_point.examined(point, grad_tol, gap_tol, direction=direction)
-        source = Samples(np.asarray(point.params.H), point.prob.labels, len(weight), rows=False)
-    else:
-        H = H if isinstance(H, Slices) else own_point.matrix("H", H)
-        source = Samples(H, classes, len(weight), rows=rows)
+    features = H if isinstance(H, Slices) else own_point.matrix("H", H)
+    source = Samples(features, classes, len(weight), rows=rows, held=held)
     sizes, said = _sizes(source, weight, bias, point, decays, loss, say)
     survey = passes.survey(source, sizes.layer, sizes.means, sizes.decay_h, loss, say)
     unknown: dict[str, str] = {}

@@ -45,10 +45,13 @@ class Layer(NamedTuple):
 
 
 class Samples:
-    """Features (N, d) or (d, N) with their labels, read in blocks."""
+    """Features (N, d) or (d, N) with their labels, read in blocks; `held` once, for all passes."""
 
-    def __init__(self, features: Any, labels: np.ndarray, num_classes: int, *, rows: bool) -> None:
+    def __init__(
+        self, features: Any, labels: np.ndarray, num_classes: int, *, rows: bool, held: bool = False
+    ) -> None:
         self.features, self.labels, self.rows = features, labels.astype(np.int32), rows
+        self._held: list[Block] | None = [] if held else None
         self.dim = features.shape[1 if rows else 0]
         self.counts = np.bincount(labels, minlength=num_classes)
         self.size = max(1, min(len(labels), NUMBERS // max(self.dim, num_classes)))
@@ -81,6 +84,14 @@ class Samples:
 
     def blocks(self, say: Say | None = None, what: str = "") -> Iterator[Block]:
         """Go through all samples in blocks of one shape, so that what takes them compiles once."""
+        if self._held is None:
+            yield from self._read(say, what)
+            return
+        if not self._held:
+            self._held = list(self._read(say, what))
+        yield from self._held
+
+    def _read(self, say: Say | None, what: str) -> Iterator[Block]:
         for first, last in self.steps(say, what):
             rows, missing = self.taken(first, last), self.size - (last - first)
             rows = np.pad(rows, ((0, missing), (0, 0))) if missing else rows
