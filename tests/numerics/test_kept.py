@@ -173,3 +173,11 @@ def test_landscapes_are_told_apart_by_sizes_and_choices_not_by_numbers():
     assert len({said(one) for one in same}) == 1
     assert len({said(one) for one in [prob, *others]}) == 1 + len(others)
     assert said(LevenbergMarquardt()) != said(LevenbergMarquardt(max_steps=7))
+
+
+def test_what_xla_is_told_makes_another_program(tmp_path, keep, monkeypatch):
+    for flags in ("", "--xla_cpu_max_isa=AVX2"):  # read when XLA starts: here it changes the name alone
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        keep(Kept(tmp_path))
+        Traced().call(X, Y)
+    assert len(files(tmp_path)) == 2

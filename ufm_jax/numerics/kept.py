@@ -33,7 +33,6 @@ PACKAGE = __name__.split(".")[0]
 HIT = "/jax/compilation_cache/cache_hits"  # what JAX calls it
 SUFFIX = "-cache"  # as JAX's own files have it, beside which these lie
 
-
 _hits = threading.local()  # of programs that this thread had from JAX's cache
 _rehearsed: contextvars.ContextVar[bool] = contextvars.ContextVar("rehearsed", default=False)
 
@@ -112,12 +111,12 @@ class Kept:
 
     @cached_property
     def _made_by(self) -> str:
-        """Digest of this package's source, and of JAX's configuration and devices."""
+        """Digest of this package's source, and of JAX's and XLA's configuration and devices."""
         digest = hashlib.sha256()
         for file in sorted(Path(__file__).parents[1].rglob("*.py")):
             digest.update(file.read_bytes())
         chosen = sorted((name, repr(v)) for name, v in jax.config.values.items() if "cache" not in name)
-        return f"{digest.hexdigest()} {chosen} {len(jax.devices())}"
+        return f"{digest.hexdigest()} {chosen} {os.environ.get('XLA_FLAGS')} {len(jax.devices())}"
 
 
 @cache

@@ -109,12 +109,10 @@ CPU_OPTIONS = {
 SHORT_SUMS = CPU_OPTIONS | {"xla_cpu_experimental_ynn_fusion_type": ""}  # for `Landscape.short_sums`
 # Leave out XLA's newer code generator for fusions, a third of what compilation takes, and a library of matrix
 # products whose workspace is as large as a large factor, and no buffer that XLA counts. Searches toward
-# saddles run no slower so, descents at a third (K = 10) to two thirds of their rate.
+# saddles run no slower so, descents at 0.6 of their rate (K = 4 and 10).
 QUICK = CPU_OPTIONS | {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
 # For random numbers: normal ones take a second each to compile otherwise, and are as fast so, the same bits.
 QUICKEST = QUICK | {"xla_backend_optimization_level": 1}
-
-
 # For programs that few lanes run: LLVM does as little as it can. A third of the time to compile, and up to
 # ten times that to run.
 HASTY = QUICK | {"xla_backend_optimization_level": 0}
