@@ -16,7 +16,6 @@ from ufm_jax.models.unconstrained.arrays import read_point
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, etf_minimiser
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Squared
 from ufm_jax.models.unconstrained.model import problem
-from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.numerics import lanes
 
 DECAYS = {"decay_w": 5e-3, "decay_h": 1e-3, "decay_b": 1e-2}
@@ -211,6 +210,12 @@ def test_files_of_other_kinds_are_named_and_say_what_to_do(tmp_path, write, hint
         read_point(tmp_path / "absent.npz")
 
 
+def row_of(weight, features):
+    """Return what is judged of a point that is held."""
+    point = own_point.own_point(weight, features, b, LABELS, **DECAYS)
+    return own_point.as_row(point, own_point.examined(point, direction=False))
+
+
 def test_a_point_that_is_not_critical_pays_for_no_spectrum_and_reports_the_same(monkeypatch):
     """Of all that is printed only the lowest curvature tried may be another: fewer directions are."""
     features = np.random.default_rng(1).normal(size=(5, 12))
@@ -218,24 +223,24 @@ def test_a_point_that_is_not_critical_pays_for_no_spectrum_and_reports_the_same(
     point = own_point.own_point(weight, features, b, LABELS, **DECAYS)
     whole = own_point.as_row(point, jax.jit(examine)(point.prob, point.params))
     monkeypatch.setattr(own_point, "_examine", lambda *args, **given: pytest.fail("a spectrum was taken"))
-    row = own_point.certify(Params(weight, features, b), LABELS, **DECAYS)
+    row = row_of(weight, features)
     assert row["verdict"] == "NOT_CRITICAL"
     assert row.keys() == whole.keys()
     assert row["negative_curvature"] >= whole["negative_curvature"] * (1 + 1e-9)
     for name in row.keys() - {"negative_curvature", "notes", "verdict", "reason"}:
         assert row[name] == (None if whole[name] is None else pytest.approx(whole[name], rel=1e-9)), name
     with pytest.raises(pytest.fail.Exception, match="a spectrum was taken"):
-        own_point.certify(Params(W, H, b), LABELS, **DECAYS)
+        row_of(W, H)
 
 
 @pytest.mark.parametrize("critical", [False, True])
 def test_row_by_row_a_large_point_is_judged_as_a_small_one(critical, monkeypatch):
     shift = 0.0 if critical else 0.1
-    small = own_point.certify(Params(W, H + shift, b), LABELS, **DECAYS)
+    small = row_of(W, H + shift)
     for module in (objective, sizes):
         monkeypatch.setattr(module, "LARGE", 1)
     jax.clear_caches()
-    large = own_point.certify(Params(W, H + shift, b), LABELS, **DECAYS)
+    large = row_of(W, H + shift)
     jax.clear_caches()
     assert large["verdict"] == small["verdict"] == ("GLOBAL_MINIMUM" if critical else "NOT_CRITICAL")
     assert large["grad_norm"] == pytest.approx(small["grad_norm"], rel=1e-12, abs=1e-17)

@@ -6,11 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ufm_jax.models.unconstrained.arrays import read_point
 from ufm_jax.models.unconstrained.closed_forms import etf_minimiser
+from ufm_jax.models.unconstrained.last_layer import judge_files
 from ufm_jax.models.unconstrained.model import problem
-from ufm_jax.models.unconstrained.own_point import certify
-from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.networks.data import load, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network
@@ -32,9 +30,7 @@ def test_exports_are_what_certify_reads(trained, tmp_path):
     exp, weights = trained
     file = tmp_path / "layer.npz"
     decays = export(file, exp.net, exp.recipe, weights, exp.train)
-    brought = read_point(file)
-    params = Params(brought.W, brought.H, brought.b)
-    verdict = certify(params, brought.labels, **decays)
+    verdict = judge_files(file, **decays).row
     here = stand(exp.net, exp.recipe, weights, exp.train)
     for name in ("loss", "grad_norm", "dual_gap", "negative_curvature"):
         np.testing.assert_allclose(here[name], verdict[name], rtol=1e-8, atol=1e-12)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ufm_jax.landscape import proof
 from ufm_jax.landscape.checks import check_finite
 from ufm_jax.landscape.evidence import Examined, examine, examine_off_critical, is_critical
 from ufm_jax.landscape.spectrum import NOT_COUNTED
@@ -84,44 +83,6 @@ def own_point(
     prob = problem(counts=counts.tolist(), dim=weight.shape[1], **decays, bias=bias is not None, loss=loss)
     known = plain(float(global_minimum(prob)))
     return OwnPoint(prob, params, {**decays, "accuracy": accuracy, "closed_form_loss": known}, notes)
-
-
-def certify(
-    params: Params,
-    labels: Any,
-    *,
-    grad_tol: float = GRAD_TOL,
-    gap_tol: float = GAP_TOL,
-    prove: bool = False,
-    **given: Any,
-) -> dict[str, Any]:
-    """Return evidence and verdict on a point of the full problem, as plain values for JSON.
-
-    `given` as for `own_point`, but of a square H the columns are taken to be the samples, and `notes` say so.
-    A point that is not critical has `verdict` NOT_CRITICAL and no index,
-    nullity or λ_min; its dual bound, gap, curvature and metrics are given all the same. A saddle beyond
-    `spectrum.DENSE_LIMIT` has no index and nullity. NaN becomes None. `excess_loss` is f − f*, where theory
-    knows f* = `closed_form_loss`; `notes` say what was taken for granted. With `prove` come the columns of
-    `landscape.proof.Proof`.
-
-    Raises:
-        ValueError: as `own_point`; a tolerance, if it is not a finite number above 0.
-    """
-    return _certified(_taken(params, labels, given), grad_tol, gap_tol, prove)
-
-
-def _taken(params: Params, labels: Any, given: dict[str, Any]) -> OwnPoint:
-    notes = []
-    if given.get("samples") is None and len(set(np.shape(params.H))) == 1:
-        given["samples"] = "columns"
-        notes = ["H is square: its columns were taken to be the samples; say so if these are its rows"]
-    point = own_point(*params, labels, **given)
-    return point._replace(notes=notes + point.notes)
-
-
-def _certified(point: OwnPoint, grad_tol: float, gap_tol: float, prove: bool) -> dict[str, Any]:
-    row = as_row(point, examined(point, grad_tol, gap_tol, direction=False))
-    return row | proof.prove(point.prob, point.params).columns() if prove else row
 
 
 def examined(
