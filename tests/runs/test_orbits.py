@@ -1,6 +1,7 @@
 """A census's folder: its files agree with each other, and belong to their run."""
 
 import json
+import os
 from dataclasses import replace
 
 import jax
@@ -89,10 +90,11 @@ def test_orbits_that_do_not_say_whose_they_are_are_refused(out):
 
 def test_a_report_is_of_the_orbits_and_of_no_copy(out):
     """orbits.csv and summary.json are for people: what they were edited to is in no page."""
-    before = page.write(out).read_text()
-    (out / "orbits.csv").write_text("loss\n7\n")
-    (out / "summary.json").write_text("{}")
-    assert page.write(out).read_text() == before
+    before = page.write(out).read_bytes()
+    for name, edited in (("orbits.csv", "loss\n7\n"), ("summary.json", "{}")):
+        (out / name).write_text(edited)
+        os.utime(out / name, (2e9, 2e9))  # long after the run
+    assert page.write(out).read_bytes() == before
     (out / "orbits.npz").unlink()
     with pytest.raises(ValueError, match=r"^out: .*no orbits\.npz yet"):
         page.write(out)

@@ -72,7 +72,7 @@ def index_figure(points: figures.Points, what: str, note: str = "") -> str:
 def when(out: Path) -> str:
     """Return when a run was begun and last written to, as its files say, and how long that is."""
     begun = (out / "manifest.json").stat().st_mtime
-    files = (path for path in (*out.glob("points/*.parquet"), *out.glob("orbits.*")) if path.is_file())
+    files = (path for path in (*out.glob("points/*.parquet"), out / "orbits.npz") if path.is_file())
     last = max((path.stat().st_mtime for path in files), default=begun)
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
     return (

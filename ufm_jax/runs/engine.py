@@ -141,26 +141,30 @@ def sweep(config: Sweep, progress: Progress | None = None) -> pa.Table:
         ValueError: as `check`.
     """
     check(config)
-    return merge.rows_of(config, run_shards(config, shards(config), progress)).table
+    return merge.rows_of(config, tables(work_of(config), config, shards(config), progress)).table
 
 
 def run_shards(
     config: Sweep, todo: Iterable[Shard], progress: Progress | None = None
 ) -> Iterator[tuple[Shard, pa.Table]]:
-    """Yield each shard in `todo` with its table; one compilation a target, whatever the settings and shards.
+    """Yield each shard in `todo` with its table, for a folder; one compilation a target, whatever the shards.
+
+    Whether in haste (`_few`) depends on the configuration alone, and so do the last bits of the rows: whoever
+    goes on with a folder, a command, a worker or Python, writes what the others would have written.
 
     Raises:
         ValueError: as `work_of`, or if 64-bit floating point is off.
     """
     require_x64()
-    return tables(work_of(config), config, todo, progress)
+    work = work_of(config)
+    return tables(work, config, todo, progress, few=_few(work, config))
 
 
 def tables(
-    work: Work, plan: Plan, todo: Iterable[Shard], progress: Progress | None = None
+    work: Work, plan: Plan, todo: Iterable[Shard], progress: Progress | None = None, *, few: bool = False
 ) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard in `todo` with its table, which holds the points if the plan says so."""
-    for shard, ends in judged(work, plan, todo, progress):
+    for shard, ends in judged(work, plan, todo, progress, few=few):
         lifted = None if ends.points is None else jax.device_get(work.points.lift(ends.points))
         yield shard, _with_points(ends.rows, lifted)
 
@@ -222,7 +226,7 @@ def search_again(grid: Grid, plan: Plan, own: Any, setting: int, which: tuple[in
     """Return where one search of a sweep ended, which is no other the second time."""
     (number, target), work = which, work_on(grid, plan, own)
     fields = {name: values[[setting]] for name, values in work.settings.items()}
-    with for_few(_few(work, plan)):
+    with for_few(not isinstance(plan, InMemory) and _few(work, plan)):
         point = _ends(work, plan, fields, jax.random.key(plan.seed), np.array([number]), target)
     return jax.tree.map(lambda a: a[0], point.x)
 
@@ -263,13 +267,16 @@ def settings_in(table: pa.Table, plan: Plan) -> np.ndarray:
 
 
 def judged(
-    work: Work, plan: Plan, todo: Iterable[Shard], progress: Progress | None = None
+    work: Work, plan: Plan, todo: Iterable[Shard], progress: Progress | None = None, *, few: bool = False
 ) -> Iterator[tuple[Shard, Ends]]:
-    """Search and judge the lanes of each shard in `todo`, some hundreds or more in one call."""
+    """Search and judge the lanes of each shard in `todo`, some hundreds or more in one call.
+
+    By programs that are compiled in haste, where there are `few`.
+    """
     key = jax.random.key(plan.seed)
     best = np.asarray(_known_minima(work.landscape, work.settings))
     finished: Counter = Counter()
-    done, few = 0, _few(work, plan)
+    done = 0
     for number, shard in enumerate(todo):
         if number == 0 and keeps():
             _rehearse(work, plan, shard.target, few)
@@ -298,12 +305,9 @@ def judged(
 
 
 def _few(work: Work, plan: Plan) -> bool:
-    """Say whether a plan's searches are so few that it pays to compile in haste, by what a solve costs.
-
-    On a command line, where `keeps`: who sweeps again in one process has compiled already.
-    """
+    """Say whether a plan's searches are so few that it pays to compile in haste, by what a solve costs."""
     variables = max(work.landscape.space(target).num_variables for target in plan.targets)
-    return keeps() and len(plan.targets) * plan.starts * plan.num_settings * variables**3 <= HASTE
+    return len(plan.targets) * plan.starts * plan.num_settings * variables**3 <= HASTE
 
 
 def _rehearse(work: Work, plan: Plan, target: Target, few: bool) -> None:
