@@ -296,12 +296,12 @@ def same_rows(a, b):
 
 
 def nearly_same_rows(a, b):
-    """To rounding, as of other shards other rows are solved best."""
+    """As far as a search's end is known: programs differ, and of other shards other rows are solved best."""
     assert a.column_names == b.column_names
-    for name in set(a.column_names) - {"row"}:
+    for name in set(a.column_names) - {"row", "num_steps"}:
         one, other = (table[name].to_numpy() for table in (a, b))
         if one.dtype.kind == "f":
-            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13, err_msg=name)
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9, err_msg=name)
         else:
             np.testing.assert_array_equal(one, other, err_msg=name)
 
@@ -332,7 +332,7 @@ def test_a_folder_holds_what_memory_does(factors, tmp_path, keep):
         same_rows(made.table.select(names), run.table.select(names))
         np.testing.assert_array_equal(run.setting, memory.setting)
         row = int(run.orbits["row"][1].as_py())
-        np.testing.assert_allclose(ravel(run.point(row).x), ravel(memory.point(row).x), atol=1e-12)
+        np.testing.assert_allclose(ravel(run.point(row).x), ravel(memory.point(row).x), atol=1e-9)
         assert "Factorisation" in str(run)
     with pytest.raises(ValueError, match=r"^out: "):
         ufm.sweep(grid, out=tmp_path / "run", shard_size=16, **(options | {"seed": 6}))

@@ -293,8 +293,8 @@ def _sweep(flags: Sweep) -> None:
     from ufm_jax.report.progress import Reporter
     from ufm_jax.report.table import verdict_table
     from ufm_jax.runs import cluster, store
-    from ufm_jax.runs.engine import check
     from ufm_jax.runs.plan import Shard
+    from ufm_jax.runs.work import check
 
     config = _plan(flags)
     check(config)  # before anything is said or written

@@ -37,6 +37,8 @@ from ufm_jax.runs.folder import configuration
 from ufm_jax.runs.orbits import Atlas
 from ufm_jax.runs.plan import CensusPlan, Plan, SearchDtype, Spectra, Target
 from ufm_jax.runs.recipe import config_of, grid_of
+from ufm_jax.runs.table import points_in, settings_in
+from ufm_jax.runs.work import work_on
 
 CRITICAL = ("GLOBAL_MINIMUM", "LOCAL_MINIMUM", "STRICT_SADDLE", "DEGENERATE", "UNDECIDED")
 
@@ -222,7 +224,7 @@ def sweep(
         return _loaded(Path(out), config, grid)
     made, own = engine.in_memory(grid, starts, keep_points=keep_points, **plan)
     with Reporter(made.num_rows, "sweep", already=0) if progress else nullcontext() as reporter:
-        ends = engine.all_ends(engine.work_on(grid, made, own), made, reporter)
+        ends = engine.all_ends(work_on(grid, made, own), made, reporter)
     return Run(ends.rows, made, grid, ends.points if keep_points else None, ends.setting, own)
 
 
@@ -253,7 +255,7 @@ def load(out: Path | str, *, landscape: Landscape | Grid | None = None) -> Run |
 
 def _loaded(out: Path, config: Plan, grid: Grid | None) -> Run:
     table = store.load(out)
-    return Run(table, config, grid, engine.points_in(table, grid), engine.settings_in(table, config))
+    return Run(table, config, grid, points_in(table, grid), settings_in(table, config))
 
 
 @jax.jit

@@ -25,9 +25,9 @@ from ufm_jax.files import write_file
 from ufm_jax.landscape.landscape import Landscape
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.models.unconstrained.problem import Params
-from ufm_jax.runs import engine
 from ufm_jax.runs.pipeline import judge, search
 from ufm_jax.runs.plan import Spectra, SweepConfig, Target
+from ufm_jax.runs.work import work_of
 
 Sizes = tuple[int, int, int]  # K, n, d
 TARGETS: tuple[Target, ...] = ("minima", "saddles")
@@ -174,7 +174,7 @@ def load(file: Path) -> tuple[Rows, Params, int]:
 
 def _each(config: SweepConfig, nudge: float) -> tuple[Landscape, dict[str, np.ndarray]]:
     """Return the sweep's landscape, and its decays with one entry a start."""
-    work = engine.work_of(config)
+    work = work_of(config)
     return work.landscape, {
         name: np.repeat(values * (1.0 + nudge), config.starts) for name, values in work.settings.items()
     }

@@ -26,6 +26,7 @@ from ufm_jax.files import provenance
 from ufm_jax.models.unconstrained.problem import Problem
 from ufm_jax.runs import engine, pipeline
 from ufm_jax.runs.plan import Spectra
+from ufm_jax.runs.work import work_of
 
 BUSY = 5.0  # seconds between two words of a stage that waits
 GROWS = 1.2  # a larger batch must do this much better, or it was the last
@@ -73,7 +74,7 @@ def device(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
     if not on_cpu:  # whose memory is the host's
         yield {"bytes_per_s": _transfers(np.ones(copied))}
     for sizes in dict.fromkeys(s.sizes for s in plan.stages if s.kind != "device"):
-        small = engine.work_of(agreement.plan(sizes, "minima", 1)).landscape.space("minima")
+        small = work_of(agreement.plan(sizes, "minima", 1)).landscape.space("minima")
         assert isinstance(small, Problem)
         K, r, D = small.num_classes, small.dim, small.num_variables
         few, many = (max(1, copied // (8 * numbers)) for numbers in (D * D, K * r))
@@ -205,7 +206,7 @@ def _cpu_rows(stage: Stage, plan: Plan) -> Path:
 
 def _own_lanes(stage: Stage) -> int:
     """Return how many lanes a device the package itself puts into one call."""
-    prob = engine.work_of(agreement.plan(stage.sizes, stage.target, 1)).landscape
+    prob = work_of(agreement.plan(stage.sizes, stage.target, 1)).landscape
     return pipeline.lanes_of_call(prob, stage.target) // jax.local_device_count()
 
 

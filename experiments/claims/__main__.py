@@ -40,8 +40,9 @@ from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.models.unconstrained.reduction import collapse, lift
 from ufm_jax.models.unconstrained.starts import gaussian, log_uniform_scale
 from ufm_jax.models.unconstrained.theory import global_minimum, has_closed_form
-from ufm_jax.runs.engine import sweep, work_of
+from ufm_jax.runs.engine import sweep
 from ufm_jax.runs.plan import SweepConfig, loss_of, short_name
+from ufm_jax.runs.work import work_of
 
 LOSS_TOL = 1e-10  # of a minimum against its closed form
 METRIC_TOL = 1e-6  # NC1, NC2, NC3 at a minimum

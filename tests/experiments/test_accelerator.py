@@ -18,7 +18,8 @@ from experiments.accelerator.plan import Plan, Stage
 from experiments.accelerator.results import name_of
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Verdict
-from ufm_jax.runs import engine, pipeline
+from ufm_jax.runs import pipeline
+from ufm_jax.runs.work import work_of
 
 SIZES = ((4, 5, 6), (10, 20, 16))
 V = Verdict
@@ -117,7 +118,7 @@ def test_every_stage_has_its_name_and_checks_come_first(tmp_path):
 
 
 def test_a_batch_of_another_size_is_one_call_of_the_pipeline():
-    prob = engine.work_of(agreement.plan(SIZES[0], "minima", 1)).landscape
+    prob = work_of(agreement.plan(SIZES[0], "minima", 1)).landscape
     before = pipeline.lanes_of_call(prob, "minima"), pipeline.BATCH
     with stages.call_of(96):
         assert pipeline.lanes_of_call(prob, "minima") == 96 * jax.local_device_count()

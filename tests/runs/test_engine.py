@@ -16,10 +16,11 @@ from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.models.unconstrained.reduction import collapse, lift
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.numerics.status import Status
-from ufm_jax.runs import engine
-from ufm_jax.runs.engine import Work, judged, sweep, work_of
+from ufm_jax.runs import table as columns
+from ufm_jax.runs.engine import judged, sweep
 from ufm_jax.runs.pipeline import search
 from ufm_jax.runs.plan import Plan, SweepConfig, shards
+from ufm_jax.runs.work import Work, work_of
 
 
 def config(space, **options):
@@ -241,6 +242,6 @@ def test_bad_starts_of_one_s_own_are_refused_by_name(options, message):
 @pytest.mark.parametrize("codes", [Verdict, Reason, Status])
 def test_codes_are_stored_by_their_own_names(codes):
     assert [int(code) for code in codes] == list(range(len(codes)))
-    assert engine._names(codes, np.arange(len(codes))).to_pylist() == [
+    assert columns._names(codes, np.arange(len(codes))).to_pylist() == [
         codes(i).name for i in range(len(codes))
     ]

@@ -16,8 +16,9 @@ from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.theory import global_minimum
 from ufm_jax.objects import make, spec
 from ufm_jax.runs import folder, store
-from ufm_jax.runs.engine import sweep, work_of
+from ufm_jax.runs.engine import sweep
 from ufm_jax.runs.plan import CensusConfig, SweepConfig, built_loss, chosen_loss, loss_of
+from ufm_jax.runs.work import work_of
 
 SOURCE = """
 from dataclasses import dataclass

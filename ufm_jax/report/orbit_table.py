@@ -15,9 +15,9 @@ from ufm_jax.report.markup import paragraph, table
 from ufm_jax.report.parts import precise
 from ufm_jax.report.table import floats, setting_names
 from ufm_jax.report.terms import heads
-from ufm_jax.runs.engine import points_in, settings_in
 from ufm_jax.runs.plan import LandscapeConfig, SweepConfig
 from ufm_jax.runs.recipe import grid_of
+from ufm_jax.runs.table import points_in, settings_in
 
 FIRST = ("loss", "name", "index", "hits", "verdict")
 SHOWN = 200  # orbits

@@ -27,9 +27,10 @@ import pyarrow as pa
 from ufm_jax.files import provenance
 from ufm_jax.interrupt import check_interrupted, orderly
 from ufm_jax.runs import store
-from ufm_jax.runs.engine import Progress, check, run_shards
+from ufm_jax.runs.engine import Progress, run_shards
 from ufm_jax.runs.folder import claimed
 from ufm_jax.runs.plan import Shard, Sweep, SweepConfig, loss_of
+from ufm_jax.runs.work import check
 
 if TYPE_CHECKING:
     from distributed import Client, Future

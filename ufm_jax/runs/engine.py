@@ -10,128 +10,36 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pyarrow as pa
-from jax.tree_util import tree_flatten_with_path
 from jaxtyping import Array, Float
 
-from ufm_jax import devices
 from ufm_jax.landscape.evidence import Evidence
 from ufm_jax.landscape.fields import at_lane
 from ufm_jax.landscape.grid import Grid, num_settings
 from ufm_jax.landscape.landscape import Key, Landscape
-from ufm_jax.landscape.point import leaf_name
 from ufm_jax.landscape.search import CriticalPoint
-from ufm_jax.landscape.sound import check_landscape, check_settings
-from ufm_jax.landscape.spectrum import NOT_COUNTED
-from ufm_jax.landscape.verdict import Reason, Verdict
-from ufm_jax.models.unconstrained.problem import Problem
-from ufm_jax.models.unconstrained.reduction import check_class_means
+from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.numerics.kept import rehearsal
 from ufm_jax.numerics.lanes import each_lane, for_few, keeps
-from ufm_jax.numerics.status import Status
 from ufm_jax.precision import require_x64
 from ufm_jax.runs import by_orbit, merge, pipeline, rough
 from ufm_jax.runs.plan import (
-    LandscapeConfig,
     Plan,
     Shard,
     Sweep,
-    SweepConfig,
     Target,
     lanes_of,
     settings_of,
     shards,
 )
-from ufm_jax.runs.recipe import grid_of
+from ufm_jax.runs.table import table_of, with_points
+from ufm_jax.runs.work import Work, check, check_plan, work_of, work_on
 
 # Starts times the cube of the variables of one search. Programs compiled in haste saved 5 s at K = 4 (28
-# variables) on 2 cores and cost 0.3 ms more a start, so they pay up to some 10,000 starts there.
-HASTE = 2**27
+# variables) on 2 cores and cost 0.3 ms more a start, so they pay up to some 10,000 starts there the first
+# time, and to 3,000 where the same is asked a few times.
+HASTE = 2**26
 
 Progress = Callable[[int, Counter], None]  # rows done so far, verdicts so far
-
-
-class Work(NamedTuple):
-    """What a plan is about."""
-
-    landscape: Landscape  # its rows' (`Landscape.space`)
-    points: Landscape  # that of the points to keep
-    settings: dict[str, np.ndarray]  # fields of the landscape that differ, one entry a setting
-    starts: Any = None  # one's own, along the first axis of every leaf
-
-
-def work_of(config: Sweep) -> Work:
-    """Return what a configuration is about.
-
-    Raises:
-        ValueError: naming the loss, for one that class means do not serve, and as `grid_of`.
-    """
-    grid = grid_of(config)
-    if isinstance(config, LandscapeConfig):
-        return work_on(grid, config)
-    prob = grid.landscape
-    assert isinstance(prob, Problem)
-    if config.space == "full":
-        for target in config.targets:
-            prob.space(target)
-        return Work(prob, prob, grid.settings)
-    check_class_means(prob)
-    return work_on(grid, config)
-
-
-def work_on(grid: Grid, plan: Plan, starts: Any = None) -> Work:
-    """Return what is to be done on a landscape at some settings."""
-    whole = grid.landscape
-    rows = whole.space("points" if isinstance(plan.target, int) else "rows")
-    return Work(rows, whole.space("points"), grid.settings, starts)
-
-
-def check(config: Sweep) -> None:
-    """Check what a sweep is to do, before anything is computed or written.
-
-    Raises:
-        ValueError: naming the argument: as `work_of` and `rough.dtype_of`, for sizes whose arrays do not fit
-            into memory, if 64-bit floating point is off.
-    """
-    if not isinstance(config, SweepConfig | LandscapeConfig):
-        raise ValueError(f"config: need a SweepConfig or LandscapeConfig, got {type(config).__name__}")
-    require_x64()
-    work = work_of(config)
-    require_x64(work.landscape)
-    _check_target(work.landscape, config.target)
-    check_landscape(work.landscape)
-    name = "landscape"
-    if isinstance(config, SweepConfig):
-        name = "dim" if config.space == "full" and config.dim > sum(config.counts) else "num_classes"
-    _check_memory(work.landscape, config.targets, name)  # before measures are traced, which hold constants
-    check_settings(work.landscape, config.columns)
-    rough.dtype_of(config.search_dtype, work.landscape)
-
-
-def _check_target(landscape: Landscape, target: Target) -> None:
-    """Check that there can be saddles of this index.
-
-    Raises:
-        ValueError: naming the target.
-    """
-    if isinstance(target, int) and target > landscape.space(target).num_variables:
-        most = landscape.space(target).num_variables
-        raise ValueError(f"target: need an index of at most {most}, got {target}")
-
-
-def _check_memory(landscape: Landscape, targets: tuple[Target, ...], name: str = "landscape") -> None:
-    """Check that the arrays of one call fit into memory.
-
-    Raises:
-        ValueError: naming the argument `name`, of which there is too much.
-    """
-    free = devices.free_memory()
-    for target in targets:
-        needed = len(devices.local()) * pipeline.bytes_of_call(landscape, target)
-        if needed > free:
-            raise ValueError(
-                f"{name}: {landscape.name} with {landscape.num_variables} variables and target {target!r} "
-                f"takes about {needed / 2**30:.0f} GiB, and {free / 2**30:.0f} GiB are free"
-            )
 
 
 def sweep(config: Sweep, progress: Progress | None = None) -> pa.Table:
@@ -166,7 +74,7 @@ def tables(
     """Yield each shard in `todo` with its table, which holds the points if the plan says so."""
     for shard, ends in judged(work, plan, todo, progress, few=few):
         lifted = None if ends.points is None else jax.device_get(work.points.lift(ends.points))
-        yield shard, _with_points(ends.rows, lifted)
+        yield shard, with_points(ends.rows, lifted)
 
 
 class Ends(NamedTuple):
@@ -197,7 +105,7 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
 
     Raises:
         ValueError: naming the argument, as `Plan`; the leaf of `starts` that is not as the landscape's; as
-            `check_landscape`, `_check_memory` and `rough.dtype_of`.
+            `check_plan`.
     """
     own = None
     if isinstance(starts, bool | float | str):
@@ -206,11 +114,7 @@ def in_memory(grid: Grid, starts: Any, **plan: Any) -> tuple[Plan, Any]:
         own = jax.tree.map(np.asarray, grid.landscape.check(starts, many=True))
         starts = len(jax.tree.leaves(own)[0])
     made = InMemory(grid=grid, starts=int(starts), **plan)
-    check_landscape(grid.landscape)
-    _check_target(grid.landscape, made.target)
-    _check_memory(work_on(grid, made).landscape, made.targets)
-    check_settings(grid.landscape, made.columns)
-    rough.dtype_of(made.search_dtype, work_on(grid, made).landscape)
+    check_plan(made, grid.landscape, work_on(grid, made).landscape)
     return made, own
 
 
@@ -239,31 +143,6 @@ def _ends(
         return pipeline.search(work.landscape, fields, key, start, target, dtype)
     begin = jax.tree.map(lambda a: a[start], work.starts)
     return pipeline.from_starts(work.landscape, fields, begin, target, dtype)
-
-
-def points_in(table: pa.Table, grid: Grid | None) -> Any:
-    """Return the points that a table's columns hold, or None."""
-    if grid is None:
-        return None
-    like = jax.eval_shape(grid.landscape.space("points").zeros)
-    names = [leaf_name(path) for path, _ in tree_flatten_with_path(like)[0]]
-    if any(name not in table.column_names for name in names):
-        return None
-    held = [
-        column.to_numpy_ndarray() if hasattr(column, "to_numpy_ndarray") else column.to_numpy()
-        for column in (table[name].combine_chunks() for name in names)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), held)
-
-
-def settings_in(table: pa.Table, plan: Plan) -> np.ndarray:
-    """Return the number of the setting of each row, by its columns."""
-    number = np.zeros(table.num_rows, int)
-    if plan.num_settings > 1:
-        rows = np.stack([table[name].to_numpy() for name in plan.columns], axis=1)
-        for setting, values in enumerate(zip(*plan.columns.values(), strict=True)):
-            number[np.all(rows == values, axis=1)] = setting
-    return number
 
 
 def judged(
@@ -363,74 +242,3 @@ def _known_minima(landscape: Landscape, settings: dict[str, Any]) -> Float[Array
     if not settings:
         return landscape.known_minimum()[None]
     return each_lane(lambda fields: at_lane(landscape, fields).known_minimum())(settings)
-
-
-def table_of(
-    columns: dict[str, np.ndarray],
-    target: Target,
-    start: np.ndarray,
-    point: CriticalPoint,
-    found: by_orbit.Sorted,
-    best: np.ndarray,
-) -> pa.Table:
-    """Return the table of one shard; what was not shown of a row is null."""
-    evidence = found.evidence
-    shown = evidence.columns()
-    measures = {name: np.asarray(values) for name, values in evidence.measures.items()}
-    numbers = {name: values for name, values in measures.items() if values.dtype.kind == "i"}
-    evident = ("index", "nullity", "lambda_min", "lambda_min_residual", "dual_bound", "dual_gap")
-    return pa.table(
-        {
-            "start": pa.array(start.astype(np.int64)),
-            "loss": pa.array(np.asarray(evidence.loss)),  # NaN where a search ended so
-            "grad_norm": pa.array(np.asarray(evidence.grad_norm)),
-            "status": _names(Status, point.status),
-            "verdict": _names(Verdict, evidence.verdict),
-            **{name: pa.array(values) for name, values in numbers.items()},
-            **{name: _shown(shown[name]) for name in evident},
-            **{name: _shown(values) for name, values in measures.items() if name not in numbers},
-            "num_steps": pa.array(np.asarray(point.num_steps)),
-            "target": pa.repeat(str(target), len(start)),
-            **{name: pa.array(values) for name, values in columns.items()},
-            "negative_curvature": _shown(evidence.negative_curvature),
-            "reason": _names(Reason, evidence.reason),
-            "closed_form_loss": _shown(best),
-            "rel_grad_norm": pa.array(np.asarray(evidence.rel_grad_norm)),
-            "rel_dual_gap": _shown(evidence.rel_dual_gap),
-            "orbit": pa.array(found.orbit, pa.int64(), mask=found.orbit < 0),
-            "invariants": _vectors(len(start), found.best, found.invariants),
-        }
-    )
-
-
-def _with_points(rows: pa.Table, points: Any) -> pa.Table:
-    """Return rows with a column of tensors for each leaf of their points."""
-    for path, array in tree_flatten_with_path(points)[0]:
-        rows = rows.append_column(leaf_name(path), _tensors(array))
-    return rows
-
-
-def _shown(values: Any) -> pa.Array:
-    """Return numbers with null for NaN, and for what was NOT_COUNTED."""
-    values = np.asarray(values)
-    return pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else values == NOT_COUNTED)
-
-
-def _vectors(size: int, rows: np.ndarray, vectors: np.ndarray) -> pa.Array:
-    """Return a column of `size` lists that has these vectors in these rows, and null elsewhere."""
-    order, held = np.argsort(rows), np.zeros(size, bool)
-    held[rows] = True
-    ends = np.cumsum(held) * vectors.shape[1]
-    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ravel(vectors[order])), mask=pa.array(~held))
-
-
-def _names(codes: type[Status] | type[Verdict] | type[Reason], values: Any) -> pa.Array:
-    names = pa.array([codes(code).name for code in range(len(codes))])  # by code, which count from 0
-    return pa.DictionaryArray.from_arrays(pa.array(np.asarray(values)), names).cast(pa.string())
-
-
-def _tensors(a: Any) -> pa.Array:
-    if np.ndim(a) == 1:  # a number a row
-        return pa.array(np.asarray(a))
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(a))

@@ -94,7 +94,7 @@ class LandscapeConfig(Plan):
     """A sweep of any landscape, made by its name; `grid` holds settings with several values each.
 
     Raises:
-        ValueError: as `Plan`. What concerns the landscape is checked when it is made (`engine.grid_of`).
+        ValueError: as `Plan`. What concerns the landscape is checked when it is made (`recipe.grid_of`).
     """
 
     landscape: Spec

@@ -27,7 +27,7 @@ import ufm_jax
 from ufm_jax.files import provenance, write_file, write_json
 from ufm_jax.landscape.grid import Grid
 from ufm_jax.landscape.landscape import Landscape
-from ufm_jax.runs.engine import Progress, check, run_shards
+from ufm_jax.runs.engine import Progress, run_shards
 from ufm_jax.runs.folder import (
     METADATA,
     POINTS,
@@ -54,6 +54,7 @@ from ufm_jax.runs.plan import (
     shards,
 )
 from ufm_jax.runs.recipe import grid_of
+from ufm_jax.runs.work import check
 
 log = logging.getLogger(__name__)
 
