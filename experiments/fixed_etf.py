@@ -95,10 +95,10 @@ def designs(body: Design) -> dict[str, Design]:
     return {
         f"learned, d = {d}": body,
         f"learned, d = K = {K}": replace(body, dim=K),
-        f"learned, d = K/2 = {K // 2}": replace(body, dim=K // 2),
+        f"learned, d = {K // 2}": replace(body, dim=K // 2),
         f"fixed ETF, d = {d}": replace(body, etf=True),
         f"fixed ETF, d = K = {K}": replace(body, etf=True, dim=K),
-        f"fixed orthoplex, d = K/2 = {K // 2}": replace(body, simplices=True, dim=K // 2),
+        f"fixed orthoplex, d = {K // 2}": replace(body, simplices=True, dim=K // 2),
     }
 
 
@@ -150,7 +150,7 @@ def results(config: Config, data_dir: Path | None, budget: Budget) -> tuple[dict
         histories[name] = runs = seeds_of(exp, config.seeds, name, budget)
         moved = change(runs, next(iter(histories.values())))
         rows[name] = summary(runs, KEYS) | {"test_accuracy_change": moved} | prices(exp)
-        rows[name]["epochs"] = [run[-1]["epoch"] for run in runs]
+        rows[name] |= {"seeds": len(runs), "epochs": [run[-1]["epoch"] for run in runs]}
     for name, seconds in step_times(experiments).items():
         rows[name] |= rates(experiments[name], seconds)
     changes(rows)
@@ -255,15 +255,16 @@ def main(
     """
     config, limit = begun(SCALES[scale], data_dir), Budget(budget, checkpoints)
     rows, histories, what = results(config, data_dir, limit)
-    print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}, last epoch\n{shown(rows)}\n")
+    seeds = seeds_said(min(row["seeds"] for row in rows.values()))  # a budget may have left some out
+    print(f"\n{what}; mean ± standard deviation, {seeds}, last epoch\n{shown(rows)}\n")
     print(f"in brackets: change from the first design (%)\n{priced(rows)}\n")
     write_histories(folder(scale) / "fixed_etf.csv", histories)
-    write_designs(folder(scale) / "fixed_etf_designs.csv", rows)
+    write_designs(folder(scale) / "fixed_etf_prices.csv", rows)
     body = f"{config.body.architecture}, width {config.body.width}"
-    title = f"Designs of the last layer: {body}, {what}, {seeds_said(config.seeds)}"
+    title = f"Designs of the last layer: {body}, {what}, {seeds}"
     facts: Any = {"config": asdict(config), "images": what, "table": rows}
     save(partial(curves, COLLAPSE | EXTRA, histories, 4, title), "fixed_etf", scale, **facts)
-    title = f"What they cost: {body}, {what}, {seeds_said(config.seeds)}, batch {config.recipe.batch}"
+    title = f"What designs of the last layer cost: {body}, {what}, {seeds}, batch {config.recipe.batch}"
     save(partial(plot_prices, rows, title), "fixed_etf_prices", scale, **facts)
 
 

@@ -124,13 +124,16 @@ def test_accuracies_are_compared_seed_by_seed():
     assert fixed_etf.change(runs["a"], runs["a"]) == {"mean": 0.0, "sd": 0.0}
 
 
-def test_a_run_of_all_designs_has_a_row_each():
+def test_a_run_has_a_row_for_each_design(monkeypatch):
     config = fixed_etf.SCALES["smoke"]
+    some = {name: one for name, one in fixed_etf.designs(config.body).items() if one.dim == 5}
+    assert len(some) == 2  # for d < K − 1
+    monkeypatch.setattr(fixed_etf, "designs", lambda body: some)
     config = replace(config, source=replace(config.source, name="digits", pool=1), seeds=1)
     config = replace(config, recipe=replace(config.recipe, epochs=1))
     rows, histories, _ = fixed_etf.results(config, None, Budget(None, None))
-    assert list(rows) == list(histories) == list(fixed_etf.designs(config.body))
-    for (name, row), design in zip(rows.items(), fixed_etf.designs(config.body).values(), strict=True):
+    assert list(rows) == list(histories) == list(some)
+    for (name, row), design in zip(rows.items(), some.values(), strict=True):
         least = fixed_etf.least_nc2(10, design.feature_dim)
         assert row["nc2"]["mean"] >= least - 1e-6  # W is float32
         assert row["step_seconds"] > 0
