@@ -273,10 +273,12 @@ def plot(config: Config, rows: list[Row], title: str) -> plt.Figure:
             if key == "apart":
                 theory = [found[ratio, name][0]["predicted_apart"] for name in CLASSIFIERS]
                 said = "predicted" if i == 0 else None
-                ax.plot(at, theory, "_", ms=13, mew=1.8, color="0.1", label=said)
+                look = {"color": "0.1", "clip_on": False, "zorder": 5}  # 0 is on the axis
+                ax.plot(at, theory, "_", ms=13, mew=2.2, label=said, **look)
         ax.set_xticks(
-            range(len(CLASSIFIERS)), [name.replace("-", "-\n", 1) for name in CLASSIFIERS], fontsize=7
+            range(len(CLASSIFIERS)), [name.replace("-", "-\n").replace(" ", "\n") for name in CLASSIFIERS]
         )
+        ax.tick_params(axis="x", labelsize=7.5)
         ax.set_ylabel(what, fontsize=8)
     figure.legend(loc="outside lower center", ncols=3)
     figure.suptitle(wrapped(title, figure), fontsize=9)
