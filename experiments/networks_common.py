@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +19,7 @@ from ufm_jax.networks.peeled import stand
 from ufm_jax.networks.run import Experiment, Row, experiment, line, run
 from ufm_jax.networks.training import Images, Recipe, on_device
 
+Config = TypeVar("Config")  # an experiment's record of choices
 ROUNDING = 1e-12  # NC2 of a frozen ETF, say
 LINES = ("-", "--", "-.", ":")
 COLLAPSE = {
@@ -77,10 +78,11 @@ def available(source: Source, data_dir: Path | None = None) -> Source:
     return source
 
 
-def begun(config: Any, data_dir: Path | None) -> Any:
-    """Set up, and return a config whose `source` is what can be had: see `available`."""
+def begun(config: Config, data_dir: Path | None) -> Config:
+    """Set up, and return the record with a `source` that can be had: see `available`."""
     set_up()
-    return replace(config, source=available(config.source, data_dir))
+    given: Any = config
+    return replace(given, source=available(given.source, data_dir))
 
 
 def images(source: Source, data_dir: Path | None = None) -> tuple[Images, Images]:

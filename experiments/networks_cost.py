@@ -1,13 +1,15 @@
 """What a network costs to train, each part apart: parameters, optimiser's state, activations, time of a step.
 
-*Activations* are the part of a compiled step's memory that grows with the batch. XLA says what it sets aside
-beside a program's arguments (`temporary_bytes`): what the backward pass needs of the forward one, and
-gradients and workspace. That is the most that is held at any moment, each of which is affine in the number of
-images; so it is affine from some number on, and its growth there (from 4 batches to 8) is that of images
-alone, gradients of parameters left out. Nothing is run: buffers follow from shapes. The list of
-arrays that automatic differentiation keeps (the residuals of `jax.vjp`) is longer, by half for a ResNet18:
-XLA computes many of them again within the operation that reads them. So it is no measure of what must be
-kept. Pixels and labels are arguments, the same for every design, and not counted.
+*Activations* are what a compiled step holds for its images. XLA says what it sets aside beside a program's
+arguments (`temporary_bytes`): what the backward pass needs of the forward one, gradients and workspace, at
+the moment when most is held. At each moment that is affine in the number of images, so from some number on
+its growth (here from 4 batches to 8) is the images' part alone: what is kept of them between the passes and,
+at that moment, gradients by it and workspace. Gradients of parameters are left out; so are pixels and labels,
+arguments that are the same for every design. Nothing is run: buffers follow from shapes.
+
+What automatic differentiation lists as kept between the passes (the residuals of `jax.vjp`) is more: XLA
+computes much of it again within the operation that reads it. It bounds what has to be kept, and no run holds
+it, so it is not what is reported.
 """
 
 import functools

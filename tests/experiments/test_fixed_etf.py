@@ -7,15 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Literal
 
 from experiments import fixed_etf
 from experiments.networks_common import Budget, built
-from experiments.networks_cost import memory, product_rate, rates, temporary_bytes
+from experiments.networks_cost import (
+    held_bytes,
+    memory,
+    product_rate,
+    rates,
+    state_shapes,
+    temporary_bytes,
+)
 from ufm_jax.models.unconstrained.geometry import distance_to_simplex, simplex_gram
 from ufm_jax.networks.data import load, stratified
 from ufm_jax.networks.design import Design, orthogonal_simplices
 from ufm_jax.networks.models import network, num_parameters
-from ufm_jax.networks.training import Recipe, on_device
+from ufm_jax.networks.training import Recipe, objective, on_device
 
 PIXELS = (8, 8, 1)
 
@@ -43,6 +51,21 @@ def test_an_optimiser_holds_so_many_numbers_for_each_parameter(optimiser, copies
     assert 0 < counts <= 8  # a count of steps, for the rate and for Adam
 
 
+def residual_bytes(net, batch):
+    """Bytes of what automatic differentiation keeps between the passes, each array once."""
+    state = state_shapes(net, Recipe(batch=batch))
+    f = objective(net, Recipe(), batch)
+
+    def kept(params, weights, pixels, labels):
+        return jax.vjp(lambda p: f(p, weights, pixels, labels), params, has_aux=True)[1]
+
+    pixels = jax.ShapeDtypeStruct((batch, *PIXELS), jnp.float32)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    jaxpr = jax.make_jaxpr(kept)(state.weights.params, state.weights, pixels, labels).jaxpr
+    arrays = {v for v in jaxpr.outvars if not isinstance(v, Literal)} - set(jaxpr.invars)
+    return held_bytes([v.aval for v in arrays])
+
+
 def test_activations_are_of_the_images_and_the_rest_of_the_parameters():
     design, batch = Design("mlp", 10, width=128, depth=3, batch_norm=False), 64
     net = network(design, PIXELS)
@@ -51,6 +74,7 @@ def test_activations_are_of_the_images_and_the_rest_of_the_parameters():
     # Backward reads every hidden layer and the softmax, and holds as much again at most, and a layer.
     least = 4 * batch * (3 * 128 + 10)
     assert least < here["activation_bytes"] < 2 * least + 4 * batch * 128
+    assert here["activation_bytes"] < residual_bytes(net, 2 * batch) - residual_bytes(net, batch)
     wide = network(replace(design, dim=256), PIXELS)
     assert memory(wide, Recipe(batch=batch), PIXELS)["activation_bytes"] > here["activation_bytes"]
     assert here["temporary_bytes"] == temporary_bytes(net, Recipe(batch=batch), PIXELS, batch)
