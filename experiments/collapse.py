@@ -24,11 +24,11 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common import COLOURS, Scale, cli, folder, save, set_up
+from experiments.common import COLOURS, Scale, cli, folder, save
 from experiments.networks_common import (
     LINES,
     Source,
-    available,
+    begun,
     built,
     images,
     seeds_said,
@@ -250,9 +250,7 @@ def plot(histories: dict[str, list[list[Row]]], least: dict[str, float], title: 
 
 def main(scale: Scale = "default", data_dir: Path | None = None) -> None:
     """Train, print how far each run came, and draw the paths."""
-    set_up()
-    config = SCALES[scale]
-    config = replace(config, source=available(config.source, data_dir))
+    config = begun(SCALES[scale], data_dir)
     least = predicted(config)
     histories, what = results(config, data_dir)
     found = ends(histories)

@@ -8,11 +8,11 @@ its last layer is judged by the decays that it was trained with; that of ordinar
 λ_W = λ_b = λ and the λ_H that balances λ_W‖W‖² = λ_H‖H‖². `paper` needs a GPU.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from experiments.common import Scale, cli, folder, save, set_up
+from experiments.common import Scale, cli, folder, save
 from experiments.nc_training import KEYS, shown
 from experiments.networks_common import (
     COLLAPSE,
@@ -20,12 +20,12 @@ from experiments.networks_common import (
     LANDSCAPE,
     Budget,
     Source,
-    available,
+    begun,
     built,
     curves,
-    followed,
     images,
     plain,
+    seeds_of,
     seeds_said,
     summary,
     write_histories,
@@ -95,15 +95,13 @@ def main(
 
     `--budget` is in minutes: the same command goes on from its checkpoints.
     """
-    set_up()
-    config, limit = SCALES[scale], Budget(budget, checkpoints)
-    config = replace(config, source=available(config.source, data_dir))
+    config, limit = begun(SCALES[scale], data_dir), Budget(budget, checkpoints)
     pair = images(config.source, data_dir)
     groups = {}
     for recipe in config.recipes:
         exp = built(config.design, recipe, pair, config.source.name, config.chunk)
         name = name_of(recipe, len(pair[0].labels))
-        groups[name] = followed(exp, config.seeds, name, limit)
+        groups[name] = seeds_of(exp, config.seeds, name, limit, landscape=True)
     rows = {name: summary(runs, KEYS) for name, runs in groups.items()}
     what = config.source.said(pair[0].pixels.shape)
     print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n", flush=True)

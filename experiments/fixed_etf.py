@@ -1,45 +1,64 @@
-"""Four designs of the last layer: classifier learned or frozen as a simplex ETF, features of full d or d = K.
+"""Designs of the last layer and their price: classifier learned or frozen; features of full d, K and K/2.
 
     python -m experiments.fixed_etf --scale smoke|default|paper [--data-dir DIR]
 
-Zhu et al. 2021, sec. 4.3: neural collapse, accuracy and number of parameters, and here the time of a training
-step. All four see the same images in the same order for each seed. `paper` needs a GPU: ResNet18 at full
-width, all images, 200 epochs.
+Zhu et al. 2021, sec. 4.3, for d ≥ K: neural collapse and accuracy, and apart from each other parameters, the
+optimiser's state, activations (`networks_cost` says of what) and time of a training step, each with its
+change from the first design. All see the same images in the same order for each seed, so accuracies are
+compared seed by seed. A last column counts parameters of the same design at ResNet18's full width, which the
+paper's 20% is about (`parameter_table`).
+
+For d < K − 1 there is no ETF. At d = K/2 the frozen classifier is the orthoplex, ± each coordinate: its
+greatest cosine of two rows, 0, is the least that K unit vectors can have there (Rankin 1955). For d < K/2 the
+best code is known for a few (K, d) only (`codes`), and none is frozen. NC2 and NC3 cannot fall to 0 then:
+`least_nc2` is how far they can, and the orthoplex's NC2 is that.
+
+Default scale is cut to 20 minutes on two cores: images, pixels and width are few, and 32 epochs end before
+the terminal phase. `paper` needs a GPU: ResNet18 at full width, all images, 200 epochs.
 """
 
-import time
+import csv
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
+import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common import Scale, cli, folder, save, set_up
+from experiments.common import COLOURS, MARKERS, Scale, cli, folder, save
 from experiments.networks_common import (
     COLLAPSE,
     EXTRA,
     Budget,
     Source,
-    available,
+    begun,
     built,
     cell,
     curves,
     images,
-    rates,
+    seeds_of,
     seeds_said,
+    spread,
     summary,
     table,
-    trained,
+    wrapped,
     write_histories,
 )
+from experiments.networks_cost import memory, rates, step_times
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import num_parameters
 from ufm_jax.networks.run import Experiment, Row
 from ufm_jax.networks.training import Recipe
 
 KEYS = ("train_accuracy", "test_accuracy", *COLLAPSE, "cdnv", "ncc_mismatch")
+PRICES = {
+    "parameters": "parameters",
+    "optimiser_bytes": "optimiser's state",
+    "activation_bytes": "activations",
+    "temporary_bytes": "memory of a step",
+    "step_seconds": "time of a step",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +68,7 @@ class Config:
     source: Source = field(default_factory=lambda: Source(per_class=150))
     body: Design = field(default_factory=lambda: Design("resnet18", 10, width=8))
     recipe: Recipe = field(default_factory=lambda: Recipe(rate=0.1, epochs=32, batch=50, drop_every=12))
-    seeds: int = 3
+    seeds: int = 5
     chunk: int = 500
 
 
@@ -71,64 +90,156 @@ SCALES: dict[Scale, Config] = {
 
 
 def designs(body: Design) -> dict[str, Design]:
-    """Return the four, by name."""
+    """Return the six, by name; K is even."""
     K, d = body.num_classes, body.feature_dim
     return {
         f"learned, d = {d}": body,
         f"learned, d = K = {K}": replace(body, dim=K),
+        f"learned, d = {K // 2}": replace(body, dim=K // 2),
         f"fixed ETF, d = {d}": replace(body, etf=True),
         f"fixed ETF, d = K = {K}": replace(body, etf=True, dim=K),
+        f"fixed orthoplex, d = {K // 2}": replace(body, simplices=True, dim=K // 2),
     }
 
 
-def step_times(experiments: dict[str, Experiment], rounds: int = 5) -> dict[str, float]:
-    """Return the seconds of a training step, the best epoch of `rounds`; designs take turns, all compiled."""
-    best = dict.fromkeys(experiments, np.inf)
-    states = {name: exp.trainer.init(0) for name, exp in experiments.items()}
-    for _ in range(rounds):
-        for name, exp in experiments.items():
-            steps = len(exp.train.labels) // min(exp.recipe.batch, len(exp.train.labels))
-            began = time.perf_counter()
-            states[name], value = exp.trainer.epoch(states[name], exp.train, jax.random.key(0))
-            value.block_until_ready()
-            best[name] = min(best[name], (time.perf_counter() - began) / steps)
-    return best
+def least_nc2(num_classes: int, dim: int) -> float:
+    """Return the least that NC2 and NC3 can be: √(2 − 2√(d/(K−1))) for d < K − 1, else 0.
+
+    E = (I − J/K)/√(K−1) has K − 1 equal singular values. For ‖A‖_F = 1 of rank d, ‖A − E‖² = 2 − 2⟨A, E⟩ and
+    ⟨A, E⟩ ≤ ‖A‖_*/√(K−1) ≤ √(d/(K−1)), with equality where √d A is a projection orthogonal to 1.
+    """
+    return float(np.sqrt(2.0 - 2.0 * np.sqrt(min(1.0, dim / (num_classes - 1)))))
 
 
-def results(config: Config, data_dir: Path | None, budget: Budget) -> tuple[Row, dict[str, Any], str]:
+def prices(exp: Experiment) -> Row:
+    """Return what is measured without training, and the parameters at ResNet18's full width."""
+    design, recipe = exp.net.design, exp.recipe
+    batch = min(recipe.batch, len(exp.train.labels))
+    shape = tuple(exp.train.pixels.shape[1:])
+    dim = None if design.feature_dim == design.natural_dim else design.dim
+    full = Design(
+        "resnet18", design.num_classes, dim=dim, etf=design.etf, simplices=design.simplices, stem="imagenet"
+    )
+    held = memory(exp.net, replace(recipe, batch=batch), shape)
+    least = least_nc2(design.num_classes, design.feature_dim)
+    return held | {"full_width_parameters": num_parameters(full), "nc2_least": least}
+
+
+def change(runs: list[list[Row]], first: list[list[Row]]) -> Row:
+    """Return what test accuracy gains from the first design: mean and deviation over seeds that both have."""
+    ends = zip(runs, first, strict=False)
+    return spread(here[-1]["test_accuracy"] - there[-1]["test_accuracy"] for here, there in ends)
+
+
+def changes(rows: dict[str, Row]) -> None:
+    """Add to each row what it saves or costs more than the first, in per cent, as `..._change_percent`."""
+    first = next(iter(rows.values()))
+    for row in rows.values():
+        for key in (*PRICES, "full_width_parameters"):
+            row[f"{key}_change_percent"] = 100.0 * (row[key] / first[key] - 1.0)
+
+
+def results(config: Config, data_dir: Path | None, budget: Budget) -> tuple[dict[str, Row], Any, str]:
     """Train every design from every seed; return rows of the table, histories, and what the images are."""
     pair = images(config.source, data_dir)
-    histories, rows, experiments = {}, {}, {}
+    histories: dict[str, list[list[Row]]] = {}
+    rows: dict[str, Row] = {}
+    experiments: dict[str, Experiment] = {}
     for name, design in designs(config.body).items():
         exp = experiments[name] = built(design, config.recipe, pair, config.source.name, config.chunk)
-        given: Any = {"checkpoints": budget.checkpoints, "deadline": budget.deadline}
-        runs = [trained(exp, seed, name, **given) for seed in budget.seeds(config.seeds)]
-        histories[name] = runs
-        rows[name] = summary(runs, KEYS)
-        rows[name]["parameters"] = num_parameters(design, tuple(pair[0].pixels.shape[1:]))
-        rows[name]["epochs"] = [run[-1]["epoch"] for run in runs]
+        histories[name] = runs = seeds_of(exp, config.seeds, name, budget)
+        moved = change(runs, next(iter(histories.values())))
+        rows[name] = summary(runs, KEYS) | {"test_accuracy_change": moved} | prices(exp)
+        rows[name] |= {"seeds": len(runs), "epochs": [run[-1]["epoch"] for run in runs]}
     for name, seconds in step_times(experiments).items():
         rows[name] |= rates(experiments[name], seconds)
+    changes(rows)
     return rows, histories, config.source.said(pair[0].pixels.shape)
 
 
-def shown(rows: Row) -> str:
-    """Format the table: mean ± standard deviation over seeds."""
-    heads = ["design", "parameters", "step (ms)", "train acc. (%)", "test acc. (%)", "NC1 first", "NC1 last"]
+def shown(rows: dict[str, Row]) -> str:
+    """Format accuracy and collapse: mean ± standard deviation over seeds."""
+    heads = ["design", "train acc. (%)", "test acc. (%)", "change (points)", "NC1 first", "NC1 last"]
     lines = [
         [
             name,
-            f"{row['parameters']:,}",
-            f"{1e3 * row['step_seconds']:.1f}",
             cell(row["train_accuracy"], scale=100),
             cell(row["test_accuracy"], scale=100),
+            cell(row["test_accuracy_change"], scale=100),
             cell(row["nc1_first"], -1),
             cell(row["nc1"], -1),
-            *(cell(row[key], -1) for key in ("nc2", "nc3", "nc4")),
+            cell(row["nc2"], -1),
+            f"{row['nc2_least']:.3f}",
+            cell(row["nc3"], -1),
+            cell(row["nc4"], -1),
         ]
         for name, row in rows.items()
     ]
-    return table([*heads, "NC2", "NC3", "NC4"], lines)
+    return table([*heads, "NC2", "least", "NC3", "NC4"], lines)
+
+
+def priced(rows: dict[str, Row]) -> str:
+    """Format prices, each with its change from the first design in per cent."""
+    heads = ["design", "parameters", "optimiser (KiB)", "activations (MiB)", "step's memory (MiB)"]
+    lines = [
+        [name]
+        + [
+            f"{row[key] * scale:{form}} ({row[f'{key}_change_percent']:+.2f})"
+            for key, scale, form in (
+                ("parameters", 1, ",d"),
+                ("optimiser_bytes", 2.0**-10, ",.1f"),
+                ("activation_bytes", 2.0**-20, ".2f"),
+                ("temporary_bytes", 2.0**-20, ".2f"),
+                ("step_seconds", 1e3, ".1f"),
+                ("full_width_parameters", 1, ",d"),
+            )
+        ]
+        for name, row in rows.items()
+    ]
+    return table([*heads, "step (ms)", "parameters at full width"], lines)
+
+
+def write_designs(path: Path, rows: dict[str, Row]) -> None:
+    """Write a row for each design as CSV; a mean and its deviation are two columns."""
+    flat = []
+    for name, row in rows.items():
+        line: Row = {"design": name}
+        for key, value in row.items():
+            if isinstance(value, dict):
+                line |= {key: value["mean"], f"{key}_sd": value["sd"]}
+            elif not isinstance(value, list):
+                line[key] = value
+        flat.append({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in line.items()})
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(flat[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def plot_prices(rows: dict[str, Row], title: str) -> plt.Figure:
+    """Draw test accuracy with its spread, and each price's change from the first design; designs downward."""
+    panels = ["test_accuracy", *(f"{key}_change_percent" for key in PRICES)]
+    figure, axes = plt.subplots(1, len(panels), figsize=(10.4, 2.7), sharey=True)
+    at = np.arange(len(rows))
+    for ax, key, what in zip(axes, panels, ["test accuracy (%)", *PRICES.values()], strict=True):
+        for i, row in enumerate(rows.values()):
+            look = {"color": COLOURS[i], "marker": MARKERS[i], "ms": 5, "ls": "none"}
+            if key == "test_accuracy":
+                bar = 100 * (row[key]["sd"] or 0.0)
+                ax.errorbar(100 * row[key]["mean"], i, xerr=bar, capsize=3, **look)
+            else:
+                ax.plot([0, row[key]], [i, i], color=COLOURS[i], lw=1.2)
+                ax.plot(row[key], i, **look)
+        if key != "test_accuracy":
+            ax.axvline(0, color="0.7", lw=0.8, zorder=0)
+            ax.set_xlabel("change (%)", fontsize=8)
+            ax.margins(x=0.15)
+        ax.set_title(what, fontsize=8.5)
+        ax.tick_params(labelsize=7.5)
+    axes[0].set_yticks(at, list(rows), fontsize=8)
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.suptitle(wrapped(title, figure), fontsize=9)
+    return figure
 
 
 def main(
@@ -137,20 +248,24 @@ def main(
     checkpoints: Path | None = None,
     budget: float | None = None,
 ) -> None:
-    """Train the designs, print the table and draw the curves; `--checkpoints` makes runs resumable.
+    """Train the designs, print the tables and draw the curves and prices.
 
-    `--budget` is in minutes: the same command goes on from its checkpoints.
+    `--checkpoints` makes runs resumable. `--budget` is in minutes: the same command goes on from its
+    checkpoints.
     """
-    set_up()
-    config = SCALES[scale]
-    config = replace(config, source=available(config.source, data_dir))
-    rows, histories, what = results(config, data_dir, Budget(budget, checkpoints))
-    print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}, last epoch\n{shown(rows)}\n")
+    config, limit = begun(SCALES[scale], data_dir), Budget(budget, checkpoints)
+    rows, histories, what = results(config, data_dir, limit)
+    seeds = seeds_said(min(row["seeds"] for row in rows.values()))  # a budget may have left some out
+    print(f"\n{what}; mean ± standard deviation, {seeds}, last epoch\n{shown(rows)}\n")
+    print(f"in brackets: change from the first design (%)\n{priced(rows)}\n")
     write_histories(folder(scale) / "fixed_etf.csv", histories)
+    write_designs(folder(scale) / "fixed_etf_prices.csv", rows)
     body = f"{config.body.architecture}, width {config.body.width}"
-    title = f"Four designs of the last layer: {body}, {what}, {seeds_said(config.seeds)}"
-    draw = partial(curves, COLLAPSE | EXTRA, histories, 4, title)
-    save(draw, "fixed_etf", scale, config=asdict(config), images=what, table=rows)
+    title = f"Designs of the last layer: {body}, {what}, {seeds}"
+    facts: Any = {"config": asdict(config), "images": what, "table": rows}
+    save(partial(curves, COLLAPSE | EXTRA, histories, 4, title), "fixed_etf", scale, **facts)
+    title = f"What designs of the last layer cost: {body}, {what}, {seeds}, batch {config.recipe.batch}"
+    save(partial(plot_prices, rows, title), "fixed_etf_prices", scale, **facts)
 
 
 if __name__ == "__main__":

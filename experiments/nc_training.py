@@ -24,9 +24,9 @@ from experiments.networks_common import (
     built,
     cell,
     curves,
-    followed,
     images,
     plain,
+    seeds_of,
     seeds_said,
     summary,
     table,
@@ -134,7 +134,7 @@ def main(
         for recipe in config.recipes:
             exp = built(config.design_for(recipe), recipe, pair, source.name, config.chunk)
             name = name_of(recipe)
-            groups[name] = followed(exp, config.seeds, name, limit)
+            groups[name] = seeds_of(exp, config.seeds, name, limit, landscape=True)
         rows = {name: summary(runs, KEYS) for name, runs in groups.items()}
         what = source.said(pair[0].pixels.shape)
         print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n", flush=True)

@@ -1,27 +1,25 @@
 """What the experiments with networks share: their images, runs over seeds, tables, curves."""
 
 import csv
-import functools
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common import COLOURS
+from experiments.common import COLOURS, set_up
 from ufm_jax.networks.data import Dataset, as_rgb32, load, pooled, prepared, random_labels, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network
 from ufm_jax.networks.peeled import stand
 from ufm_jax.networks.run import Experiment, Row, experiment, line, run
-from ufm_jax.networks.training import Images, Recipe, on_device, optimiser, step
+from ufm_jax.networks.training import Images, Recipe, on_device
 
+Config = TypeVar("Config")  # an experiment's record of choices
 ROUNDING = 1e-12  # NC2 of a frozen ETF, say
 LINES = ("-", "--", "-.", ":")
 COLLAPSE = {
@@ -80,6 +78,13 @@ def available(source: Source, data_dir: Path | None = None) -> Source:
     return source
 
 
+def begun(config: Config, data_dir: Path | None) -> Config:
+    """Set up, and return the record with a `source` that can be had: see `available`."""
+    set_up()
+    given: Any = config
+    return replace(given, source=available(given.source, data_dir))
+
+
 def images(source: Source, data_dir: Path | None = None) -> tuple[Images, Images]:
     """Load, cut down and put on the device: training and test images.
 
@@ -128,46 +133,13 @@ class Budget:
         return (seed for seed in range(number) if seed == 0 or not self.spent)
 
 
-def rates(exp: Experiment, seconds: float) -> Row:
-    """Return what a step's time comes to: images a second, and its share of what products reach here.
-
-    Operations are those that XLA counts in the compiled step, set against float32 products of large matrices.
-    """
-    batch = min(exp.recipe.batch, len(exp.train.labels))
-    found: Row = {"step_seconds": seconds, "images_per_second": batch / seconds}
-    weights = jax.eval_shape(exp.net.init, jax.eval_shape(lambda: jax.random.key(0)))
-    memory = jax.eval_shape(optimiser(exp.recipe, 1).init, weights.params)
-    pixels = jax.ShapeDtypeStruct((batch, *exp.train.pixels.shape[1:]), jnp.float32)
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    one = step(exp.net, exp.recipe, len(exp.train.labels))
-    counted: Any = jax.jit(one).lower(weights, memory, pixels, labels).cost_analysis() or {}
-    operations = float(counted.get("flops", np.nan))
-    found |= {"operations_per_second": operations / seconds, "device_operations_per_second": product_rate()}
-    return found | {"share_of_rate": found["operations_per_second"] / found["device_operations_per_second"]}
-
-
-@functools.cache
-def product_rate(size: int = 2048, times: int = 5) -> float:
-    """Return operations a second of products of large float32 matrices, the best of some."""
-    A = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(lambda A: A @ A)
-    product(A).block_until_ready()
-    best = np.inf
-    for _ in range(times):
-        began = time.perf_counter()
-        product(A).block_until_ready()
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * size**3 / best
-
-
 def trained(
     exp: Experiment,
     seed: int,
     label: str,
+    budget: Budget,
     *,
     landscape: bool = False,
-    checkpoints: Path | None = None,
-    deadline: float | None = None,
 ) -> list[Row]:
     """Run one seed with progress lines; add where the last layer stands in its landscape if asked."""
     every = max(1, exp.recipe.epochs // 10)
@@ -178,16 +150,18 @@ def trained(
             print(f"{label}, seed {seed}: {text}", flush=True)
 
     also = (lambda weights: stand(exp.net, exp.recipe, weights, exp.train)) if landscape else None
-    file = checkpoints / f"{label.replace(' ', '_').replace(',', '')}-{seed}.npz" if checkpoints else None
-    rows = run(exp, seed, also=also, say=say, checkpoint=file, deadline=deadline)[1]
+    name = f"{label.replace(' ', '_').replace(',', '')}-{seed}.npz"
+    file = budget.checkpoints / name if budget.checkpoints else None
+    rows = run(exp, seed, also=also, say=say, checkpoint=file, deadline=budget.deadline)[1]
     print(f"{label}, seed {seed}: ends with {line(rows[-1])}", flush=True)
     return [row | derived(row) for row in rows]
 
 
-def followed(exp: Experiment, seeds: int, label: str, budget: Budget) -> list[list[Row]]:
-    """Run every seed, and say at each epoch where the last layer stands in its landscape."""
-    given: Any = {"checkpoints": budget.checkpoints, "deadline": budget.deadline}
-    return [trained(exp, seed, label, landscape=True, **given) for seed in budget.seeds(seeds)]
+def seeds_of(
+    exp: Experiment, seeds: int, label: str, budget: Budget, *, landscape: bool = False
+) -> list[list[Row]]:
+    """Run every seed as long as there is time; `landscape`: say where the last layer stands at each epoch."""
+    return [trained(exp, seed, label, budget, landscape=landscape) for seed in budget.seeds(seeds)]
 
 
 def derived(row: Row) -> Row:
@@ -234,19 +208,18 @@ def table(heads: list[str], lines: list[list[str]]) -> str:
 def curves(
     panels: dict[str, str], groups: dict[str, list[list[Row]]], columns: int, title: str
 ) -> plt.Figure:
-    """Draw each quantity against epochs: a colour and style for each group, a line for each seed."""
+    """Draw each quantity against epochs: a colour and style for each group, see `draw`."""
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 1.9 * rows + 1.0))
     for ax, (key, label) in zip(axes.flat, panels.items(), strict=False):
         for i, (name, runs) in enumerate(groups.items()):
-            for number, history in enumerate(runs):
-                draw(ax, history, key, i, name if number == 0 and ax is axes.flat[0] else None)
+            draw(ax, runs, key, i, name if ax is axes.flat[0] else None)
         ax.set(yscale="log", xlabel="epoch")
         ax.set_ylabel(label, fontsize=8)
         ax.tick_params(labelsize=7, which="both")
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, handlelength=3)
+    figure.legend(loc="outside lower center", ncols=3 if len(groups) > 4 else 2, handlelength=3)
     figure.suptitle(wrapped(title, figure), fontsize=9)
     return figure
 
@@ -277,12 +250,21 @@ def seeds_said(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
 
 
-def draw(ax: plt.Axes, history: list[Row], key: str, number: int, name: str | None) -> None:
-    """Draw one run; zero, rounding of zero and NaN have no place on a logarithmic axis."""
-    x = np.array([row["epoch"] for row in history])
-    y = np.array([row.get(key, np.nan) for row in history])
-    seen = np.isfinite(y) & (y > ROUNDING)
-    ax.plot(x[seen], y[seen], LINES[number % 4], color=COLOURS[number], lw=1.1, alpha=0.85, label=name)
+def draw(ax: plt.Axes, runs: list[list[Row]], key: str, number: int, name: str | None) -> None:
+    """Draw the median over seeds, and a band from the least to the greatest, as far as all of them came.
+
+    Zero, rounding of zero and NaN have no place on a logarithmic axis.
+    """
+    length = min(map(len, runs))
+    x = np.array([row["epoch"] for row in runs[0][:length]])
+    y = np.array([[row.get(key, np.nan) for row in rows[:length]] for rows in runs])
+    middle = np.median(y, axis=0)
+    there = np.where(np.isfinite(y) & (y > ROUNDING), y, np.nan)
+    seen = np.isfinite(middle) & (middle > ROUNDING)
+    if seen.any():
+        band = np.nanmin(there[:, seen], axis=0), np.nanmax(there[:, seen], axis=0)
+        ax.fill_between(x[seen], *band, color=COLOURS[number], alpha=0.15, lw=0)
+    ax.plot(x[seen], middle[seen], LINES[number % 4], color=COLOURS[number], lw=1.3, label=name)
 
 
 def plain(groups: dict[str, list[list[Row]]], keys: Iterable[str]) -> dict[str, Any]:

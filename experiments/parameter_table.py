@@ -3,9 +3,10 @@
     python -m experiments.parameter_table --scale smoke|default|paper
 
 Zhu et al. 2021, sec. 4.3, for ResNet18 and ResNet50 with the 7 x 7 stem and K = 10, 100, 1000. Optimiser: SGD
-with momentum, one float32 number for each parameter. Temporary memory: activations, gradients and workspace
-of one training step together, as XLA reports it, compiled for this device and never run. No ETF exists for
-d < K − 1: those rows are left out and named. `smoke` counts parameters and compiles nothing.
+with momentum, one float32 number for each parameter and a count of steps. Temporary memory: activations,
+gradients and workspace of one training step together, as XLA reports it, compiled for this device and never
+run (`networks_cost`). No ETF exists for d < K − 1: those rows are left out and named. `smoke` counts
+parameters and compiles nothing. `fixed_etf` trains such designs.
 """
 
 import csv
@@ -13,13 +14,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from experiments.common import Scale, cli, folder, record, set_up
+from experiments.networks_cost import held_bytes, state_shapes, temporary_bytes
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network, num_parameters
-from ufm_jax.networks.training import Recipe, optimiser, step
+from ufm_jax.networks.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,6 @@ def designs(config: Config) -> tuple[list[Design], list[str]]:
     return found, impossible
 
 
-def temporary_bytes(design: Design, batch: int, pixels: int) -> int:
-    """Compile a training step for arrays that are never made; return what XLA sets aside beside them."""
-    net, recipe = network(design, 3), Recipe(batch=batch)
-    weights = jax.eval_shape(net.init, jax.eval_shape(lambda: jax.random.key(0)))
-    memory = jax.eval_shape(optimiser(recipe, 1).init, weights.params)
-    images = jax.ShapeDtypeStruct((batch, pixels, pixels, 3), jnp.float32)
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    lowered = jax.jit(step(net, recipe, batch), donate_argnums=(0, 1)).lower(weights, memory, images, labels)
-    # Buffers are assigned before machine code is made, so that code need not be fast.
-    fast: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    analysis: Any = lowered.compile(compiler_options=fast).memory_analysis()
-    return int(analysis.temp_size_in_bytes)
-
-
 def rows(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a row for each design, and what cannot be built."""
     found, impossible = designs(config)
@@ -74,6 +59,7 @@ def rows(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
     base = 0
     for design in found:
         began = time.perf_counter()
+        net, recipe = network(design, 3), Recipe(batch=max(1, config.batch))
         parameters = num_parameters(design)
         base = parameters if not design.etf and design.dim is None else base
         row = {
@@ -83,11 +69,12 @@ def rows(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
             "d": design.feature_dim,
             "parameters": parameters,
             "change_percent": round(100 * (parameters / base - 1), 2),
-            "optimiser_bytes": 4 * parameters,
+            "optimiser_bytes": held_bytes(state_shapes(net, recipe).optimiser),
             "temporary_bytes": None,
         }
         if config.batch:
-            row["temporary_bytes"] = temporary_bytes(design, config.batch, config.pixels)
+            pixels = (config.pixels, config.pixels, 3)
+            row["temporary_bytes"] = temporary_bytes(net, recipe, pixels, config.batch)
             print(
                 f"{design.architecture}, K = {design.num_classes}: {time.perf_counter() - began:.0f} s",
                 flush=True,

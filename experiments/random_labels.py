@@ -10,26 +10,25 @@ needs a GPU: six hidden layers, or ResNet18, on all images.
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from experiments.common import COLOURS, Scale, cli, save, set_up
+from experiments.common import COLOURS, Scale, cli, save
 from experiments.networks_common import (
     COLLAPSE,
     LINES,
     Budget,
     Source,
-    available,
+    begun,
     built,
     cell,
     images,
+    seeds_of,
     seeds_said,
     summary,
     table,
-    trained,
     wrapped,
 )
 from ufm_jax.networks.design import Design
@@ -92,8 +91,7 @@ def results(config: Config, body: Design, data_dir: Path | None, budget: Budget)
         for name, (train, test) in pairs.items():  # the same compiled functions serve both
             here = exp._replace(train=train, test=test, name=f"{config.source.name}, {name}")
             label = f"{name}, {body.architecture}, width {width}"
-            given: Any = {"checkpoints": budget.checkpoints, "deadline": budget.deadline}
-            runs = [trained(here, seed, label, **given) for seed in budget.seeds(config.seeds)]
+            runs = seeds_of(here, config.seeds, label, budget)
             rows[f"{name}, width {width}"] = summary(runs, (*KEYS, "train_error"))
     return rows
 
@@ -150,9 +148,7 @@ def main(
 
     `--budget` is in minutes: the same command goes on from its checkpoints.
     """
-    set_up()
-    config, limit = SCALES[scale], Budget(budget, checkpoints)
-    config = replace(config, source=available(config.source, data_dir))
+    config, limit = begun(SCALES[scale], data_dir), Budget(budget, checkpoints)
     for number, body in enumerate(config.bodies):
         rows = results(config, body, data_dir, limit)
         said = images(config.source, data_dir)[0].pixels.shape

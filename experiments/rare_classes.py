@@ -4,9 +4,15 @@
 
 Half of the classes have `ratio` times the images of the others. The classifier is learned with cross-entropy,
 with class-balanced weights or with logits adjusted by log-priors, or it is frozen as a simplex ETF; all by
-the peeled objective, in full batches, with features of either sign. At √(λ_W λ_H) ≥ √n_c/N the rare classes
-share one row of W at every global minimum (Hong & Ling 2023, `merged_groups`); for the other losses the
-prediction is the point where a descent on class means ends, certified by its duality gap.
+the peeled objective, in full batches, with features of either sign. At √(λ_W λ_H) ≥ ω √n_c/N, ω the weight of
+a rare sample, the rare classes share one row of W at every global minimum (Hong & Ling 2023 for ω = 1,
+`merged_groups`: offsets that the rare classes share do not matter to what tells them apart). The prediction
+is the point where a descent on class means ends, certified by its duality gap.
+
+The rare rows are compared by their distance over the length of a frequent row. Their cosine says nothing
+where they vanish: with logits adjusted, at ratio 100, they are 0 at the minimum, since the offsets alone say
+how rare a class is; training leaves them at less than a hundredth of a frequent row's length and still
+shrinking with more steps, at any angle.
 """
 
 import csv
@@ -20,9 +26,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common import COLOURS, Scale, cli, folder, save, set_up
-from experiments.networks_common import Source, available, built, cell, seeds_said, spread, table, wrapped
+from experiments.common import COLOURS, Scale, cli, folder, save
+from experiments.networks_common import Source, begun, built, cell, seeds_said, spread, table, wrapped
 from ufm_jax.landscape.search import Newton, search
+from ufm_jax.models.unconstrained.geometry import simplex_etf
 from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.reduction import reduced
@@ -35,6 +42,7 @@ from ufm_jax.networks.models import last_layer
 from ufm_jax.networks.run import Experiment, Row
 from ufm_jax.networks.training import Images, Recipe, on_device, standardise
 
+VANISHED = 1e-6  # share of a frequent row's length: searches stop nearer to 0 than that, training does not
 CLASSIFIERS = ("learned", "class-balanced", "logit-adjusted", "fixed ETF")
 
 
@@ -48,8 +56,8 @@ class Config:
         default_factory=lambda: Design("mlp", 10, width=128, depth=3, batch_norm=False, rectified=False)
     )
     rate: float = 1e-3  # of Adam
-    steps: int = 800
-    drop_every: int = 500
+    steps: int = 3200
+    drop_every: int = 2000
     strength: float = 3e-3  # above √n_c/N of the rare classes at ratio 100 and below at 10
     seeds: int = 5
     chunk: int = 500
@@ -120,40 +128,46 @@ def pair(config: Config, counts: list[int], data_dir: Path | None) -> tuple[Imag
 
 
 def predicted(config: Config, counts: list[int], classifier: str) -> dict[str, Any]:
-    """Return what theory says of the rare classes' rows of W: their least cosine at the global minimum."""
+    """Return what theory says of the rare classes' rows of W at the global minimum: see `rare_rows`."""
     if classifier == "fixed ETF":
-        return {"cosine": -1.0 / (len(counts) - 1), "certified": True, "merged": False}
-    recipe = config.recipe(counts, "learned")
+        return rare_rows(simplex_etf(len(counts), len(counts)), counts) | {"certified": True, "merged": False}
+    recipe, loss = config.recipe(counts, "learned"), loss_of(classifier, counts)
     prob = problem(
         counts=counts,
         dim=config.design.feature_dim,
         decay_w=recipe.decay_w,
         decay_h=recipe.decay_h,
         decay_b=recipe.decay_b,
-        loss=loss_of(classifier, counts),
+        loss=loss,
     )
     small = reduced(prob)
     x = search(small, gaussian(small, jax.random.key(0)), Newton()).x
     point = small.evaluate(x)
     gap = float(point.value - small.lower_bound(x))
-    cosine = least_cosine(np.asarray(x.W), counts)
-    found = {"cosine": cosine, "certified": gap <= 1e-8 * float(point.value), "loss": float(point.value)}
-    if classifier == "learned":
-        found["merged"] = min(counts) in merged_groups(counts, float(prob.strength))
+    found = rare_rows(np.asarray(x.W), counts)
+    found |= {"certified": gap <= 1e-8 * float(point.value), "loss": float(point.value)}
+    weight = 1.0 if loss.class_weights is None else loss.class_weights[-1]
+    return found | {"merged": min(counts) in merged_groups(counts, float(prob.strength) / weight)}
+
+
+def rare_rows(W: np.ndarray, counts: list[int]) -> Row:
+    """Return how long and how far apart the rare classes' rows of W are, over the frequent ones' mean length.
+
+    `length` is their mean length; `apart` the greatest distance between two, 0 where they are one, at 0 or
+    elsewhere; `cosine` the least between two, None where a row is 0 and has no direction.
+    """
+    lengths, few = np.linalg.norm(W, axis=1), np.array(counts) == min(counts)
+    unit = float(np.mean(lengths[~few]))
+    rare = W[few] / unit
+    apart = float(np.max(np.linalg.norm(rare[:, None] - rare[None], axis=2)))
+    found: Row = {"cosine": None, "length": float(np.mean(lengths[few])) / unit, "apart": apart}
+    if np.min(lengths[few]) > VANISHED * unit:
+        found["cosine"] = float(np.min(rare @ rare.T / np.outer(lengths[few], lengths[few]) * unit**2))
     return found
 
 
-def least_cosine(W: np.ndarray, counts: list[int]) -> float:
-    """Return the least cosine between rows of the rare classes: 1 where they are one."""
-    rare = W[np.array(counts) == min(counts)]
-    lengths = np.linalg.norm(rare, axis=1)
-    if np.min(lengths) < 1e-9 * np.linalg.norm(W):
-        return 1.0  # all zero: one point
-    return float(np.min(rare @ rare.T / np.outer(lengths, lengths)))
-
-
 def trained(exp: Experiment, config: Config, counts: list[int], seed: int) -> Row:
-    """Train from one seed; return accuracies of the test images and the rare rows' cosine."""
+    """Train from one seed; return accuracies of the test images and where the rare rows are."""
     state, key = exp.trainer.init(seed), jax.random.fold_in(jax.random.key(seed), 1)
     for _ in range(config.steps):
         state, value = exp.trainer.epoch(state, exp.train, key)
@@ -166,7 +180,7 @@ def trained(exp: Experiment, config: Config, counts: list[int], seed: int) -> Ro
         "test_accuracy": float(np.mean(right)),
         "rare_accuracy": float(np.mean(right[rare])),
         "frequent_accuracy": float(np.mean(right[~rare])),
-        "cosine": least_cosine(W, counts),
+        **rare_rows(W, counts),
     }
 
 
@@ -203,7 +217,18 @@ def groups(rows: list[Row]) -> dict[tuple[int, str], list[Row]]:
     return found
 
 
-KEYS = ("train_accuracy", "test_accuracy", "frequent_accuracy", "rare_accuracy", "cosine")
+KEYS = ("train_accuracy", "test_accuracy", "frequent_accuracy", "rare_accuracy")
+SHAPE = ("length", "apart", "cosine")  # of the rare rows, seen beside predicted
+
+
+def beside(runs: list[Row], key: str) -> tuple[str, str]:
+    """Format what was seen of the rare rows, and what is at the minimum; "-": of rows that are 0."""
+    said = runs[0][f"predicted_{key}"]
+    seen = [row[key] for row in runs if row[key] is not None]
+    theory = "-" if said is None else f"{said:.3f}"
+    return cell(spread(seen), 3) if seen else "-", theory + (
+        "" if runs[0]["predicted_certified"] else " (open)"
+    )
 
 
 def shown(rows: list[Row]) -> str:
@@ -215,16 +240,14 @@ def shown(rows: list[Row]) -> str:
         "test (%)",
         "frequent (%)",
         "rare (%)",
-        "cosine",
-        "predicted",
+        *(f"{name}{ending}" for name in SHAPE for ending in ("", " at f*")),
     ]
     lines = [
         [
             str(ratio),
             classifier,
-            *(cell(spread(row[key] for row in runs), 1, scale=100) for key in KEYS[:-1]),
-            cell(spread(row["cosine"] for row in runs), 3),
-            f"{runs[0]['predicted_cosine']:.3f}" + ("" if runs[0]["predicted_certified"] else " (open)"),
+            *(cell(spread(row[key] for row in runs), 1, scale=100) for key in KEYS),
+            *(text for key in SHAPE for text in beside(runs, key)),
         ]
         for (ratio, classifier), runs in groups(rows).items()
     ]
@@ -232,13 +255,13 @@ def shown(rows: list[Row]) -> str:
 
 
 def plot(config: Config, rows: list[Row], title: str) -> plt.Figure:
-    """Draw accuracy on rare and frequent classes, and the least cosine of rare rows, seen and predicted."""
+    """Draw accuracy on rare and frequent classes, and how far apart rare rows are, seen and predicted."""
     figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.3))
     found, width = groups(rows), 0.8 / len(config.ratios)
     panels = {
         "rare_accuracy": "test accuracy, rare classes",
         "frequent_accuracy": "test accuracy, frequent classes",
-        "cosine": "least cosine between rare rows of W",
+        "apart": "rare rows of W: distance / frequent length",
     }
     for ax, (key, what) in zip(axes, panels.items(), strict=True):
         for i, ratio in enumerate(config.ratios):
@@ -247,13 +270,15 @@ def plot(config: Config, rows: list[Row], title: str) -> plt.Figure:
             mean, sd = (np.array([end[k] or 0.0 for end in ends]) for k in ("mean", "sd"))
             label = f"{ratio} times fewer" if ax is axes[0] else None
             ax.bar(at, mean, 0.9 * width, yerr=sd, color=COLOURS[i], alpha=0.8, capsize=2, label=label)
-            if key == "cosine":
-                theory = [found[ratio, name][0]["predicted_cosine"] for name in CLASSIFIERS]
+            if key == "apart":
+                theory = [found[ratio, name][0]["predicted_apart"] for name in CLASSIFIERS]
                 said = "predicted" if i == 0 else None
-                ax.plot(at, theory, "_", ms=13, mew=1.8, color="0.1", label=said)
+                look = {"color": "0.1", "clip_on": False, "zorder": 5}  # 0 is on the axis
+                ax.plot(at, theory, "_", ms=13, mew=2.2, label=said, **look)
         ax.set_xticks(
-            range(len(CLASSIFIERS)), [name.replace("-", "-\n", 1) for name in CLASSIFIERS], fontsize=7
+            range(len(CLASSIFIERS)), [name.replace("-", "-\n").replace(" ", "\n") for name in CLASSIFIERS]
         )
+        ax.tick_params(axis="x", labelsize=7.5)
         ax.set_ylabel(what, fontsize=8)
     figure.legend(loc="outside lower center", ncols=3)
     figure.suptitle(wrapped(title, figure), fontsize=9)
@@ -262,9 +287,7 @@ def plot(config: Config, rows: list[Row], title: str) -> plt.Figure:
 
 def main(scale: Scale = "default", data_dir: Path | None = None) -> None:
     """Train every classifier at every ratio, print the table and draw it."""
-    set_up()
-    config = SCALES[scale]
-    config = replace(config, source=available(config.source, data_dir))
+    config = begun(SCALES[scale], data_dir)
     rows = results(config, data_dir)
     print(f"\nmean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n")
     with (folder(scale) / "rare_classes.csv").open("w", newline="") as file:

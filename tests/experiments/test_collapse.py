@@ -33,14 +33,23 @@ def test_features_of_one_sign_stay_above_the_simplex():
 
 
 @pytest.mark.parametrize("ratio", [10, 100])
-def test_rare_classes_merge_at_one_ratio_and_not_at_the_other(ratio):
-    """The rare rows are one where Hong & Ling's threshold says so."""
+@pytest.mark.parametrize("classifier", ["learned", "class-balanced", "logit-adjusted"])
+def test_rare_classes_merge_where_the_threshold_says_so(classifier, ratio):
+    """Hong & Ling's, over the weight of a rare sample, whatever the offsets."""
     config = rare_classes.SCALES["default"]
     counts = config.counts(ratio)
-    said = rare_classes.predicted(config, counts, "learned")
+    said = rare_classes.predicted(config, counts, classifier)
     assert said["certified"]
-    assert said["merged"] == (ratio == 100)
-    assert (said["cosine"] > 1 - 1e-6) == said["merged"]
+    assert said["merged"] == (ratio == 100 and classifier != "class-balanced")
+    assert (said["apart"] < 1e-5) == said["merged"]  # of a descent that closes the gap to 1e-8
+
+
+def test_rows_that_logit_adjustment_leaves_at_zero_have_no_angle():
+    config = rare_classes.SCALES["default"]
+    said = rare_classes.predicted(config, config.counts(100), "logit-adjusted")
+    assert said["length"] < rare_classes.VANISHED
+    assert said["cosine"] is None
+    assert rare_classes.predicted(config, config.counts(100), "learned")["length"] > 0.1
 
 
 def test_so_many_images_of_each_class_are_drawn():
@@ -52,8 +61,17 @@ def test_so_many_images_of_each_class_are_drawn():
     assert len(set(drawn.images.ravel().tolist())) == 7
 
 
-def test_rows_that_are_one_have_cosine_one():
+def test_rare_rows_are_measured_by_the_frequent_ones():
     W = np.array([[1.0, 0], [0, 1.0], [2.0, 2.0], [1.0, 1.0]])
-    assert rare_classes.least_cosine(W, [5, 5, 1, 1]) == pytest.approx(1.0)
-    assert rare_classes.least_cosine(W, [1, 1, 5, 5]) == pytest.approx(0.0)
-    assert rare_classes.least_cosine(W * [[1], [1], [0], [0]], [5, 5, 1, 1]) == 1.0
+    here = rare_classes.rare_rows(W, [5, 5, 1, 1])
+    assert here["cosine"] == pytest.approx(1.0)
+    assert here["length"] == pytest.approx(1.5 * 2**0.5)
+    assert here["apart"] == pytest.approx(2**0.5)
+    assert rare_classes.rare_rows(3 * W, [5, 5, 1, 1]) == pytest.approx(here)  # no unit
+    assert rare_classes.rare_rows(W, [1, 1, 5, 5])["cosine"] == pytest.approx(0.0)
+    gone = rare_classes.rare_rows(W * [[1], [1], [0], [0]], [5, 5, 1, 1])
+    assert gone == {"cosine": None, "length": 0.0, "apart": 0.0}
+    etf = rare_classes.predicted(rare_classes.SCALES["default"], [5] * 5 + [1] * 5, "fixed ETF")
+    assert etf["cosine"] == pytest.approx(-1 / 9)
+    assert etf["length"] == pytest.approx(1.0)
+    assert etf["apart"] == pytest.approx((20 / 9) ** 0.5)

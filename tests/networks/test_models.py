@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ufm_jax.networks.design import Design, fixed_etf
+from ufm_jax.networks.design import Design, fixed_etf, orthogonal_simplices
 from ufm_jax.networks.models import last_layer, network, num_parameters
 
 
@@ -35,12 +35,34 @@ def test_fixed_classifiers_are_simplex_etfs(K, d, rotation):
     np.testing.assert_allclose(W @ W.T, K / (K - 1) * (np.eye(K) - 1 / K), atol=1e-13)
 
 
+@pytest.mark.parametrize(("K", "d"), [(4, 2), (10, 5), (10, 8), (7, 4), (5, 3)])
+def test_frozen_simplices_are_an_optimal_code_that_a_bias_lets_positive_features_reach(K, d):
+    """Rankin 1955: no K ≥ d + 2 unit vectors have a greatest inner product below 0."""
+    W = orthogonal_simplices(K, d)
+    gram = W @ W.T
+    np.testing.assert_allclose(np.diag(gram), 1.0, atol=1e-13)
+    assert np.max(gram - 2 * np.eye(K)) == pytest.approx(0.0, abs=1e-13)
+    assert np.linalg.matrix_rank(W) == d
+    np.testing.assert_allclose(W.sum(0), 0.0, atol=1e-13)
+    centre = np.ones(d)
+    features = centre + 0.9 * W  # each class along its own row
+    assert np.all(features > 0)
+    logits = features @ W.T - W @ centre
+    np.testing.assert_array_equal(np.argmax(logits, axis=1), np.arange(K))
+    if 2 * d == K:
+        np.testing.assert_allclose(np.sort(W, axis=0)[[0, -1]], [[-1.0] * d, [1.0] * d], atol=1e-13)
+        assert np.count_nonzero(np.abs(W) > 1e-12) == K
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"architecture": "vgg"}, "architecture: need one of"),
         ({"num_classes": 1}, "num_classes: need a whole number >= 2"),
         ({"dim": 8, "etf": True}, "dim: an ETF of 10 classes needs >= 9, got 8"),
+        ({"dim": 4, "simplices": True}, "dim: orthogonal simplices of 10 classes need 5 <= dim < 9, got 4"),
+        ({"dim": 9, "simplices": True}, "dim: orthogonal simplices of 10 classes need 5 <= dim < 9, got 9"),
+        ({"simplices": True}, "dim: orthogonal simplices of 10 classes need 5 <= dim < 9, got 512"),
         ({"width": 0}, "width: need a whole number >= 1, got 0"),
         ({"dim": 0}, "dim: need a whole number >= 1, got 0"),
         ({"stem": "big"}, "stem: need"),
@@ -57,6 +79,7 @@ DESIGNS = [
     Design("mlp", 3, width=7, depth=2, dim=5, bias=False),
     Design("mlp", 3, width=7, depth=2, etf=True, rotation=1, batch_norm=False),
     Design("mlp", 3, width=6, depth=2, rectified=False),
+    Design("mlp", 4, width=6, depth=2, dim=2, simplices=True, rotation=2),
 ]
 
 
@@ -72,9 +95,9 @@ def test_logits_are_affine_in_features_of_the_asked_dimension(design):
     assert (b is not None) == design.bias
     assert bool(jnp.any(features < 0)) != design.rectified
     assert {a.dtype for a in jax.tree.leaves((weights, features, logits))} == {jnp.dtype("float32")}
-    assert bool(jax.tree.leaves(weights.frozen)) == design.etf
-    if design.etf:
-        np.testing.assert_allclose(W, fixed_etf(3, design.feature_dim, design.rotation), atol=1e-7)
+    assert bool(jax.tree.leaves(weights.frozen)) == (design.etf or design.simplices)
+    if design.frozen is not None:
+        np.testing.assert_allclose(W, design.frozen, atol=1e-7)
     moved = [
         bool(jnp.any(a != b)) for a, b in zip(*map(jax.tree.leaves, (stats, weights.stats)), strict=True)
     ]

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from ufm_jax.networks.design import BLOCKS, EXPANSION, Design, fixed_etf
+from ufm_jax.networks.design import BLOCKS, EXPANSION, Design
 
 HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -34,13 +34,14 @@ class Net(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """logits = features Wᵀ + b; W starts uniform within ±1/√d, or is a frozen ETF; b starts at 0."""
+    """logits = features Wᵀ + b; W starts uniform within ±1/√d or is the design's frozen W, b at 0."""
 
     def __init__(self, design: Design, *, rngs: nnx.Rngs) -> None:
         K, d = design.num_classes, design.feature_dim
         self.W: nnx.Variable
-        if design.etf:
-            self.W = Frozen(jnp.asarray(fixed_etf(K, d, design.rotation), jnp.float32))
+        frozen = design.frozen
+        if frozen is not None:
+            self.W = Frozen(jnp.asarray(frozen, jnp.float32))
         else:
             bound = np.float32(d**-0.5)
             self.W = nnx.Param(jax.random.uniform(rngs.params(), (K, d), jnp.float32, -bound, bound))

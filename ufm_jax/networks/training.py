@@ -135,7 +135,7 @@ def objective(net: Network, recipe: Recipe, num_samples: int) -> Callable[..., t
         if recipe.form == "parameters":
             return jnp.float32(recipe.decay / 2) * _squares(weights.params)
         W, b = last_layer(weights)
-        learned = 0.0 if net.design.etf else 1.0
+        learned = 1.0 if net.design.frozen is None else 0.0
         total = jnp.float32(learned * recipe.decay_w / 2) * jnp.sum(W**2)
         if b is not None:
             total += jnp.float32(recipe.decay_b / 2) * jnp.sum(b**2)

@@ -18,6 +18,7 @@ from ufm_jax.models.unconstrained.objective import expand, objective
 from ufm_jax.models.unconstrained.reduction import collapse
 from ufm_jax.models.unconstrained.starts import gaussian
 from ufm_jax.models.unconstrained.theory import global_minimum, has_closed_form, predict
+from ufm_jax.models.unconstrained.unequal_losses import class_balanced, logit_adjusted
 from ufm_jax.numerics.status import Status
 
 TILT = 5.0  # λ_W / λ_H
@@ -195,6 +196,23 @@ def test_minority_classes_merge_exactly_from_the_threshold_on(bias):
     assert np.all(apart[factors < 1] > 1e-2)
     assert np.all(apart[factors > 1] < 1e-8)
     assert np.all(np.linalg.norm(found.params.W[:, 0] - found.params.W[:, 1], axis=1) > 1e-2)
+
+
+@pytest.mark.parametrize("made", [class_balanced, logit_adjusted])
+def test_weights_move_the_threshold_and_shared_offsets_do_not(made):
+    """Merged, the residuals of the minority's samples differ by ω √n_c/N in singular value, whatever p is."""
+    counts, factors = (5, 2, 2), np.array([0.8, 0.999, 1.001, 1.25])
+    loss = made(counts)
+    weight = loss.class_weights[-1] if loss.class_weights else 1.0
+    s = weight * np.sqrt(2.0) / 9.0 * factors
+    prob = problem(
+        counts=counts, dim=2, decay_w=s * 2.0, decay_h=s / 2.0, decay_b=np.full(4, 1e-2), loss=loss
+    )
+    found, _ = lowest(prob, keys(32, 4))
+    assert np.all(found.status == Status.CONVERGED)
+    apart = np.linalg.norm(found.params.W[:, 1] - found.params.W[:, 2], axis=1)
+    assert np.all(apart[factors < 1] > 1e-2)
+    assert np.all(apart[factors > 1] < 1e-8)
 
 
 def test_balanced_classes_merge_where_the_origin_becomes_the_minimiser():
