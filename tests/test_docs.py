@@ -9,7 +9,8 @@ import pytest
 import tyro
 
 import ufm_jax
-from ufm_jax.cli import Command, _gathered
+from ufm_jax.cli import _gathered
+from ufm_jax.flags import Command
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
