@@ -64,11 +64,16 @@ def memory(net: Network, recipe: Recipe, pixels: tuple[int, ...]) -> Row:
     }
 
 
-def step_times(experiments: dict[str, Experiment], rounds: int = 5) -> dict[str, float]:
-    """Return the seconds of a training step, the best epoch of `rounds`; designs take turns, all compiled."""
+def step_times(experiments: dict[str, Experiment], seconds: float = 60.0) -> dict[str, float]:
+    """Return the seconds of a training step: each design's best epoch, in turns, all compiled.
+
+    Rounds of turns go on for so many seconds, three at least: what else the machine does only adds time.
+    """
     best = dict.fromkeys(experiments, np.inf)
     states = {name: exp.trainer.init(0) for name, exp in experiments.items()}
-    for _ in range(rounds):
+    ends, rounds = time.perf_counter() + seconds, 0
+    while rounds < 3 or time.perf_counter() < ends:
+        rounds += 1
         for name, exp in experiments.items():
             steps = len(exp.train.labels) // min(exp.recipe.batch, len(exp.train.labels))
             began = time.perf_counter()
