@@ -108,6 +108,15 @@ def test_other_losses():
         certify(W, H, b, LABELS, **DECAYS, loss=Squared(), smoothing=0.1)
 
 
+def test_a_single_logit_is_two_of_half_its_size():
+    labels, logits = np.minimum(LABELS, 1), W[0] @ H
+    with pytest.raises(ValueError, match=r"^W: .*np\.vstack\(\[-W / 2, W / 2\]\)"):
+        certify(W[:1], H, None, labels, weight_decay=1e-3)
+    judged = certify(np.vstack([-W[:1] / 2, W[:1] / 2]), H, None, labels, weight_decay=1e-3)
+    decay = judged.loss - float(np.mean(np.log1p(np.exp(np.where(labels == 1, -logits, logits)))))
+    np.testing.assert_allclose(decay, 1e-3 * np.sum(W[0] ** 2) / 2, rtol=1e-12)  # H's is balanced with W's
+
+
 def test_as_many_features_as_samples_must_be_told_apart():
     square = problem(num_classes=2, per_class=1, dim=2, **DECAYS)
     p = etf_minimiser(square)
@@ -129,7 +138,11 @@ def test_as_many_features_as_samples_must_be_told_apart():
         ({"labels": LABELS + 1}, "labels", "subtract 1"),
         ({"labels": LABELS.astype(float)}, "labels", "astype"),
         ({"labels": np.eye(3)[LABELS]}, "labels", "argmax"),
+        ({"labels": LABELS[:, None]}, "labels", "ravel"),
+        ({"labels": LABELS[None]}, "labels", "ravel"),
         ({"labels": LABELS[:-1]}, "H", "need shape"),
+        ({"W": W[:1], "b": b[:1], "labels": 0 * LABELS}, "W", "at least 2 classes"),
+        ({"W": 1e160 * W, "H": 1e160 * H, "decay_h": None}, "H", "no network's"),
         ({"W": W.T}, "labels", "is W transposed"),
         ({"W": W[0]}, "W", "matrix"),
         ({"W": W + 1j}, "W", "real numbers"),

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import warnings
 
+import jax
 import numpy as np
 import pytest
 
 from ufm_jax import programs
+from ufm_jax.numerics import lanes
 
 COUNTED = """
 import json, sys, jax
@@ -113,6 +115,36 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path):
     (line,) = [line for line in lines if "programs" in line]
     assert line.startswith("ufm: compiled programs are not kept: ")
     assert counted["dir"] is None
+
+
+@pytest.mark.parametrize("chosen", ["", "rel/path", None])
+@pytest.mark.parametrize("home", ["", "rel/home", None])
+def test_without_a_home_nothing_is_kept_and_one_line_says_what_to_do(
+    home, chosen, tmp_path, monkeypatch, capsys
+):
+    for name, value in (("HOME", home), ("XDG_CACHE_HOME", chosen)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as of a user whom no file lists
+    monkeypatch.chdir(tmp_path)
+    before = lanes._kept, jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        programs.keep_programs()
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+    finally:
+        lanes.keep(before[0])
+        jax.config.update("jax_compilation_cache_dir", before[1])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ufm: compiled programs are not kept: ")
+    assert "XDG_CACHE_HOME" in line
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert programs.folder().parents[1] == tmp_path
+    monkeypatch.setenv("XDG_CACHE_HOME", "rel")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert programs.folder().parents[2] == tmp_path
 
 
 @pytest.mark.parametrize("name", ["XLA_FLAGS", "PJRT_NPROC", "JAX_PLATFORMS"])

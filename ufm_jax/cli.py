@@ -232,7 +232,9 @@ def _loss(flags: ProblemFlags | Certify) -> Spec:
             if name in settings:
                 raise ValueError(f"{name}: give --{name} or --loss-set {name}=..., not both")
             settings[name] = given
-    if flags.loss in OF_COUNTS and "counts" not in settings and isinstance(flags, ProblemFlags):
+    if flags.loss in OF_COUNTS and "counts" not in settings:
+        if isinstance(flags, Certify):
+            raise ValueError(f"loss: {flags.loss} needs the class counts, --loss-set counts=N1,N2,...")
         settings["counts"] = _counts(flags)
     return chosen_loss(flags.loss, settings)
 

@@ -43,8 +43,8 @@ def keep_programs(wanted: bool = True) -> None:
     given = jax.config.values
     if given["jax_compilation_cache_dir"] or not given["jax_enable_compilation_cache"]:
         return
-    kept = folder()
     try:
+        kept = folder()
         kept.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_room(kept.parent)
         if not os.access(kept, os.W_OK | os.X_OK):
@@ -60,10 +60,18 @@ def keep_programs(wanted: bool = True) -> None:
 
 
 def folder() -> Path:
-    """Return where this machine's programs belong: $XDG_CACHE_HOME/ufm_jax/DIGEST, by default in ~/.cache."""
+    """Return where this machine's programs belong: $XDG_CACHE_HOME/ufm_jax/DIGEST, by default in ~/.cache.
+
+    Raises:
+        OSError: if neither says an absolute path, as in a container whose user has no home.
+    """
     chosen = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(chosen) if os.path.isabs(chosen) else Path("~/.cache").expanduser()  # as the standard has it
-    return base / "ufm_jax" / digest()
+    if os.path.isabs(chosen):  # any other is ignored, as the standard has it
+        return Path(chosen) / "ufm_jax" / digest()
+    home = os.environ.get("HOME", os.path.expanduser("~"))  # an empty one would be expanded to /
+    if not os.path.isabs(home):
+        raise OSError(f"no home folder is known (HOME is {home!r}); XDG_CACHE_HOME=/a/folder says where")
+    return Path(home) / ".cache" / "ufm_jax" / digest()
 
 
 def digest() -> str:

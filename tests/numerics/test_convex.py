@@ -60,3 +60,14 @@ def test_it_ends_after_so_many_calls_or_where_nothing_is_to_be_gained():
     x, value, _ = minimise_convex(counted, product, lambda x: lambda v: v, np.zeros(6), bound, 0.0)
     assert np.linalg.norm(whole(x)[1]) < 1e-10
     assert value <= whole(np.zeros(6))[0]
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-20, 1.0, 1e20])
+def test_a_preconditioner_of_any_scale_leaves_f_where_it_was_or_lower(scale):
+    whole = lambda x: (float(x @ x) / 2, x)
+    start, error = np.arange(1.0, 4.0), lambda grad: float(grad @ grad) / 2
+    x, value, left = minimise_convex(whole, lambda x, v: v, lambda x: lambda v: scale * v, start, error, 1e-8)
+    assert value == whole(x)[0] <= whole(start)[0]
+    assert left == error(x)
+    if scale >= 1e-20:
+        assert value < 1e-16

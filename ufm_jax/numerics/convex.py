@@ -59,9 +59,12 @@ def _newton_step(product: Linear, grad: np.ndarray, inverse: Linear, most: int) 
     while size > enough and size > 0 and used < most:
         Hv = product(v)
         used += 1
-        alpha = size / float(np.sum(v * Hv))
+        bend = float(np.sum(v * Hv))
+        if not bend > 0:  # below the smallest numbers, as far from the minimum of data of any scale
+            break
+        alpha = size / bend
         p, r = p + alpha * v, r - alpha * Hv
         z = inverse(r)
         size, old = float(np.sum(r * z)), size
         v = z + size / old * v
-    return (p if used else z), used
+    return (p if np.any(p) else z), used

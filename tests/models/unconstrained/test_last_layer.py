@@ -146,7 +146,7 @@ def test_what_looks_wrong_is_warned_of():
     )
     single = np.array([0, 1, 1, 0, 0, 1, 1, 0, 0, 2, 0])
     assert "1 of 3 classes have one sample" in said(single)
-    assert "that of a guess (0.455)" in said((LABELS + 1) % 3)
+    assert "that of a guess (0.455 ± 0.300)" in said((LABELS + 1) % 3)
 
 
 def test_no_block_is_larger_than_asked_for_and_all_is_read_in_order(small_blocks, monkeypatch):

@@ -73,7 +73,8 @@ def own_point(
     counts, order = np.bincount(classes, minlength=len(weight)), np.argsort(classes, kind="stable")
     held, right = _by_class(columns, order), classes[order]
     del features, columns
-    scores = weight @ held + (0.0 if bias is None else bias[:, None])
+    with np.errstate(over="ignore", invalid="ignore"):  # what is wrong with such entries is said below
+        scores = weight @ held + (0.0 if bias is None else bias[:, None])
     accuracy = float(np.mean(np.argmax(scores, axis=0) == right))
     shared = jax.device_put(held, may_alias=True)  # which nobody else holds
     params = Params(jnp.asarray(weight), shared, None if bias is None else jnp.asarray(bias))
@@ -167,6 +168,8 @@ def settled_decays(
     W2, H2 = squares()
     if not (W2 > 0 and H2 > 0):
         raise ValueError("decay_h: give it; none balances W and H where one of them is zero")
+    if not math.isfinite(W2 / H2 * max(W2, H2)):
+        raise ValueError(f"H: its scale or W's is no network's, ‖W‖² = {W2:.3g} and ‖H‖² = {H2:.3g}")
     note = "decay_h balances decay_w ‖W‖² = decay_h ‖H‖², as at every critical point; it was not given"
     return {"decay_w": w, "decay_h": float(w) * (W2 / H2), "decay_b": b}, [note]
 
@@ -223,13 +226,19 @@ def checked_labels(value: Any, shape: Sequence[int]) -> np.ndarray:
     """Return the labels, each a class of the K rows of W, of shape (K, d); a class may have no sample.
 
     Raises:
-        ValueError: naming labels and what to do.
+        ValueError: naming labels and what to do; W, if it has one row.
     """
     if value is None:
         raise ValueError("labels: give the class 0..K−1 of each sample")
     labels, (K, d) = _array("labels", value), shape
+    if K < 2:
+        raise ValueError(
+            f"W: need a row for each of at least 2 classes, got shape {(K, d)}; "
+            "of a single logit's, of class 1 against class 0, np.vstack([-W / 2, W / 2]) makes two"
+        )
     if labels.ndim != 1 or labels.size == 0:
         hint = "; of one-hot rows take .argmax(axis=1)" if labels.ndim == 2 else ""
+        hint = "; labels.ravel() makes one" if labels.ndim > 1 and labels.size == max(labels.shape) else hint
         raise ValueError(f"labels: need a vector of N labels, got shape {labels.shape}{hint}")
     if labels.dtype.kind not in "iu":
         hint = "; labels.astype(int) makes them such" if labels.dtype.kind == "f" else ""

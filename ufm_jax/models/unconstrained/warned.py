@@ -56,9 +56,10 @@ def _chance(accuracy: float, counts: np.ndarray) -> list[str]:
     """Two deviations of a guess, which is at best that of the most frequent class."""
     N = int(np.sum(counts))
     chance = max(1 / len(counts), int(np.max(counts)) / N)
-    if accuracy == 1 or accuracy > chance + 2 * (chance * (1 - chance) / N) ** 0.5:
+    two = 2 * (chance * (1 - chance) / N) ** 0.5
+    if accuracy == 1 or accuracy > chance + two:
         return []
     return [
-        f"the accuracy, {accuracy:.3f}, is that of a guess ({chance:.3f}): are W, H and labels of one "
-        "network, and labels in the order of H's samples?"
+        f"the accuracy, {accuracy:.3f}, may be that of a guess ({chance:.3f} ± {two:.3f}): are W, H and "
+        "labels of one network, and labels in the order of H's samples?"
     ]
