@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.viewcode",
     "mathml",
+    "atlas",
     "commands",
     "gallery",
     "docstrings",

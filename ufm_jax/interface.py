@@ -165,7 +165,7 @@ class Run:
         columns = [name for name in found.column_names if name not in alike | {"row", "lambda_min"}]
         rows = found.select(columns).slice(0, ORBITS_SHOWN).to_pylist()
         shown = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
-        widths = [max(17, 2 + max(map(len, column))) for column in zip(*shown, strict=True)]
+        widths = [2 + max(map(len, column)) for column in zip(*shown, strict=True)]
         lines += ["".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in shown]
         if found.num_rows > ORBITS_SHOWN:
             lines.append(f"... and {found.num_rows - ORBITS_SHOWN} more in .orbits")

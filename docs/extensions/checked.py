@@ -2,7 +2,8 @@
 
     {test}`models/unconstrained/test_theory.py::test_name`
 
-So no page can say that a formula is checked by what was renamed or removed.
+So no page can say that a formula is checked by what was renamed or removed. The file shows where the name is
+pointed at.
 """
 
 import ast
@@ -27,9 +28,9 @@ def _test(name: str, raw: str, text: str, lineno: int, inliner: Any, *_: Any) ->
     file, _, test = text.partition("::")
     if test not in _tests_of(file):
         return [], [inliner.reporter.error(f"tests/{file} has no test {test!r}", line=lineno)]
-    shown = nodes.literal(text, test, classes=["test"])
-    shown["reftitle"] = f"tests/{file}"
-    return [nodes.inline("", "", shown, nodes.Text(f" (tests/{file})"), classes=["checked"])], []
+    shown = nodes.abbreviation("", "", explanation=f"tests/{file}")
+    shown += nodes.literal(text, test, classes=["test"])
+    return [nodes.inline("", "", shown, classes=["checked"])], []
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -46,7 +46,8 @@ def _entry(command: str, files: list[Path]) -> list[str]:
     lines = [f"## {experiment}", "", _summary(experiment), ""]
     for file in files:
         if file.suffix == ".png":
-            lines += [f":::{{figure}} ../figures/{file.name}", f":alt: {file.stem}", ":::", ""]
+            alt = f"{file.stem.replace('_', ' ')}. {_summary(experiment)}"
+            lines += [f":::{{figure}} ../figures/{file.name}", f":alt: {alt}", "", f"`{file.stem}`", ":::", ""]
     held = ", ".join(f"`{f.name}`" for f in sorted(FIGURES.iterdir()) if f.stem in {p.stem for p in files})
     lines += ["```text", command, "```", ""]
     lines += [f"In `figures/`: {held}. Made on {facts['device']} by {versions}.", ""]

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from experiments.atlas.branches import branches_of
 from experiments.atlas.flows import Edge
 from experiments.atlas.schema import BRANCHES, SCHEMA
+from experiments.atlas.theorem import proved_complete
 from ufm_jax.files import provenance, write_file, write_json
 from ufm_jax.landscape.census import point_of
 from ufm_jax.landscape.orbits import Census, OrbitRow, rows
@@ -35,7 +36,7 @@ from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.runs import proofs
 from ufm_jax.runs.orbits import proved_rows, summarise
 
-VERSION = "1.0.0"  # of the data: the first number says that readers must change, the second that orbits do
+VERSION = "1.1.0"  # of the data: the first number says that readers must change, the second that data do
 DIGITS = 32
 BITS = (256, 512)  # of proofs: a box of 2^-128, so that a loss has 36 digits
 LICENSE = (
@@ -115,6 +116,7 @@ def content_of(
         "made_by": provenance(),
         "setting": _setting(prob),
         **{name: summary[name] for name in ("settled", "complete_as_tested", "num_starts")},
+        "complete_as_proved": proved_complete(prob, found),
         "alike": [list(pair) for pair in alike],
         "unknown_flows": None if surveyed.flows is None else surveyed.flows[1],
         "branches": None if held is None else {name: held[name] for name in BRANCHES},

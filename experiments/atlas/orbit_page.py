@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from experiments.atlas.page_parts import COLUMNS, downloads, file_of, foot, short_title, title_of, trail
+from experiments.atlas.page_parts import (
+    COLUMNS,
+    MEANT,
+    downloads,
+    file_of,
+    foot,
+    short_title,
+    shown,
+    title_of,
+    trail,
+)
 from experiments.atlas.script import STYLE
 from ufm_jax.report import svg
 from ufm_jax.report.markup import (
@@ -36,7 +46,7 @@ def orbit_page(content: dict[str, Any], orbit: dict[str, Any]) -> str:
         "Download": downloads()
         + paragraph(f"In each file this orbit is entry {orbit['line']}, counted from 0.")
         + folded("Its record", Markup(f"<pre><code>{escaped(json.dumps(orbit))}</code></pre>")),
-        "Terms": glossary(("loss", "proved", *COLUMNS, "verdict", "logits", "orbit_dim")),
+        "Terms": glossary(("orbit", "name", "loss", "proved", *COLUMNS, "verdict", "logits", "Kθ"), MEANT),
     }
     where = [("../index.html", "Atlas"), ("index.html", short_title(content))]
     beside = [(file_of(i), f"{word} orbit") for i, word in _neighbours(content, orbit["line"])]
@@ -56,9 +66,10 @@ def _pictures(orbit: dict[str, Any]) -> str:
     seen = min(max(rank, 1), 3)
     rows, columns = W @ turn[:, :seen], H.T @ turn[:, :seen]
     where = f"all {rank} of its directions" if rank <= 3 else f"the strongest three of its {rank} directions"
+    where = where if rank else "all are 0"
     groups = " ".join("{" + ",".join(str(k + 1) for k in classes) + "}" for classes in orbit["merged"])
     size = 300 // K if K <= FEW else 10
-    told = "; ".join(", ".join(f"{value:.3g}" for value in row) for row in logits) if K <= FEW else ""
+    told = "; ".join(", ".join(shown(value, 3) for value in row) for row in logits) if K <= FEW else ""
     one = svg.matrix(logits, f"Logits, {K} by {K}: {told}", cell=size, numbers=K <= FEW)
     two = svg.arrows(rows, columns, f"Class means and classifier of {K} classes in {where}; merged: {groups}")
     parts = (
@@ -76,10 +87,12 @@ def _pictures(orbit: dict[str, Any]) -> str:
 def _invariants(content: dict[str, Any], orbit: dict[str, Any]) -> str:
     digits = orbit["loss_digits"]
     proved = "not proved" if digits is None else f"{digits} ± {orbit['loss_radius']}, proved"
+    read = link("index.html#names", "how names are read")
     own = [
+        ("name", Markup(f"{escaped(orbit['name'] or 'none')} ({read})")),
         ("loss, in nats", proved if digits else f"{orbit['loss']!r}, {proved}"),
         ("proved", orbit["statement"]),
-        ("verdict in floating point", orbit["verdict"]),
+        ("verdict in floating point", orbit["verdict"].replace("_", " ").lower()),
         (
             "global minimum",
             {True: "proved", False: "proved not to be", None: "not shown"}[orbit["global_minimum"]],
@@ -89,9 +102,9 @@ def _invariants(content: dict[str, Any], orbit: dict[str, Any]) -> str:
         ("copies under permutations of classes", orbit["copies"]),
         ("order of its stabiliser", orbit["stabiliser"]),
         ("merged classes", " ".join("{" + ",".join(str(k + 1) for k in c) + "}" for c in orbit["merged"])),
-        ("singular values of the logits", ", ".join(f"{s:.10g}" for s in orbit["singular_values"])),
-        ("‖W‖²", float(np.sum(np.square(orbit["W"])))),
-        ("bias", ", ".join(f"{value:.6g}" for value in orbit["b"])),
+        ("singular values of the logits", ", ".join(shown(s, 10) for s in orbit["singular_values"])),
+        ("‖W‖²", shown(float(np.sum(np.square(orbit["W"]))))),
+        ("bias", ", ".join(map(shown, orbit["b"]))),
         ("searches of the census that ended here", orbit["hits"]),
     ]
     return facts(f"Orbit {orbit['line']} of {len(content['orbits'])}", own)
@@ -164,6 +177,11 @@ def _branch(content: dict[str, Any], orbit: dict[str, Any]) -> str:
         if events
         else paragraph("Nothing happens to it.")
     )
+    words = (
+        "Birth, death: orbits appear or end together. Split, merge: one leaves another, or joins it, which "
+        "stays. Rank, index: that number changes."
+    )
+    told += paragraph(words) if events else ""
     return f"<figure>{drawn}<figcaption>{escaped(caption)}</figcaption></figure>\n{told}"
 
 

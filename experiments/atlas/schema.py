@@ -102,6 +102,10 @@ SCHEMA: dict[str, Any] = {
             "setting": _record(SETTING, "the function: f(W, H, b), see the README"),
             "settled": _of("boolean", "the census ended by itself"),
             "complete_as_tested": _of(["boolean", "null"], "no test of completeness is violated"),
+            "complete_as_proved": _of(
+                ["boolean", "null"],
+                "a theorem says that there is no other orbit (docs/theorem.md); null: none does",
+            ),
             "num_starts": _of("integer", "searches made", **COUNT),
             "alike": _list(
                 {"type": "array", "items": {"type": "integer"}},

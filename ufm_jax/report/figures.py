@@ -112,8 +112,9 @@ def draw_index(points: Points, ax: Any) -> Any:
         for handle in handles:
             handle.set_array(None)  # colour has a bar of its own
             handle.set_facecolor("lightgrey")
-        ticks = np.arange(top + 1) if norm else None
-        ax.figure.colorbar(marks, ax=ax, label=colour, ticks=ticks)
+        if len(np.unique(rank)) > 1:  # else the bar would say nothing
+            ticks = np.arange(top + 1) if norm else None
+            ax.figure.colorbar(marks, ax=ax, label=colour, ticks=ticks)
     return ax
 
 

@@ -95,12 +95,12 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
     `Markup` among header and cells stays what it is.
     """
-    cells = [[value if isinstance(value, Markup) else text(value) for value in row] for row in rows]
+    cells = [list(map(_cell, row)) for row in rows]
     kinds = [' class="number"' if all(map(_is_number, c)) else "" for c in zip(*cells, strict=True)]
     kinds = kinds or [""] * len(header)
     head = "".join(f'<th scope="col"{k}>{escaped(h)}</th>' for h, k in zip(header, kinds, strict=True))
     body = "\n".join(
-        "<tr>" + "".join(f"<td{k}>{escaped(c)}</td>" for c, k in zip(row, kinds, strict=True)) + "</tr>"
+        "<tr>" + "".join(f"<td{k}>{c}</td>" for c, k in zip(row, kinds, strict=True)) + "</tr>"
         for row in cells
     )
     return (
@@ -112,9 +112,9 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
 
 def facts(caption: str, pairs: Iterable[tuple[str, Any]]) -> str:
-    """Return a table of names and values, each row headed by its name."""
+    """Return a table of names and values, each row headed by its name; `Markup` stays what it is."""
     body = "\n".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="wide">{escape(text(value))}</td></tr>'
+        f'<tr><th scope="row">{escape(name)}</th><td class="wide">{_cell(value)}</td></tr>'
         for name, value in pairs
     )
     return f'<table class="facts">\n<caption>{escape(caption)}</caption>\n<tbody>\n{body}\n</tbody>\n</table>'
@@ -140,6 +140,10 @@ def text(value: Any) -> str:
     if value is None or value != value:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, Markup) else escape(text(value))
 
 
 def _is_number(cell: str) -> bool:

@@ -28,7 +28,7 @@ def matrix(values: Float[np.ndarray, "m n"], said: str, *, cell: int = 8, number
         x, y = j * cell, i * cell
         parts.append(f'<path fill="{_colour(share)}" d="M{x} {y}h{cell}v{cell}h-{cell}z"/>')
         if numbers:
-            ink = "#fff" if share > 0.6 else "#000"
+            ink = _ink(_colour(share))
             place = f'x="{x + cell / 2:g}" y="{y + cell / 2 + 4:g}" fill="{ink}"'
             parts.append(f"<text {place}>{_short(float(value))}</text>")
     return picture("".join(parts), values.shape[1] * cell, values.shape[0] * cell, said, framed=True)
@@ -101,9 +101,20 @@ def picture(
 
 def _colour(share: float) -> str:
     if share != share:
-        return "#ccc"
+        return "#cccccc"
     end = HIGH if share > 0 else LOW
     return "#" + "".join(f"{round(255 + min(abs(share), 1.0) * (c - 255)):02x}" for c in end)
+
+
+def _ink(fill: str) -> str:
+    """Return black or white, whichever is read better on a colour: of the two one has a contrast of 4.58.
+
+    Their contrasts, (L + 0.05)/0.05 and 1.05/(L + 0.05), are equal at L + 0.05 = √0.0525 (WCAG 2.2, "relative
+    luminance").
+    """
+    level = np.array([int(fill[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    light = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    return "#000" if float(light @ [0.2126, 0.7152, 0.0722]) + 0.05 > 0.0525**0.5 else "#fff"
 
 
 def _short(value: float) -> str:

@@ -1,6 +1,7 @@
 """What the words of a report mean, in a sentence each: shown where they are pointed at, and in a list."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from ufm_jax.report.markup import Markup, escaped, explained
 
@@ -41,12 +42,14 @@ TERMS = {
 }
 
 
-def heads(names: Iterable[str]) -> list[str]:
-    """Return the heads of a table, explained where they are known."""
-    return [explained(name, TERMS.get(name)) for name in names]
+def heads(names: Iterable[str], more: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Return the heads of a table, explained where they are known: here, or in `more`, which comes first."""
+    known = {**TERMS, **more}
+    return [explained(name, known.get(name)) for name in names]
 
 
-def glossary(names: Iterable[str]) -> Markup:
-    """Return a list of terms and what they mean, of those that are known, each once."""
-    known = (name for name in dict.fromkeys(names) if name in TERMS)
-    return Markup(f"<dl>{''.join(f'<dt>{escaped(n)}</dt><dd>{escaped(TERMS[n])}</dd>' for n in known)}</dl>")
+def glossary(names: Iterable[str], more: Mapping[str, str] = MappingProxyType({})) -> Markup:
+    """Return a list of terms and what they mean, of those that are known as in `heads`, each once."""
+    known = {**TERMS, **more}
+    found = (name for name in dict.fromkeys(names) if name in known)
+    return Markup(f"<dl>{''.join(f'<dt>{escaped(n)}</dt><dd>{escaped(known[n])}</dd>' for n in found)}</dl>")
