@@ -223,6 +223,8 @@ def plot_prices(rows: dict[str, Row], title: str) -> plt.Figure:
     panels = ["test_accuracy", *(f"{key}_change_percent" for key in PRICES)]
     figure, axes = plt.subplots(1, len(panels), figsize=(10.4, 2.7), sharey=True)
     at = np.arange(len(rows))
+    moves = [row[key] for row in rows.values() for key in panels[1:]]
+    room = 0.12 * (max(moves) - min(moves)) or 1.0
     for ax, key, what in zip(axes, panels, ["test accuracy (%)", *PRICES.values()], strict=True):
         for i, row in enumerate(rows.values()):
             look = {"color": COLOURS[i], "marker": MARKERS[i], "ms": 5, "ls": "none"}
@@ -235,7 +237,7 @@ def plot_prices(rows: dict[str, Row], title: str) -> plt.Figure:
         if key != "test_accuracy":
             ax.axvline(0, color="0.7", lw=0.8, zorder=0)
             ax.set_xlabel("change (%)", fontsize=8)
-            ax.margins(x=0.15)
+            ax.set_xlim(min(moves) - room, max(moves) + room)  # one scale: what is small looks small
         ax.set_title(what, fontsize=8.5)
         ax.tick_params(labelsize=7.5)
     axes[0].set_yticks(at, list(rows), fontsize=8)
