@@ -1,6 +1,8 @@
 """What went wrong when landscapes came from outside: flat points, names that collide, other functions."""
 
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -182,3 +184,28 @@ def test_units_that_are_none_are_refused(units):
 
     with pytest.raises(ValueError, match=r"^units: Unsized needs"):
         ufm.sweep(Unsized(), starts=2)
+
+
+NONE = """
+import jax
+import jax.numpy as jnp
+import ufm_jax as ufm
+
+jax.config.update("jax_enable_x64", True)
+grid = ufm.grid(ufm.Landscape.of(lambda x: x @ x, like=jnp.zeros(2)))
+for call in (ufm.sweep, ufm.search, ufm.classify, ufm.flow_from, ufm.spectrum, ufm.prove):
+    for wrong in (lambda x: x @ x, 3, *(() if call is ufm.sweep else (grid,))):
+        try:
+            call(wrong) if call is ufm.sweep else call(wrong, jnp.zeros(2))
+        except ValueError as error:
+            told = f"landscape: need a Landscape, got {type(wrong).__name__}"
+            assert str(error).startswith(told), (call, str(error))
+        else:
+            raise AssertionError(call)
+"""
+
+
+def test_what_is_no_landscape_is_said_to_be_none():
+    """In a process of its own: in this one types are checked, which users' are not."""
+    made = subprocess.run([sys.executable, "-c", NONE], capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr

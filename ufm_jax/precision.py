@@ -12,7 +12,7 @@ def require_x64(landscape: Any = None) -> None:
 
     Raises:
         ValueError: if 64-bit floating point is off, or the default device has none, with the line that mends
-            it; naming the landscape, if its points are not float64.
+            it; naming the landscape, if it is none, or its points are not float64.
     """
     if not jax.config.read("jax_enable_x64"):
         raise ValueError(
@@ -29,6 +29,8 @@ def require_x64(landscape: Any = None) -> None:
         )
     if landscape is None:
         return
+    if not callable(getattr(landscape, "zeros", None)):  # whose class is of a floor above
+        raise ValueError(f"landscape: need a Landscape, got {type(landscape).__name__}")
     for leaf in jax.tree.leaves(jax.eval_shape(landscape.zeros)):
         if leaf.dtype != "float64":
             raise ValueError(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ufm_jax.models import deep_linear_forms as forms
 from ufm_jax.models.deep_linear import DeepLinear, Layers
 from ufm_jax.models.deep_linear_forms import norm_bound, squared_minimum, symmetric_values
 from ufm_jax.models.unconstrained.model import problem
@@ -168,3 +169,32 @@ def test_starts_have_each_rank_in_turn_and_are_balanced():
 def test_what_does_not_fit_is_named(change, named):
     with pytest.raises(ValueError, match=f"^{named}:"):
         DeepLinear(**({"decay": 0.1, "num_classes": 3, "num_layers": 2} | change))
+
+
+@pytest.mark.parametrize("L", [2, 3, 5])
+@pytest.mark.parametrize(("K", "d"), [(5, 4), (8, 7), (8, 3), (9, 2), (12, 11), (12, 5)])
+def test_the_lowest_of_all_sums_is_listed_whatever_is_left_out(K, d, L, monkeypatch):
+    full = symmetric_values(K, L, 2.0**-10, 1, d)
+    monkeypatch.setattr(forms, "MOST", 2)
+    short = symmetric_values(K, L, 2.0**-10, 1, d)
+    assert len(short) <= len(full)
+    assert short.items() <= full.items()
+    assert next(iter(short.items())) == next(iter(full.items()))
+
+
+@pytest.mark.parametrize("K", [20, 24])
+def test_no_sum_of_equal_blocks_is_below_what_is_called_the_lowest(K):
+    """Of so many classes there are more sums than `MOST`, and those of the largest blocks are not lowest."""
+    prob = DeepLinear(num_classes=K, num_layers=2, decay=1e-3)
+    told = prob.predictions()
+    lowest = told["critical_values"][told["lowest"]]
+    for size in (2, 3, 5, 6):
+        if K % size == 0:
+            blocks = [forms._lowest(K, 2, 1e-3, 1, *kind) for kind in forms._kinds(size)]
+            assert lowest <= K // size * min(blocks) * (1 + 1e-14)
+
+
+def test_of_very_many_classes_nothing_is_called_the_lowest():
+    told = DeepLinear(num_classes=300, num_layers=2, decay=1e-3).predictions()
+    assert told["critical_values"]
+    assert "lowest" not in told

@@ -57,9 +57,18 @@ def grid(landscape: Landscape, **fields: Any) -> Grid:
 
 
 def as_grid(landscape: Landscape | Grid) -> Grid:
-    """Return a grid as it is, a landscape as one of a single setting, or of those that its fields hold."""
+    """Return a grid as it is, a landscape as one of a single setting, or of those that its fields hold.
+
+    Raises:
+        ValueError: naming the landscape, if it is neither.
+    """
     if isinstance(landscape, Grid):
         return landscape
+    if not isinstance(landscape, Landscape):
+        raise ValueError(
+            f"landscape: need a Landscape, got {type(landscape).__name__}; ufm.Landscape.of(f, like=x0) is a "
+            "function's"
+        )
     first, settings = landscape.split()
     return Grid(first, settings, None if settings else {})
 

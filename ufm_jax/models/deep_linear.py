@@ -158,7 +158,10 @@ class DeepLinear(Landscape):
         return np.asarray(self.logits(x))
 
     def predictions(self) -> dict[str, Any]:
-        """Return `loss` = f* where known; else `critical_values`, `lower_bound`; and what the origin is."""
+        """Return `loss` = f* where known; else `critical_values`, `lower_bound`; and what the origin is.
+
+        `lowest` is the name of the lowest of them; none was proven to be the global minimum.
+        """
         K, L, n, decay = self.num_classes, self.num_layers, self.per_class, float(self.decay)
         zero, T = jnp.zeros((K, K)), jnp.asarray(self.scored.targets(np.arange(K), K))
         out: dict[str, Any] = {"origin_loss": float(jnp.mean(self.scored.value(zero, T)))}
@@ -169,5 +172,5 @@ class DeepLinear(Landscape):
             return out
         out |= {"lower_bound": float(self.lower_bound(self.zeros()))}
         values = forms.symmetric_values(K, L, decay, n, self.dim)
-        told = {"critical_values": values} | ({"lowest": next(iter(values))} if values else {})
-        return out | told
+        lowest = {"lowest": next(iter(values))} if values and K <= forms.MOST_CLASSES else {}
+        return out | {"critical_values": values} | lowest

@@ -18,7 +18,7 @@ that merge classes are not among them.
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -29,7 +29,8 @@ from ufm_jax.models.unconstrained.candidates import convex_minimum, pyramid_name
 from ufm_jax.models.unconstrained.names import CODES, listed
 from ufm_jax.numerics.bisection import HALVINGS, last_true
 
-MOST = 1000  # structures that are looked at: with all of 12 classes
+MOST = 1000  # structures that are listed: with all of 12 classes
+MOST_CLASSES = 32  # up to which the lowest is looked for, and pyramids: those of 40 classes take seconds
 SCALES = np.geomspace(1e-6, 2e3, 4000)  # where a slope's sign is looked at before its root is bisected
 FIRST, SMALLEST, TANGENTS = 10.0, 1e-6, 300  # of a pyramid: scales to begin at, none, most steps
 RANGE = (1e-12, 1e6)  # of ‖M‖_* in a bound
@@ -84,7 +85,11 @@ class _Block(NamedTuple):
 def symmetric_values(
     num_classes: int, num_layers: int, decay: float, per_class: int, dim: int
 ) -> dict[str, float]:
-    """Return f at the module's critical points that fit into d dimensions, by name, the lowest first."""
+    """Return f at the module's critical points that fit into d dimensions, by name, the lowest first.
+
+    Of direct sums at most `MOST`, those with the largest blocks, and the lowest of all. Beyond `MOST_CLASSES`
+    neither that nor pyramids, so that the first need not be the lowest.
+    """
     K, values = num_classes, {}
     term = functools.lru_cache(functools.partial(_lowest, K, num_layers, decay, per_class))
     sums = (sum_ for sizes in _partitions(K, K) for sum_ in itertools.product(*map(_kinds, sizes)))
@@ -93,11 +98,38 @@ def symmetric_values(
         terms = [term(*kind) for kind in kinds]
         if 0 < sum(block.rank for block in blocks) <= dim and not any(map(np.isnan, terms)):
             values[_name(blocks)] = float(sum(terms))
+    if K > MOST_CLASSES:
+        return dict(sorted(values.items(), key=lambda one: one[1]))
+    if best := _lowest_sum(K, dim, term):
+        values.setdefault(_name([_block(*kind) for kind in best]), float(sum(term(*kind) for kind in best)))
     for m, c in itertools.product(range(2, K), range(2, K)):
         fits = c * m < K and K - c <= dim
         if fits and (value := _pyramid(K, num_layers, decay, per_class, c, m)) is not None:
             values[pyramid_name(K, c, m)] = value
     return dict(sorted(values.items(), key=lambda one: one[1]))
+
+
+def _lowest_sum(K: int, dim: int, term: Callable[[str, int], float]) -> list[tuple[str, int]]:
+    """Return the blocks of the lowest direct sum that fits into d dimensions, by dynamic programming.
+
+    Of k classes in r dimensions the lowest sum is a block and the lowest of the others; empty if it is 0.
+    """
+    blocks = [(kind, _block(*kind).rank) for m in range(1, K + 1) for kind in _kinds(m)]
+    least, last = np.full((K + 1, dim + 1), np.inf), np.full((K + 1, dim + 1), -1)
+    least[0] = 0.0
+    for k in range(1, K + 1):
+        for number, (kind, rank) in enumerate(blocks):
+            if kind[1] <= k and rank <= dim and not np.isnan(own := term(*kind)):
+                new = own + least[k - kind[1], : dim + 1 - rank]
+                better = new < least[k, rank:]
+                least[k, rank:][better], last[k, rank:][better] = new[better], number
+    found, k, r = [], K, dim
+    while k:
+        kind, rank = blocks[last[k, r]]
+        found.append(kind)
+        k, r = k - kind[1], r - rank
+    found.sort(key=lambda kind: (-kind[1], kind[0]))
+    return found if found[0] != ("point", 1) else []
 
 
 def _pyramid(K: int, num_layers: int, decay: float, per_class: int, c: int, m: int) -> float | None:

@@ -25,7 +25,6 @@ Cross-entropy (Yaras et al. 2022), with a = K/(K − 1):
   equation; with λ_τ = 0 f has no minimum (it falls to 0 as τ grows).
 """
 
-import itertools
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -38,13 +37,11 @@ from ufm_jax.landscape.fields import static
 from ufm_jax.landscape.landscape import Key, Landscape
 from ufm_jax.models.arguments import chosen_loss, is_cross_entropy, labels_of, settle_counts, settle_dim
 from ufm_jax.models.rotations import turned
-from ufm_jax.models.unconstrained.candidates import structures
+from ufm_jax.models.unconstrained.candidates import some_structures
 from ufm_jax.models.unconstrained.losses import Loss
 from ufm_jax.models.unconstrained.names import listed, name_of_logits
 from ufm_jax.numerics.bisection import last_true
 from ufm_jax.numerics.checks import check_flag, check_positive
-
-MOST = 100  # structures that are listed
 
 
 class UnitVectors(NamedTuple):
@@ -185,14 +182,14 @@ class UnitNorm(Landscape):
 def symmetric_values(num_classes: int, dim: int, temperature: float) -> dict[str, float]:
     """Return f of balanced cross-entropy at codes critical by symmetry, by name, for d < K − 1.
 
-    The most unequal `MOST` of orthogonal simplices; the lowest value first.
+    Of many orthogonal simplices `some_structures`; the lowest value first.
     """
     K, values = num_classes, {}
     if dim == 2 and K > 4:  # four are an orthoplex
         cosines = np.cos(2 * np.pi * np.arange(1, K) / K)
         values[f"polygon({K})"] = float(np.log1p(np.sum(np.exp(temperature * (cosines - 1)))))
     if dim < K - 1 < 2 * dim:
-        for sizes in itertools.islice(structures(K, K - dim), MOST):
+        for sizes in some_structures(K, K - dim):
             name = f"orthoplex({K})" if set(sizes) == {2} else f"simplices{listed(sizes)}"
             own = [
                 n

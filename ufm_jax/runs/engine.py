@@ -58,7 +58,8 @@ def run_shards(
     """Yield each shard in `todo` with its table, for a folder; one compilation a target, whatever the shards.
 
     Whether in haste (`_few`) depends on the configuration alone, and so do the last bits of the rows: whoever
-    goes on with a folder, a command, a worker or Python, writes what the others would have written.
+    goes on with a folder, a command, a worker or Python, writes what the others would have written, on as
+    many devices (of a CPU the command has one a core, `devices.use_all_cores`, and Python one by default).
 
     Raises:
         ValueError: as `work_of`, or if 64-bit floating point is off.

@@ -8,6 +8,7 @@ import pytest
 from conftest import CE, SMOOTH, make
 
 from ufm_jax.landscape.search import Newton, search
+from ufm_jax.models.unconstrained import candidates as module
 from ufm_jax.models.unconstrained.candidates import candidates, icosahedron, roots, structures
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum
 from ufm_jax.models.unconstrained.geometry import simplex_etf
@@ -217,3 +218,14 @@ def vectors(part):
             "icosahedron": icosahedron,
         }[kind]()
     ]
+
+
+@pytest.mark.parametrize(("K", "d"), [(12, 9), (14, 10), (16, 12)])
+@pytest.mark.parametrize("strength", [0.01, 0.1, 0.97])
+def test_the_lowest_is_listed_at_both_ends_whatever_is_left_out(K, d, strength, monkeypatch):
+    prob = at_strength(K, d, strength)
+    whole = module.candidates(prob)
+    monkeypatch.setattr(module, "MOST", 1)
+    some = module.candidates(prob)
+    assert len(some) < len(whole)
+    assert some[0] == whole[0]

@@ -72,7 +72,7 @@ class _Sample(NamedTuple):
 def candidates(prob: Problem) -> list[Candidate]:
     """Return the candidates of a problem, the lowest first; none where Kθ is so large that they fall to 0.
 
-    At most `MOST` block structures, the most unequal first.
+    Of many block structures `some_structures`.
 
     Raises:
         ValueError: for unequal counts or another loss.
@@ -83,7 +83,7 @@ def candidates(prob: Problem) -> list[Candidate]:
         )
     K, d = prob.num_classes, prob.dim
     sums = _simplices(K, d) if 2 * d >= K else _codes(K, d)
-    found = [_minimised(prob, name, parts) for name, parts in islice(sums, MOST)]
+    found = [_minimised(prob, name, parts) for name, parts in sums]
     if K <= 2 * d < 2 * (K - 1):
         found += [_pyramid(prob, m) for m in range(2, (K - 1) // (K - d) + 1)]
     return sorted((c for c in found if c is not None), key=lambda c: c.loss)
@@ -93,8 +93,8 @@ Sums = Iterator[tuple[str, list[_Part]]]
 
 
 def _simplices(K: int, d: int) -> Sums:
-    """Yield the names and parts of K − d orthogonal simplices; of the ETF for d ≥ K − 1."""
-    for sizes in structures(K, max(K - d, 1)):
+    """Yield the names and parts of some K − d orthogonal simplices; of the ETF for d ≥ K − 1."""
+    for sizes in some_structures(K, max(K - d, 1)):
         name = f"simplices{listed(sizes)}" if len(sizes) > 1 else f"simplex({K})"
         if len(sizes) > 1 and set(sizes) == {2}:
             name = f"orthoplex({K})"
@@ -137,6 +137,16 @@ def structures(total: int, blocks: int, most: int | None = None) -> Iterator[tup
         if first * blocks >= total:
             for rest in structures(total - first, blocks - 1, first):
                 yield (first, *rest)
+
+
+def some_structures(total: int, blocks: int) -> Iterator[tuple[int, ...]]:
+    """Yield the `MOST` most unequal of `structures`, and the most equal, the lowest for small logits."""
+    size, larger = divmod(total, blocks)
+    equal = (size + 1,) * larger + (size,) * (blocks - larger)
+    unequal = list(islice(structures(total, blocks), MOST))
+    yield from unequal
+    if unequal and equal not in unequal:
+        yield equal
 
 
 def _minimised(prob: Problem, name: str, parts: list[_Part]) -> Candidate | None:
