@@ -47,7 +47,14 @@ def _entry(command: str, files: list[Path]) -> list[str]:
     for file in files:
         if file.suffix == ".png":
             alt = f"{file.stem.replace('_', ' ')}. {_summary(experiment)}"
-            lines += [f":::{{figure}} ../figures/{file.name}", f":alt: {alt}", "", f"`{file.stem}`", ":::", ""]
+            lines += [
+                f":::{{figure}} ../figures/{file.name}",
+                f":alt: {alt}",
+                "",
+                f"`{file.stem}`",
+                ":::",
+                "",
+            ]
     held = ", ".join(f"`{f.name}`" for f in sorted(FIGURES.iterdir()) if f.stem in {p.stem for p in files})
     lines += ["```text", command, "```", ""]
     lines += [f"In `figures/`: {held}. Made on {facts['device']} by {versions}.", ""]

@@ -41,8 +41,9 @@ class Config:
     """Sizes, decays, and how finely branches and flows are sampled."""
 
     sizes: tuple[int, ...] = (3, 4, 5, 6)
-    followed: tuple[int, ...] = (3, 4)  # over Kθ, and drawn with their flows
-    flowed: tuple[int, ...] = (3, 4)  # down from every saddle
+    followed: tuple[int, ...] = (3, 4, 5)  # over Kθ
+    flowed: tuple[int, ...] = (3, 4, 5)  # down from every saddle
+    drawn: tuple[int, ...] = (3, 4)  # of both
     published: tuple[int, ...] = (3, 4, 5)  # as data and pages
     per_class: int = 5
     decay_w: float = 5e-3
@@ -147,7 +148,9 @@ def main(scale: Scale = "default", published: tuple[int, ...] | None = None) -> 
         K: atlas_branches.recorded(paths, relative_heights(problems[K], paths))
         for K, paths in followed.items()
     }
-    bifurcation = partial(plot_branches, {K: problems[K] for K in followed}, followed)
+    drawn = [K for K in config.drawn if K in followed]
+    seen = {K: followed[K] for K in drawn}
+    bifurcation = partial(plot_branches, {K: problems[K] for K in drawn}, seen)
     save(
         bifurcation,
         "atlas_bifurcation",
@@ -156,7 +159,7 @@ def main(scale: Scale = "default", published: tuple[int, ...] | None = None) -> 
         branches={str(K): held for K, held in records.items()},
     )
     flowed = {K: downhill(config, problems[K], states[K]) for K in config.flowed}
-    graphs = {K: flowed[K][0] for K in config.followed}
+    graphs = {K: flowed[K][0] for K in drawn if K in flowed}
     notes = {
         str(K): {"edges": [e._asdict() for e in graph], "unknown": unknown}
         for K, (graph, unknown) in flowed.items()
