@@ -3,8 +3,9 @@
     python -m experiments.atlas --scale smoke|default|paper
 
 A census for each K (d = K − 1, balanced cross-entropy), its orbit table, its completeness tests at every d;
-every orbit of K = 3 and 4 followed over Kθ; and gradient flow from every saddle of K = 3 and 4 down to the
-orbits it reaches. The exit status is 1 if a completeness test is violated. Tables go to atlas_K{K}.csv.
+every orbit of K = 3 to 5 followed over Kθ; and gradient flow from every saddle of K = 3 to 5 down to the
+orbits it reaches (drawn for K = 3 and 4). The exit status is 1 if a completeness test is violated. Tables go
+to atlas_K{K}.csv.
 The orbits of some K, proved, go as data (`data`) and pages (`pages`) to a folder `atlas`: with --update to
 the tracked one, else beside the other results. `--published 3 4 5 6` says which; a larger K takes longer.
 """
