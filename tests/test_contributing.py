@@ -10,7 +10,7 @@ from ufm_jax.cli import main
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 BLOCKS = re.findall(r"```python\n# (\S+?)(, continued)?\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line.split()[1:] for line in re.findall(r"^ufm .*$", TEXT, re.MULTILINE)]
+COMMANDS = [line.split()[1:] for line in re.findall(r"^ufm .*$", TEXT.replace("\\\n", ""), re.MULTILINE)]
 
 
 def command(name: str, *words: str) -> list[str]:

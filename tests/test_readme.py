@@ -19,7 +19,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 )
 def test_example_runs(number, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {})
+    exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {"__name__": "__main__"})
     assert expected in capsys.readouterr().out
 
 

@@ -32,7 +32,13 @@ class Gallery(SphinxDirective):
         for name in sorted(without):  # tables: no picture to show
             sidecar = FIGURES / f"{name}.json"
             made.setdefault(json.loads(sidecar.read_text())["command"], []).append(sidecar)
-        lines = [line for command, files in sorted(made.items()) for line in _entry(command, files)]
+        lines: list[str] = []
+        seen = ""
+        for command, files in sorted(made.items()):
+            experiment = command.split()[2].removeprefix("experiments.")
+            if experiment != seen:  # one may have several commands
+                lines += [f"## {experiment}", "", _summary(experiment), ""]
+            lines, seen = lines + _entry(command, files), experiment
         held = nodes.section()
         held.document = self.state.document
         self.state.nested_parse(StringList(lines, "gallery"), 0, held, match_titles=True)
@@ -43,12 +49,18 @@ def _entry(command: str, files: list[Path]) -> list[str]:
     experiment = command.split()[2].removeprefix("experiments.")
     facts = json.loads(files[0].with_suffix(".json").read_text())
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    lines = [f"## {experiment}", "", _summary(experiment), ""]
+    lines: list[str] = []
     for file in files:
         if file.suffix == ".png":
             alt = f"{file.stem.replace('_', ' ')}. {_summary(experiment)}"
-            lines += [f":::{{figure}} ../figures/{file.name}", f":alt: {alt}", ""]
-            lines += [f"`{file.stem}`", ":::", ""]
+            lines += [
+                f":::{{figure}} ../figures/{file.name}",
+                f":alt: {alt}",
+                "",
+                f"`{file.stem}`",
+                ":::",
+                "",
+            ]
     held = ", ".join(f"`{f.name}`" for f in sorted(FIGURES.iterdir()) if f.stem in {p.stem for p in files})
     lines += ["```text", command, "```", ""]
     lines += [f"In `figures/`: {held}. Made on {facts['device']} by {versions}.", ""]

@@ -3,8 +3,9 @@
     python -m experiments.atlas --scale smoke|default|paper
 
 A census for each K (d = K − 1, balanced cross-entropy), its orbit table, its completeness tests at every d;
-every orbit of K = 3 and 4 followed over Kθ; and gradient flow from every saddle of K = 3 and 4 down to the
-orbits it reaches. The exit status is 1 if a completeness test is violated. Tables go to atlas_K{K}.csv.
+every orbit of K = 3 to 5 followed over Kθ; and gradient flow from every saddle of K = 3 to 5 down to the
+orbits it reaches (drawn for K = 3 and 4). The exit status is 1 if a completeness test is violated. Tables go
+to atlas_K{K}.csv.
 The orbits of some K, proved, go as data (`data`) and pages (`pages`) to a folder `atlas`: with --update to
 the tracked one, else beside the other results. `--published 3 4 5 6` says which; a larger K takes longer.
 """
@@ -41,8 +42,9 @@ class Config:
     """Sizes, decays, and how finely branches and flows are sampled."""
 
     sizes: tuple[int, ...] = (3, 4, 5, 6)
-    followed: tuple[int, ...] = (3, 4)  # over Kθ, and drawn with their flows
-    flowed: tuple[int, ...] = (3, 4)  # down from every saddle
+    followed: tuple[int, ...] = (3, 4, 5)  # over Kθ
+    flowed: tuple[int, ...] = (3, 4, 5)  # down from every saddle
+    drawn: tuple[int, ...] = (3, 4)  # of both
     published: tuple[int, ...] = (3, 4, 5)  # as data and pages
     per_class: int = 5
     decay_w: float = 5e-3
@@ -147,7 +149,9 @@ def main(scale: Scale = "default", published: tuple[int, ...] | None = None) -> 
         K: atlas_branches.recorded(paths, relative_heights(problems[K], paths))
         for K, paths in followed.items()
     }
-    bifurcation = partial(plot_branches, {K: problems[K] for K in followed}, followed)
+    drawn = [K for K in config.drawn if K in followed]
+    seen = {K: followed[K] for K in drawn}
+    bifurcation = partial(plot_branches, {K: problems[K] for K in drawn}, seen)
     save(
         bifurcation,
         "atlas_bifurcation",
@@ -156,7 +160,7 @@ def main(scale: Scale = "default", published: tuple[int, ...] | None = None) -> 
         branches={str(K): held for K, held in records.items()},
     )
     flowed = {K: downhill(config, problems[K], states[K]) for K in config.flowed}
-    graphs = {K: flowed[K][0] for K in config.followed}
+    graphs = {K: flowed[K][0] for K in drawn if K in flowed}
     notes = {
         str(K): {"edges": [e._asdict() for e in graph], "unknown": unknown}
         for K, (graph, unknown) in flowed.items()

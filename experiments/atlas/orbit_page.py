@@ -179,7 +179,7 @@ def _branch(content: dict[str, Any], orbit: dict[str, Any]) -> str:
     )
     words = (
         "Birth, death: orbits appear or end together. Split, merge: one leaves another, or joins it, which "
-        "stays. Rank, index: that number changes."
+        "stays. Rank, index: that number changes. A branch that has no orbit here lives at other Kθ alone."
     )
     told += paragraph(words) if events else ""
     return f"<figure>{drawn}<figcaption>{escaped(caption)}</figcaption></figure>\n{told}"

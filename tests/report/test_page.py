@@ -17,6 +17,7 @@ from ufm_jax.landscape.verdict import Reason
 from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.objects import Spec
 from ufm_jax.report import page, sweep_page
+from ufm_jax.report.orbit_table import sweep_orbits
 from ufm_jax.report.page import write
 from ufm_jax.report.rerun import command
 from ufm_jax.report.table import setting_rows, verdict_table
@@ -208,13 +209,27 @@ def test_terms_are_explained_where_they_stand_and_in_a_list(report):
     assert f"Begun {time.strftime('%Y-')}" in text
 
 
-def test_names_and_pictures_are_those_of_the_points_kept(tmp_path):
+@pytest.mark.parametrize("kept", [True, False])
+def test_names_and_pictures_are_those_of_the_points_kept_or_found_again(tmp_path, kept):
     out = tmp_path / "run"
-    store.run(sweep_of((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=3, keep_points=True), out)
+    store.run(sweep_of((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=3, keep_points=kept), out)
     text = write(out).read_text()
     assert [row[2] for row in orbit_rows(text)] == ["simplex(3)"]
     assert 'role="img" aria-label="logits of orbit 0"' in text
     assert len(text.encode()) < 10**6
+
+
+def test_a_point_found_again_elsewhere_is_not_pictured(tmp_path):
+    out = tmp_path / "run"
+    config = sweep_of((2, 2, 2), 2, (5e-3,), (1e-3,), (1e-2,), starts=3)
+    store.run(config, out)
+    found = store.read_shards(config, out)
+    place = found.column_names.index("loss")
+    moved = found.set_column(place, "loss", [[value + 1e-6 for value in found["loss"].to_pylist()]])
+    for rows, name in ((found, "simplex(3)"), (moved, "")):
+        orbits, pictures = sweep_orbits(config, rows)
+        assert orbits[0]["name"] == name
+        assert (pictures[0] is None) == (not name)
 
 
 def test_settings_keep_apart_what_was_found_at_each():

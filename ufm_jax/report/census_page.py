@@ -14,6 +14,16 @@ from ufm_jax.report.table import OUTCOMES
 from ufm_jax.report.terms import glossary, heads
 from ufm_jax.runs.orbits import Config, table_of
 
+SEARCH = {
+    "orbits": "orbits found",
+    "num_starts": "searches",
+    "num_failed": "of which met no critical point",
+    "last_new": "searches done when the last new orbit was found",
+    "settled": "settled: twice as many searches again brought nothing new",
+    "unseen_mass": "chance that the next search finds a new one (Good and Turing)",
+    "complete_as_tested": "no test of completeness is violated",
+}
+
 
 def census_page(
     config: Config,
@@ -38,7 +48,9 @@ def census_page(
         "Completeness": _completeness(summary),
         "Figures": index_figure(figures.points(table_of(found)), "orbits"),
         title: _orbit_table("Orbits without a verdict", undecided) if undecided else paragraph("None."),
-        "Terms": glossary(("orbit", *(orbits[0] if orbits else ()), "Morse–Bott inequalities", "Euler sum")),
+        "Terms": glossary(
+            ("orbit", *(orbits[0] if orbits else ()), "Morse–Bott inequalities", "Euler sum", "R(t)")
+        ),
         **origin(manifest, command(config, out)),
     }
     return frame("Census", config, [*lead, paragraph(when(out))], sections)
@@ -49,11 +61,15 @@ def _completeness(summary: dict[str, Any]) -> str:
         (test.get("dim"), OUTCOMES[test.get("passed")], test.get("euler"), str(test.get("remainder")))
         for test in summary.get("tests", [])
     ]
-    known = [(name, value) for name, value in summary.items() if name != "tests"]
+    known = [(SEARCH.get(name, name), _said(value)) for name, value in summary.items() if name != "tests"]
     if not tests:
         return facts("The search", known) + paragraph("The landscape knows no test of completeness.")
     header = heads(("d", "Morse–Bott inequalities", "Euler sum", "R(t)"))
     return facts("The search", known) + table("Completeness tests, by feature dimension", header, tests)
+
+
+def _said(value: Any) -> Any:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
 def _orbit_table(caption: str, orbits: list[dict[str, Any]], pictures: Sequence[Any] = NONE) -> str:

@@ -56,6 +56,9 @@ def sweep_page(config: SweepConfig | LandscapeConfig, manifest: dict[str, Any], 
     undecided = rows.filter(pc.field("verdict") == "UNDECIDED")
     lost = rows.filter(pc.field("verdict") == "NOT_CRITICAL")
     again = command(config, out)
+    named = ["name"] if any(row["name"] for row in orbits) else []
+    named += ["logits"] if any(picture is not None for picture in pictures) else []
+    terms = ("orbit", "hits", *named, *HEADER, *setting_names(rows), *FIRST, *THEN)
     sections = {
         f"Distinct orbits ({len(orbits)})": _orbits(orbits, pictures),
         "Verdicts": _verdicts(rows),
@@ -64,7 +67,7 @@ def sweep_page(config: SweepConfig | LandscapeConfig, manifest: dict[str, Any], 
         "Largest gaps": _worst(rows),
         f"Undecided starts ({undecided.num_rows})": _undecided(undecided),
         f"Starts that ended at no critical point ({lost.num_rows})": _lost(lost),
-        "Terms": glossary(("orbit", "name", "hits", "logits", *HEADER, *setting_names(rows), *FIRST, *THEN)),
+        "Terms": glossary(terms),
         **origin(manifest, again),
     }
     missing = config.num_rows - rows.num_rows

@@ -38,6 +38,7 @@ TERMS = {
     "decay_h": "Weight decay of the features, λ_H.",
     "decay_b": "Weight decay of the bias, λ_b.",
     "Morse–Bott inequalities": "Relations between indices and dimensions that a complete list fulfils.",
+    "R(t)": "Coefficients of what is left of them at each degree: none is negative where they hold.",
     "Euler sum": "Sum over orbits of (−1)^index times their Euler numbers; 1 of a complete list.",
 }
 
