@@ -160,10 +160,11 @@ def test_the_folder_is_another_one_on_another_processor_or_version(monkeypatch):
         lambda: monkeypatch.setattr(programs, "_processor", lambda: ("arm64", "other")),
         lambda: monkeypatch.setattr("ufm_jax.__version__", "99"),
         lambda: monkeypatch.setattr("jaxlib.__version__", "99"),
+        lambda: monkeypatch.setattr(programs, "source", lambda: "of another commit"),
     ):
         change()
         digests.add(programs.digest())
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path, monkeypatch):

@@ -78,7 +78,18 @@ def digest() -> str:
     """Return a name for all that decides what code comes of a program, and whether it runs here."""
     made_by = (ufm_jax.__version__, jax.__version__, jaxlib.__version__, platform.python_version())
     chosen = (os.environ.get(name, "") for name in ("XLA_FLAGS", "PJRT_NPROC", "JAX_PLATFORMS"))
-    return hashlib.sha256("\n".join([*made_by, *chosen, *_processor()]).encode()).hexdigest()[:16]
+    text = "\n".join([*made_by, *chosen, *_processor(), source()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def source() -> str:
+    """Return a digest of this package's source.
+
+    Of another source `Kept` would ask for a program that JAX's own cache has beside it: what JAX reads there
+    cannot be stored again (`Kept._made` misses some of it), and the command that ran it next crashed.
+    """
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _processor() -> tuple[str, ...]:
