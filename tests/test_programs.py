@@ -128,14 +128,17 @@ def test_without_a_home_nothing_is_kept_and_one_line_says_what_to_do(
             monkeypatch.setenv(name, value)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as of a user whom no file lists
     monkeypatch.chdir(tmp_path)
-    before = lanes._kept, jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", None)
+    names = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
+    before = lanes._kept, [jax.config.values[name] for name in names]
     try:
+        for name, value in zip(names, (None, True), strict=True):
+            jax.config.update(name, value)
         programs.keep_programs()
         assert jax.config.values["jax_compilation_cache_dir"] is None
     finally:
         lanes.keep(before[0])
-        jax.config.update("jax_compilation_cache_dir", before[1])
+        for name, value in zip(names, before[1], strict=True):
+            jax.config.update(name, value)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("ufm: compiled programs are not kept: ")
     assert "XDG_CACHE_HOME" in line

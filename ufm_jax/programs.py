@@ -21,7 +21,7 @@ import jaxlib
 
 import ufm_jax
 from ufm_jax.numerics import lanes
-from ufm_jax.numerics.kept import Kept
+from ufm_jax.numerics.kept import Kept, source
 
 LARGEST = 2**28  # bytes of all programs: a command has one or two MB of them
 # Lines of /proc/cpuinfo, on Intel's and AMD's processors and on ARM's.
@@ -75,21 +75,14 @@ def folder() -> Path:
 
 
 def digest() -> str:
-    """Return a name for all that decides what code comes of a program, and whether it runs here."""
+    """Return a name for all that decides what code comes of a program, and whether it runs here.
+
+    The source is in it because `Kept` cannot store what JAX's cache beside it has from another source.
+    """
     made_by = (ufm_jax.__version__, jax.__version__, jaxlib.__version__, platform.python_version())
     chosen = (os.environ.get(name, "") for name in ("XLA_FLAGS", "PJRT_NPROC", "JAX_PLATFORMS"))
     text = "\n".join([*made_by, *chosen, *_processor(), source()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def source() -> str:
-    """Return a digest of this package's source.
-
-    Of another source `Kept` would ask for a program that JAX's own cache has beside it: what JAX reads there
-    cannot be stored again (`Kept._made` misses some of it), and the command that ran it next crashed.
-    """
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _processor() -> tuple[str, ...]:

@@ -33,8 +33,9 @@ class Traced:
 
 
 @pytest.fixture
-def keep():
+def keep(monkeypatch):
     """What sets the keeper; JAX's own cache is off, as what it has read is not written again."""
+    monkeypatch.setattr(kept, "_ever_read", threading.Event())
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     reset_cache()
@@ -108,6 +109,37 @@ def test_what_cannot_be_read_is_written_again(tmp_path, keep, broken):
     keep(Kept(tmp_path))
     f.call(X, Y)
     assert f.times == made
+
+
+def test_what_jax_has_read_from_its_own_cache_is_not_written_again(tmp_path, keep):
+    """Of another source, say; and not where JAX has it in memory from there."""
+    jax.config.update("jax_enable_compilation_cache", True)
+    chosen = {
+        "jax_compilation_cache_dir": str(tmp_path / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in chosen}
+    for name, value in chosen.items():
+        jax.config.update(name, value)
+    reset_cache()
+    try:
+        f = Traced()
+        f.call(X, Y)
+        assert files(tmp_path / "jax")
+        jax.clear_caches()
+        for name in ("read", "in memory"):
+            (tmp_path / name).mkdir()
+            keep(Kept(tmp_path / name))
+            np.testing.assert_array_equal(f.call(X, Y)["sum"], X + 1)
+            assert files(tmp_path / name) == []
+        (tmp_path / "compiled").mkdir()
+        keep(Kept(tmp_path / "compiled"))
+        f.call(X[:2], Y[:2])
+        assert len(files(tmp_path / "compiled")) == 1
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_a_folder_that_is_gone_keeps_nothing_and_hurts_nobody(tmp_path, keep):

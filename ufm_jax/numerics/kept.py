@@ -30,10 +30,12 @@ from jax.experimental import serialize_executable
 from ufm_jax import devices
 
 PACKAGE = __name__.split(".")[0]
-HIT = "/jax/compilation_cache/cache_hits"  # what JAX calls it
+# What JAX calls a compilation, and one that was read from its cache instead.
+COMPILED, HIT = "/jax/core/compile/backend_compile_duration", "/jax/compilation_cache/cache_hits"
 SUFFIX = "-cache"  # as JAX's own files have it, beside which these lie
 
-_hits = threading.local()  # of programs that this thread had from JAX's cache
+_heard = threading.local()  # how many programs JAX compiled in this thread, and had from its cache
+_ever_read = threading.Event()  # whether any thread had one from there
 _rehearsed: contextvars.ContextVar[bool] = contextvars.ContextVar("rehearsed", default=False)
 
 
@@ -93,9 +95,13 @@ class Kept:
         file = self._file(jitted, how, args, given)
         if file is not None and (program := _loaded(file, form)) is not None:
             return program
-        _hits.number = 0
-        program = jitted.lower(*args, **given).compile()
-        if file is not None and not _hits.number:  # XLA cannot write down again what JAX has read
+        lowered = jitted.lower(*args, **given)
+        _heard.compiled = _heard.hits = 0
+        program = lowered.compile()
+        # XLA cannot write down again what JAX has read: a process that ran it would crash. That may also be
+        # what JAX had in memory and did not compile now.
+        fresh = _heard.compiled and not _heard.hits
+        if file is not None and (fresh or not _ever_read.is_set()):
             _store(file, program)
         return program
 
@@ -111,21 +117,30 @@ class Kept:
 
     @cached_property
     def _made_by(self) -> str:
-        """Digest of this package's source, and of JAX's and XLA's configuration and devices."""
-        digest = hashlib.sha256()
-        for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-            digest.update(file.read_bytes())
+        """Say of what source this is, and JAX's and XLA's configuration and devices."""
         chosen = sorted((name, repr(v)) for name, v in jax.config.values.items() if "cache" not in name)
-        return f"{digest.hexdigest()} {chosen} {os.environ.get('XLA_FLAGS')} {len(jax.devices())}"
+        return f"{source()} {chosen} {os.environ.get('XLA_FLAGS')} {len(jax.devices())}"
+
+
+@cache
+def source() -> str:
+    """Return a digest of this package's source."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @cache
 def _listen() -> None:
-    def heard(event: str, **_: Any) -> None:
+    def hit(event: str, **_: Any) -> None:
         if event == HIT:
-            _hits.number = getattr(_hits, "number", 0) + 1
+            _heard.hits = getattr(_heard, "hits", 0) + 1
+            _ever_read.set()
 
-    jax.monitoring.register_event_listener(heard)
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
+        _heard.compiled = getattr(_heard, "compiled", 0) + (event == COMPILED)
+
+    jax.monitoring.register_event_listener(hit)
+    jax.monitoring.register_event_duration_secs_listener(compiled)
 
 
 def _kind(leaf: Any) -> Any:
