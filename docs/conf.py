@@ -24,7 +24,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.viewcode",
     "mathml",
-    "atlas",
+    "atlas_pages",
     "commands",
     "gallery",
     "docstrings",

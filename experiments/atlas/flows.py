@@ -34,6 +34,7 @@ from ufm_jax.numerics.status import Status
 FLOW_GTOL = 1e-6
 HORIZON = 1e7  # flow time; the slowest decay rate met so far is about 1e-4
 LANES = 64  # flows of one compiled batch
+ORIGIN = 1e-6  # a shorter W is 0: elsewhere ‖W‖ is of order one, and what a search leaves of 0 is below 1e-8
 
 Progress = Callable[[int, list[int]], None]
 
@@ -105,6 +106,7 @@ class Symmetry(NamedTuple):
 def symmetries(small: Problem, x: Float[np.ndarray, " D"]) -> list[Symmetry]:
     """Return all symmetries of a point, the identity first."""
     W, shape = np.asarray(unravel(small, jnp.asarray(x)).W), shape_of(small, x)
+    W = W if np.linalg.norm(W) > ORIGIN else np.zeros_like(W)  # else directions of rounding would count
     unused = np.eye(small.dim) - np.linalg.pinv(W, rcond=1e-6) @ W
     return [
         Symmetry(p, np.linalg.pinv(W[p], rcond=1e-6) @ W, unused)
