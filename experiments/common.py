@@ -119,9 +119,15 @@ def save(draw: Callable[[], plt.Figure], name: str, scale: Scale, made_by: Any =
             figure.savefig(folder(scale) / f"{name}.{kind}", metadata=metadata)
         plt.close(figure)
     record(name, scale, made_by, **facts)
-    where = "" if _updating.get() else f" ({FIGURES}/ stays as it is: --update, or --redraw --update)"
-    print(f"drew {folder(scale) / name}.pdf, .png, .json{where if scale != 'smoke' else ''}")
+    print(f"drew {folder(scale) / name}.pdf, .png, .json{_why_not(scale)}")
     _keep(name, scale, (draw, name, scale, made_by, facts))
+
+
+def _why_not(scale: Scale) -> str:
+    """Say why figures/ stays as it is, if that may surprise."""
+    if scale == "smoke":
+        return " (smoke runs never go to figures/)" if _updating.get() else ""
+    return "" if _updating.get() else f" ({FIGURES}/ stays as it is: --update, or --redraw --update)"
 
 
 def redraw(scale: Scale) -> str | None:

@@ -193,10 +193,12 @@ import ufm_jax as ufm
 
 jax.config.update("jax_enable_x64", True)
 grid = ufm.grid(ufm.Landscape.of(lambda x: x @ x, like=jnp.zeros(2)))
-for call in (ufm.sweep, ufm.search, ufm.classify, ufm.flow_from, ufm.spectrum, ufm.prove):
-    for wrong in (lambda x: x @ x, 3, *(() if call is ufm.sweep else (grid,))):
+alone = {ufm.sweep, ufm.grid, ufm.predict}
+at = {ufm.search, ufm.classify, ufm.flow_from, ufm.hessian, ufm.slice, ufm.spectrum, ufm.prove}
+for call in (*alone, *at):
+    for wrong in (lambda x: x @ x, 3, None, *(() if call in alone else (grid,))):
         try:
-            call(wrong) if call is ufm.sweep else call(wrong, jnp.zeros(2))
+            call(wrong) if call in alone else call(wrong, jnp.zeros(2))
         except ValueError as error:
             told = f"landscape: need a Landscape, got {type(wrong).__name__}"
             assert str(error).startswith(told), (call, str(error))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ufm_jax.landscape import census as censuses
 from ufm_jax.landscape.grid import Grid
-from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.landscape import Landscape, check_is_landscape
 from ufm_jax.landscape.orbits import Census
 from ufm_jax.landscape.proof import can_prove
 from ufm_jax.report.progress import Steps, census_progress
@@ -42,11 +42,7 @@ def census(
     """
     if isinstance(landscape, Grid):
         raise ValueError("landscape: a census is of one setting, got a grid")
-    if not isinstance(landscape, Landscape):
-        raise ValueError(
-            f"landscape: need a Landscape, got {type(landscape).__name__}; ufm.Landscape.of(f, like=x0) is a "
-            "function's"
-        )
+    check_is_landscape(landscape)
     if prove:
         can_prove(landscape)
     censuses.check(landscape, starts, seed=seed, force=force)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ufm_jax.interface import Judged, judged_of
-from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.landscape import Landscape, check_is_landscape
 from ufm_jax.landscape.proof import Proof
 from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
 from ufm_jax.landscape.verdict import Reason, Verdict
@@ -130,8 +130,7 @@ def predict(landscape: Landscape) -> dict[str, Any]:
     Raises:
         ValueError: naming `landscape`, if it predicts nothing or is none; as `theory.predict`.
     """
-    if not isinstance(landscape, Landscape):
-        raise ValueError(f"landscape: need a Landscape, got {type(landscape).__name__}")
+    check_is_landscape(landscape)
     said = landscape.predictions()
     if not said:
         raise ValueError(

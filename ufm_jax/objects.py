@@ -218,7 +218,8 @@ def _file_of(what: str, module: str) -> Path:
     except Exception as error:  # the packages around it are imported, and may raise anything
         raise ValueError(f"{what}: cannot find {module}: {said(error)}") from error
     if found is None or found.origin is None or not Path(found.origin).exists():
-        raise ValueError(f"{what}: there is no module {module}")
+        missing = "there is no module" if found is None else "there is no Python file of the module"
+        raise ValueError(f"{what}: {missing} {module}")
     return Path(found.origin)
 
 

@@ -7,8 +7,8 @@ import jax
 from ufm_jax.devices import has_float64
 
 
-def require_x64(landscape: Any = None) -> None:
-    """Refuse to give verdicts in float32.
+def require_x64(*landscapes: Any) -> None:
+    """Refuse to give verdicts in float32, on these landscapes if any are named.
 
     Raises:
         ValueError: if 64-bit floating point is off, or the default device has none, with the line that mends
@@ -27,13 +27,12 @@ def require_x64(landscape: Any = None) -> None:
             'jax.config.update("jax_default_device", jax.devices("cpu")[0]) first: sweeps still begin their '
             "searches on the accelerator"
         )
-    if landscape is None:
-        return
-    if not callable(getattr(landscape, "zeros", None)):  # whose class is of a floor above
-        raise ValueError(f"landscape: need a Landscape, got {type(landscape).__name__}")
-    for leaf in jax.tree.leaves(jax.eval_shape(landscape.zeros)):
-        if leaf.dtype != "float64":
-            raise ValueError(
-                f"landscape: {landscape.name} has points of {leaf.dtype}, and verdicts need float64; was "
-                "jax_enable_x64 off when it was made, or are its numbers integers (astype(float))?"
-            )
+    for landscape in landscapes:
+        if not callable(getattr(landscape, "zeros", None)):  # whose class is of a floor above
+            raise ValueError(f"landscape: need a Landscape, got {type(landscape).__name__}")
+        for leaf in jax.tree.leaves(jax.eval_shape(landscape.zeros)):
+            if leaf.dtype != "float64":
+                raise ValueError(
+                    f"landscape: {landscape.name} has points of {leaf.dtype}, and verdicts need float64; was "
+                    "jax_enable_x64 off when it was made, or are its numbers integers (astype(float))?"
+                )

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ufm_jax.landscape.flat import as_rows, hessian, unravel
-from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.landscape import Landscape, check_is_landscape
 from ufm_jax.landscape.orbit import TANGENT_TOL
 from ufm_jax.landscape.point import ravel
 from ufm_jax.numerics.checks import check_count, check_positive
@@ -98,9 +98,10 @@ def slice(
     from −0.25 to 1.25. Where an orbit stays on the plane, its curve is in `orbits`.
 
     Raises:
-        ValueError: naming the leaf of a point or direction whose shape or dtype is not the landscape's; u or
-            v, if it is no direction; `radius` or `num_points`.
+        ValueError: naming the landscape, if it is none; the leaf of a point or direction whose shape or dtype
+            is not the landscape's; u or v, if it is no direction; `radius` or `num_points`.
     """
+    check_is_landscape(landscape)
     check_positive(radius=radius)
     check_count(2, num_points=num_points)
     if (u is None) == (to is None):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ufm_jax.landscape.landscape import Landscape, sizes_of
+from ufm_jax.landscape.landscape import Landscape, check_is_landscape, sizes_of
 from ufm_jax.landscape.point import as_rows, ravel
 from ufm_jax.numerics.derivatives import Expansion, Oracle, dense_matrix
 
@@ -65,8 +65,9 @@ def hessian(landscape: Landscape, x: Any) -> Float[Array, "D D"]:
     """Return the dense Hessian in the order of `ravel`; compiled once a shape.
 
     Raises:
-        ValueError: naming the leaf of x whose shape or dtype is not the landscape's.
+        ValueError: naming the landscape, if it is none; the leaf of x whose shape or dtype is not its.
     """
+    check_is_landscape(landscape)
     return _hessian(landscape, landscape.check(x))
 
 

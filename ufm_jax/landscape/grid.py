@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm_jax.landscape.fields import at_lane
-from ufm_jax.landscape.landscape import Landscape
+from ufm_jax.landscape.landscape import Landscape, check_is_landscape
 
 
 class Grid(NamedTuple):
@@ -31,9 +31,10 @@ def grid(landscape: Landscape, **fields: Any) -> Grid:
     takes a sequence of such arrays.
 
     Raises:
-        ValueError: naming the field that the landscape lacks, that is static, or whose values do not have
-            the shape of its own.
+        ValueError: naming the landscape, if it is none; the field that it lacks, that is static, or whose
+            values do not have the shape of its own.
     """
+    check_is_landscape(landscape)
     leaves = set(landscape.leaf_names())
     given = {}
     for name, values in fields.items():
@@ -64,11 +65,7 @@ def as_grid(landscape: Landscape | Grid) -> Grid:
     """
     if isinstance(landscape, Grid):
         return landscape
-    if not isinstance(landscape, Landscape):
-        raise ValueError(
-            f"landscape: need a Landscape, got {type(landscape).__name__}; ufm.Landscape.of(f, like=x0) is a "
-            "function's"
-        )
+    check_is_landscape(landscape)
     first, settings = landscape.split()
     return Grid(first, settings, None if settings else {})
 

@@ -420,3 +420,16 @@ def sizes_of(landscape: Landscape, value: Float[Array, "..."]) -> Units:
     units = landscape.units(value)
     V, C = (jnp.broadcast_to(jnp.asarray(a, value.dtype), value.shape) for a in units[:2])
     return Units(V, C, units.rtol)
+
+
+def check_is_landscape(landscape: Any) -> None:
+    """Check that it is one.
+
+    Raises:
+        ValueError: naming the landscape, and what to do.
+    """
+    if not isinstance(landscape, Landscape):
+        raise ValueError(
+            f"landscape: need a Landscape, got {type(landscape).__name__}; ufm.Landscape.of(f, like=x0) is a "
+            "function's"
+        )
