@@ -61,7 +61,8 @@ def _completeness(summary: dict[str, Any]) -> str:
         (test.get("dim"), OUTCOMES[test.get("passed")], test.get("euler"), str(test.get("remainder")))
         for test in summary.get("tests", [])
     ]
-    known = [(SEARCH.get(name, name), _said(value)) for name, value in summary.items() if name != "tests"]
+    untold = ("tests",) if tests else ("tests", "complete_as_tested")
+    known = [(SEARCH.get(name, name), _said(value)) for name, value in summary.items() if name not in untold]
     if not tests:
         return facts("The search", known) + paragraph("The landscape knows no test of completeness.")
     header = heads(("d", "Morse–Bott inequalities", "Euler sum", "R(t)"))

@@ -103,7 +103,7 @@ class _Points:
         if self.points is None:
             start, target = (self.rows[name][row].as_py() for name in ("start", "target"))
             which = (start, int(target) if target.isdecimal() else target)
-            found = search_again(self.grid, self.config, None, setting, which)
+            found = jax.tree.map(jnp.asarray, search_again(self.grid, self.config, None, setting, which))
         else:
             found = jax.tree.map(lambda a: jnp.asarray(a[row]), self.points)
         x, told = space.lift(found), self.rows["loss"][row].as_py()
