@@ -131,12 +131,13 @@ def test_a_worker_compiles_once(tmp_path):
     first, second, third, *_ = list(shards(CONFIG))[1:]
     cluster.work(CONFIG, CONFIG.digest(), out, first)
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    listen = lambda name, *_, **__: compiled.append(name)
+    jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         assert cluster.work(CONFIG, CONFIG.digest(), out, second) == {"GLOBAL_MINIMUM": 40}
         cluster.work(CONFIG, CONFIG.digest(), out, third)
     finally:
-        jax.monitoring.clear_event_listeners()
+        jax.monitoring.unregister_event_duration_listener(listen)
     assert not [name for name in compiled if "backend_compile" in name]
 
 

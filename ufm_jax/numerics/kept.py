@@ -35,7 +35,6 @@ COMPILED, HIT = "/jax/core/compile/backend_compile_duration", "/jax/compilation_
 SUFFIX = "-cache"  # as JAX's own files have it, beside which these lie
 
 _heard = threading.local()  # how many programs JAX compiled in this thread, and had from its cache
-_ever_read = threading.Event()  # whether any thread had one from there
 _rehearsed: contextvars.ContextVar[bool] = contextvars.ContextVar("rehearsed", default=False)
 
 
@@ -100,8 +99,7 @@ class Kept:
         program = lowered.compile()
         # XLA cannot write down again what JAX has read: a process that ran it would crash. That may also be
         # what JAX had in memory and did not compile now.
-        fresh = _heard.compiled and not _heard.hits
-        if file is not None and (fresh or not _ever_read.is_set()):
+        if file is not None and _heard.compiled and not _heard.hits:
             _store(file, program)
         return program
 
@@ -132,9 +130,7 @@ def source() -> str:
 @cache
 def _listen() -> None:
     def hit(event: str, **_: Any) -> None:
-        if event == HIT:
-            _heard.hits = getattr(_heard, "hits", 0) + 1
-            _ever_read.set()
+        _heard.hits = getattr(_heard, "hits", 0) + (event == HIT)
 
     def compiled(event: str, duration_secs: float, **_: Any) -> None:
         _heard.compiled = getattr(_heard, "compiled", 0) + (event == COMPILED)
