@@ -19,6 +19,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from experiments.clusters.referee import Book, counted
 from experiments.common import COLOURS, MARKERS, STYLE, Scale, cli, save, set_up
@@ -143,7 +144,7 @@ def plot(table: list[dict[str, Any]]) -> plt.Figure:
             column[1].set_xlabel("seconds of CPU time")
         for ax, name in zip(axes[:, 0], NAMES, strict=True):
             ax.set_ylabel(f"distinct {name} found")
-        axes[1, -1].legend(fontsize=7, loc="center right")
+        figure.legend(*axes[1, -1].get_legend_handles_labels(), loc="outside lower center", ncols=5)
         return figure
 
 
@@ -164,6 +165,7 @@ def _panel(ax: Any, row: dict[str, Any], index: int) -> None:
             x, y = [*times, end], [*range(1, len(times) + 1), len(times)]
             ax.step(x, y, where="post", color=COLOURS[number], lw=1.2, label=label)
     ax.set(xscale="log", ylim=(0, 1.12 * known + 0.5))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def main(scale: Scale = "default", topsearch: str = DEFAULT_PYTHON) -> None:
