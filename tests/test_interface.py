@@ -11,6 +11,7 @@ import ufm_jax as ufm
 from ufm_jax.landscape.point import ravel
 from ufm_jax.models.factorisation import Factorisation, critical_point_of, critical_values
 from ufm_jax.numerics.derivatives import dense_hessian
+from ufm_jax.runs import engine
 
 M, DECAY, RANK = np.diag([4.0, 3.0, 2.0, 1.0]), 0.1, 2
 LISTED = critical_values(M, DECAY, RANK)
@@ -297,12 +298,12 @@ def same_rows(a, b):
 
 
 def nearly_same_rows(a, b):
-    """As far as a search's end is known: programs differ, and of other shards other rows are solved best."""
+    """To rounding, as of other shards other rows are solved best."""
     assert a.column_names == b.column_names
-    for name in set(a.column_names) - {"row", "num_steps"}:
+    for name in set(a.column_names) - {"row"}:
         one, other = (table[name].to_numpy() for table in (a, b))
         if one.dtype.kind == "f":
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13, err_msg=name)
         else:
             np.testing.assert_array_equal(one, other, err_msg=name)
 
@@ -319,7 +320,8 @@ def test_points_that_were_not_kept_are_searched_for_again(factors):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_folder_holds_what_memory_does(factors, tmp_path, keep):
+def test_a_folder_holds_what_memory_does(factors, tmp_path, keep, monkeypatch):
+    monkeypatch.setattr(engine, "HASTE", 0)  # by the same programs: small folders are compiled in haste
     grid = ufm.grid(factors, decay=[0.1, 0.5])
     options = {"starts": 30, "target": "both", "seed": 5, "keep_points": keep}
     memory = ufm.sweep(grid, **options)
@@ -333,7 +335,7 @@ def test_a_folder_holds_what_memory_does(factors, tmp_path, keep):
         same_rows(made.table.select(names), run.table.select(names))
         np.testing.assert_array_equal(run.setting, memory.setting)
         row = int(run.orbits["row"][1].as_py())
-        np.testing.assert_allclose(ravel(run.point(row).x), ravel(memory.point(row).x), atol=1e-9)
+        np.testing.assert_allclose(ravel(run.point(row).x), ravel(memory.point(row).x), atol=1e-12)
         assert "Factorisation" in str(run)
     with pytest.raises(ValueError, match=r"^out: "):
         ufm.sweep(grid, out=tmp_path / "run", shard_size=16, **(options | {"seed": 6}))
