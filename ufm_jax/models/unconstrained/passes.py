@@ -18,7 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from ufm_jax.models.unconstrained.losses import Loss
 
-NUMBERS = 2**22  # of a block's features, or logits: 32 MiB in float64, a few of which are held at once
+# Of a block's features, or logits: 32 MiB in float64, a few of which are held at once. A block whose logits
+# are fewer than the entries of W would spend its time on going through W, and on sums as large.
+NUMBERS = 2**22
 # Multiplications of a pass beyond which products with all classes are taken in float32, four times as fast: a
 # quarter of an hour of two cores in float64. Their sums are float64 all the same.
 HEAVY = 1e12
@@ -54,7 +56,8 @@ class Samples:
         self._held: list[Block] | None = [] if held else None
         self.dim = features.shape[1 if rows else 0]
         self.counts = np.bincount(labels, minlength=num_classes)
-        self.size = max(1, min(len(labels), NUMBERS // max(self.dim, num_classes)))
+        numbers = max(NUMBERS, self.dim * num_classes)
+        self.size = max(1, min(len(labels), numbers // max(self.dim, num_classes)))
 
     @property
     def number(self) -> int:
@@ -117,6 +120,17 @@ class Centres(NamedTuple):
     least: Float[Array, ""]  # smallest entry
 
 
+class Nearest(NamedTuple):
+    """Class means as the nearest of them is looked for.
+
+    It has the largest ⟨m − c, h − c⟩ − ‖m − c‖²/2, c any point: the mean of means here.
+    """
+
+    arms: Float[Array, "K d"]  # m − c, 0 for a class without samples
+    halves: Float[Array, " K"]  # ‖m − c‖²/2, ∞ there
+    middle: Float[Array, " d"]  # c
+
+
 class Survey(NamedTuple):
     """What a second pass adds up. G = ∇_Z of the mean loss g, K x N."""
 
@@ -161,31 +175,49 @@ def survey(
     total = Survey(zero, zero, zero, zero, like, jnp.zeros(()), *squares)
     total = jax.tree.map(jnp.copy, total)  # one buffer each, to be given away
     dtype = jnp.float32 if samples.heavy else jnp.float64
+    narrow, nearest = _narrow(layer, dtype), _nearest(means, dtype)
     for block in samples.blocks(say, "logits"):
-        total = _survey(total, block, layer, means, decay_h, float(samples.number), loss, dtype)
+        total = _survey(total, block, narrow, means, nearest, decay_h, float(samples.number), loss)
     return total
 
 
-@partial(jax.jit, static_argnames=("loss", "dtype"), donate_argnums=0)
+@partial(jax.jit, static_argnames="dtype")
+def _narrow(layer: Layer, dtype: Any) -> Layer:
+    return Layer(*(a.astype(dtype) for a in layer))
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _nearest(means: Float[Array, "K d"], dtype: Any) -> Nearest:
+    there, middle = ~jnp.isnan(means[:, :1]), jnp.nanmean(means, axis=0)
+    arms = jnp.where(there, means - middle, 0.0)
+    halves = jnp.where(there[:, 0], jnp.sum(arms**2, axis=1) / 2, jnp.inf)
+    return Nearest(arms.astype(dtype), halves.astype(dtype), middle)
+
+
+@partial(jax.jit, static_argnames="loss", donate_argnums=0)
 def _survey(
-    total: Survey, block: Block, layer: Layer, means: Array, decay_h: Array, N: Array, loss: Loss, dtype: Any
+    total: Survey,
+    block: Block,
+    layer: Layer,
+    means: Array,
+    near: Nearest,
+    decay_h: Array,
+    N: Array,
+    loss: Loss,
 ) -> Survey:
-    """Add a block: products with all classes in `dtype`, sums in float64."""
-    labels, K, wide = block.labels, len(layer.W), _wide(block)
-    F, W, counted = (a.astype(dtype) for a in (wide, layer.W, block.counted))
-    Z = W @ F.T + layer.b.astype(dtype)[:, None]
+    """Add a block: products with all classes in the dtype of `layer` and `near`, sums in float64."""
+    W, b = layer
+    labels, K, wide, dtype = block.labels, len(W), _wide(block), W.dtype
+    F, counted = wide.astype(dtype), block.counted.astype(dtype)
+    Z = W @ F.T + b[:, None]
     T = _targets(loss, labels, K).astype(dtype)
     G = loss.slope(Z, T) * (counted / jnp.asarray(N, dtype))
     own = jnp.take_along_axis(Z, labels[None], axis=0)[0]
     choice = jnp.argmax(Z, axis=0).astype(jnp.int32)
     margin = own - (jnp.sum(Z, axis=0) - own) / (K - 1)
     away = (wide - means[labels]) * block.counted[:, None]
-    # The nearest mean has the largest ⟨m − c, h − c⟩ − ‖m − c‖²/2, c any point: the mean of means here.
-    there, middle = ~jnp.isnan(means[:, :1]), jnp.nanmean(means, axis=0)
-    arms = jnp.where(there, means - middle, 0.0)
-    near = arms.astype(dtype) @ (wide - middle).astype(dtype).T
-    near -= (jnp.sum(arms**2, axis=1)[:, None] / 2).astype(dtype)
-    nearest = jnp.argmax(jnp.where(there, near, -jnp.inf), axis=0).astype(jnp.int32)
+    closeness = near.arms @ (wide - near.middle).astype(dtype).T - near.halves[:, None]
+    nearest = jnp.argmax(closeness, axis=0).astype(jnp.int32)
     pulled = (W.T @ G).astype(jnp.float64) + decay_h * wide.T
     add = lambda old, new: old + new.astype(jnp.float64)
     return Survey(
