@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ufm_jax.models.unconstrained.geometry import simplex_etf
+from ufm_jax.networks import measure
 from ufm_jax.networks.measure import Rows, streaming
 
 
@@ -62,10 +63,12 @@ def features_of(kind, K, d, N, rng):
     return means[:, labels] * 3 + noise, labels
 
 
+@pytest.mark.parametrize("held", [0, 2**28], ids=["made again", "kept"])
 @pytest.mark.parametrize("chunk", [7, 60, 1000])
 @pytest.mark.parametrize("d", [3, 4, 9])
 @pytest.mark.parametrize("kind", ["generic", "a line", "two alike"])
-def test_metrics_equal_a_dense_computation(kind, d, chunk):
+def test_metrics_equal_a_dense_computation(kind, d, chunk, held, monkeypatch):
+    monkeypatch.setattr(measure, "HELD", held)
     rng = np.random.default_rng(d)
     K, N = 5, 60
     H, labels = features_of(kind, K, d, N, rng)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +41,9 @@ def built(digits):
     def build(recipe, design=SMALL):
         net = network(design, (8, 8, 1))
 
-        def apply(weights, images, train):
+        def apply(weights, images, train, products=None):
             TRACES.append((design, len(images), train))
-            return net.apply(weights, images, train)
+            return net.apply(weights, images, train, products)
 
         return experiment(net._replace(apply=apply), recipe, *digits, chunk=64, name="digits")
 
@@ -182,3 +183,35 @@ def test_features_that_die_of_too_high_a_rate_are_an_error_too(built):
     )
     with pytest.raises(FloatingPointError, match=r"rate: 1000000.0 is too high.*epoch 1.*nc3, cdnv"):
         run(exp, 0)
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "resnet18"])
+def test_bfloat16_rounds_the_bodys_products_and_nothing_else(digits, architecture):
+    """Weights, statistics and gradients stay float32; the objective moves by bfloat16's rounding, 2⁻⁸."""
+    net = network(Design(architecture, 10, width=8, depth=2), digits[0].pixels.shape[1:])
+    weights = net.init(jax.random.key(0))
+    pixels, labels = standardise(digits[0].pixels[:32], digits[0]), digits[0].labels[:32]
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        f = objective(net, Recipe(precision=precision), 32)
+        found[precision] = jax.jit(jax.value_and_grad(f, has_aux=True))(
+            weights.params, weights, pixels, labels
+        )
+        assert {a.dtype for a in jax.tree.leaves(found[precision])} == {jnp.dtype("float32")}
+        jaxpr = str(jax.make_jaxpr(f)(weights.params, weights, pixels, labels))
+        products = re.findall(r":(\w+)\[[^\]]*\] = (?:conv_general_dilated|dot_general)", jaxpr)
+        *body, classifier = products
+        assert set(body) == {"bf16" if precision == "bfloat16" else "f32"}
+        assert classifier == "f32"
+    (wide, _), (narrow, _) = (value for value, _ in found.values())
+    assert 0 < abs(narrow - wide) < 2.0**-8 * wide
+
+
+def test_a_networks_precision_is_its_own():
+    """What is measured after training in bfloat16 is measured in float32."""
+    net = network(Design("mlp", 10, width=8, depth=2), (4, 4, 1))
+    weights = net.init(jax.random.key(0))
+    x = jnp.ones((3, 4, 4, 1), jnp.float32)
+    before = net.apply(weights, x, False)[1]
+    assert net.apply(weights, x, False, jnp.bfloat16)[1].dtype == jnp.float32
+    np.testing.assert_array_equal(net.apply(weights, x, False)[1], before)

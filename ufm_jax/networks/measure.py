@@ -1,4 +1,4 @@
-"""Neural collapse of a network's last layer, in streaming passes over the images: never all features at once.
+"""Neural collapse of a network's last layer, in two passes over the images, some at a time.
 
 Evaluation mode; raw features h, in float64. With class means h̄_k, global mean h_G,
 Σ_W = N⁻¹ Σ (h − h̄_k)(h − h̄_k)ᵀ and Σ_B = K⁻¹ Σ_k (h̄_k − h_G)(h̄_k − h_G)ᵀ, as the paper's released code:
@@ -6,7 +6,8 @@ Evaluation mode; raw features h, in float64. With class means h̄_k, global mean
     NC1 = tr(Σ_W Σ_B^†)/K      NC2 = ‖WWᵀ/‖WWᵀ‖ − (I − J/K)/√(K−1)‖
     NC3 = the same of W [h̄_k − h_G]      NC4 = ‖W h_G + b‖
 
-A first pass sums what the means need, a second the distances to them.
+A first pass sums what the means need, a second the distances to them. Features and logits are kept from one
+to the other where they are few enough, and made again where they are not.
 """
 
 import functools
@@ -21,6 +22,8 @@ from ufm_jax.models.unconstrained.geometry import distance_to_simplex, whitening
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, standardise
 from ufm_jax.precision import require_x64
+
+HELD = 2**28  # numbers that are kept between the passes at most: 1 GiB in float32
 
 
 class Rows(NamedTuple):
@@ -92,19 +95,13 @@ def streaming(
     is W and b. Both passes are loops in Python over `chunk` rows at a time.
     """
 
-    def numbers(start: Array, num_rows: Array) -> tuple[Array, Array]:
+    @jax.jit
+    def some(source: Any, start: Array, num_rows: Array) -> Rows:
         which = start + jnp.arange(chunk, dtype=jnp.int32)
-        return jnp.minimum(which, num_rows - 1), (which < num_rows).astype(jnp.float64)
+        rows = rows_of(source, jnp.minimum(which, num_rows - 1))
+        return rows._replace(counted=(which < num_rows).astype(jnp.float64))
 
-    @jax.jit
-    def first(source: Any, start: Array, num_rows: Array) -> Sums:
-        which, there = numbers(start, num_rows)
-        return sums(rows_of(source, which)._replace(counted=there))
-
-    @jax.jit
-    def second(source: Any, start: Array, num_rows: Array, means: Array, whitener: Array) -> Spreads:
-        which, there = numbers(start, num_rows)
-        return spreads(rows_of(source, which)._replace(counted=there), means, whitener)
+    first, second = jax.jit(sums), jax.jit(spreads)
 
     @jax.jit
     def centred(total: Sums) -> tuple[Array, Array, Array]:
@@ -116,11 +113,12 @@ def streaming(
     add = jax.jit(lambda total, more: jax.tree.map(jnp.add, total, more))
 
     def collapse(source: Any, num_rows: int) -> Collapse:
-        starts = [jnp.int32(start) for start in range(0, num_rows, chunk)]
         N = jnp.int32(num_rows)
-        total = functools.reduce(add, (first(source, start, N) for start in starts))
+        passes = lambda: (some(source, jnp.int32(start), N) for start in range(0, num_rows, chunk))
+        held = list(passes()) if num_rows * sum(classifier(source)[0].shape) <= HELD else None
+        total = functools.reduce(add, map(first, held or passes()))
         means, centre, whitener = centred(total)
-        spread = functools.reduce(add, (second(source, start, N, means, whitener) for start in starts))
+        spread = functools.reduce(add, (second(rows, means, whitener) for rows in held or passes()))
         return finished(source, total, spread, means, centre)
 
     return collapse

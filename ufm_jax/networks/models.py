@@ -33,11 +33,16 @@ class Network(NamedTuple):
 
     design: Design
     init: Callable[[Any], Weights]  # key -> weights
-    apply: Callable[..., tuple[Array, Array, Tree]]  # (weights, images, train) -> features, logits, stats
+    # (weights, images, train, products=None) -> features, logits, stats; see `network`
+    apply: Callable[..., tuple[Array, Array, Tree]]
 
 
 def network(design: Design, channels: int | tuple[int, ...]) -> Network:
-    """Build the functions of a design for images of so many channels (an MLP: of that shape)."""
+    """Build the functions of a design for images of so many channels (an MLP: of that shape).
+
+    `apply(..., products=dtype)` takes inputs and weights of the body's convolutions and affine maps, and
+    their results, in that dtype; batch norm, the mean over pixels and the classifier stay float32.
+    """
     pixels = (channels,) if isinstance(channels, int) else tuple(channels)
 
     def build(key: Any) -> Net:
@@ -52,9 +57,13 @@ def network(design: Design, channels: int | tuple[int, ...]) -> Network:
             parts: Any = nnx.split(build(key), nnx.Param, nnx.BatchStat, ...)
             return Weights(*parts[1:])
 
-    def apply(weights: Weights, images: Array, train: bool) -> tuple[Array, Array, Tree]:
+    def apply(
+        weights: Weights, images: Array, train: bool, products: Any = None
+    ) -> tuple[Array, Array, Tree]:
         with jax.numpy_dtype_promotion("standard"):
             net = nnx.merge(graph, *weights, copy=True)
+            if products is not None:
+                net.set_attributes(nnx.Conv, nnx.Linear, dtype=products, raise_if_not_found=False)
             features, logits = net(images, train)
             return features, logits, nnx.state(net, nnx.BatchStat)
 

@@ -50,7 +50,7 @@ class Recipe:
     augment: bool = False  # random crops and flips
     class_weights: tuple[float, ...] | None = None  # of each sample's loss, by its class; 1 by default
     offsets: tuple[float, ...] | None = None  # added to the logits in training: log-priors adjust them
-    precision: str | None = None  # of products in training: bfloat16, tensorfloat32, float32; None: JAX's own
+    precision: str | None = None  # of the body's products in training: see `objective`; None: JAX's own
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("sgd", "adam", "lbfgs"):
@@ -95,7 +95,8 @@ class Trainer(NamedTuple):
     """One design and recipe for N images: compiled once, whatever the seed."""
 
     init: Callable[[int], State]
-    epoch: Callable[[State, Images, Any], tuple[State, Float[Array, ""]]]  # -> state, mean of the objective
+    # (state, images, key, most=None) -> state, mean of the objective; `most` ends after so many steps
+    epoch: Callable[..., tuple[State, Float[Array, ""]]]
 
 
 def on_device(split: Split, like: Split | None = None) -> Images:
@@ -119,11 +120,20 @@ def standardise(pixels: UInt8[Array, "n h w c"], images: Images) -> Float[Array,
 
 
 def objective(net: Network, recipe: Recipe, num_samples: int) -> Callable[..., tuple[Array, Any]]:
-    """Build (params, weights, pixels, labels) -> objective of the batch in training mode, new statistics."""
+    """Build (params, weights, pixels, labels) -> objective of the batch in training mode, new statistics.
+
+    The recipe's precision: `bfloat16` rounds inputs and results of the body's convolutions and affine maps to
+    it, on every device (Micikevicius et al. 2018: weights, batch norm and loss stay float32); `tensorfloat32`
+    rounds inputs alone, on a GPU that can (on a CPU products stay float32); `float32` does not round.
+    """
+    half = recipe.precision == "bfloat16"
+    products = jnp.bfloat16 if half else None
 
     def f(params: Any, weights: Weights, pixels: Array, labels: Array) -> tuple[Array, Any]:
         weights = weights._replace(params=params)
-        features, logits, stats = net.apply(weights, pixels, True)
+        with jax.default_matmul_precision(None if half else recipe.precision):
+            features, logits, stats = net.apply(weights, pixels, True, products)
+        features = features.astype(jnp.float32)
         if recipe.offsets is not None:
             logits = logits + jnp.asarray(recipe.offsets, jnp.float32)
         wrong = jax.nn.logsumexp(logits, axis=1) - _at(logits, labels)
@@ -178,10 +188,7 @@ def step(
     method = optimiser(recipe, num_samples // min(recipe.batch, num_samples))
 
     def one(weights: Weights, memory: Any, pixels: Array, labels: Array) -> tuple[Weights, Any, Array]:
-        with jax.default_matmul_precision(recipe.precision):
-            (value, stats), grad = jax.value_and_grad(f, has_aux=True)(
-                weights.params, weights, pixels, labels
-            )
+        (value, stats), grad = jax.value_and_grad(f, has_aux=True)(weights.params, weights, pixels, labels)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes of Python numbers and arrays
             extra: dict[str, Any] = {}
             if recipe.optimiser == "lbfgs":  # the line search tries points of the same batch
@@ -231,11 +238,11 @@ def trainer(net: Network, recipe: Recipe, num_samples: int) -> Trainer:
         weights, memory, value = one(state.weights, state.optimiser, standardise(pixels, images), labels)
         return _settled(State(weights, memory, state.epoch)), value
 
-    def epoch(state: State, images: Images, key: Any) -> tuple[State, Array]:
+    def epoch(state: State, images: Images, key: Any, most: int | None = None) -> tuple[State, Array]:
         # An epoch's randomness follows from the seed and its number: a resumed run draws the same.
         order_key, *keys = jax.random.split(jax.random.fold_in(key, state.epoch), 1 + steps)
         values = []
-        for rows, step_key in zip(np.asarray(order(order_key)), keys, strict=True):
+        for rows, step_key in zip(np.asarray(order(order_key))[:most], keys[:most], strict=True):
             state, value = advance(state, images, rows, step_key)
             values.append(value)
         return state._replace(epoch=state.epoch + jnp.int32(1)), jnp.mean(jnp.stack(values))
