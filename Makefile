@@ -5,7 +5,8 @@ BIN := .venv/bin
 EXPERIMENTS := landscape dynamics claims atlas proved_branches theorem etf_spectrum local_minima ordered_partitions imagenet_size \
   phase_diagram regimes imbalance deep_linear codes plateaus clusters \
   benchmark growth \
-  collapse nc_training random_labels feature_decay fixed_etf rare_classes parameter_table accelerator
+  collapse nc_training random_labels feature_decay fixed_etf precision rare_classes parameter_table \
+  accelerator
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
 .PHONY: $(EXPERIMENTS) help experiments paper compare test lint docs wheel clean

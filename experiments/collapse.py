@@ -25,17 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.common import COLOURS, Scale, cli, folder, save
-from experiments.networks_common import (
-    LINES,
-    Source,
-    begun,
-    built,
-    images,
-    seeds_said,
-    table,
-    wrapped,
-    write_histories,
-)
+from experiments.networks_common import LINES, Source, begun, built, images, table, wrapped, write_histories
+from experiments.networks_runs import Training, seeds_said
 from ufm_jax.models.relu_features import ReLUFeatures
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, theta
 from ufm_jax.models.unconstrained.model import problem
@@ -250,7 +241,7 @@ def plot(histories: dict[str, list[list[Row]]], least: dict[str, float], title: 
 
 def main(scale: Scale = "default", data_dir: Path | None = None) -> None:
     """Train, print how far each run came, and draw the paths."""
-    config = begun(SCALES[scale], data_dir)
+    config = begun(SCALES[scale], Training(data_dir))
     least = predicted(config)
     histories, what = results(config, data_dir)
     found = ends(histories)

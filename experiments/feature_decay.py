@@ -10,7 +10,8 @@ its last layer is judged by the decays that it was trained with; that of ordinar
 
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes
 
 from experiments.common import Scale, cli, folder, save
 from experiments.nc_training import KEYS, shown
@@ -18,18 +19,16 @@ from experiments.networks_common import (
     COLLAPSE,
     EXTRA,
     LANDSCAPE,
-    Budget,
     Source,
     begun,
     built,
     curves,
     images,
     plain,
-    seeds_of,
-    seeds_said,
     summary,
     write_histories,
 )
+from experiments.networks_runs import AS_THE_SCALE, Budget, Training, runs_of, trained_said
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.training import Recipe
 
@@ -85,29 +84,25 @@ def name_of(recipe: Recipe, num_samples: int) -> str:
     return f"W, H, b: λ_W = {recipe.decay_w:g}, Nλ_H = {h:g}, λ_b = {recipe.decay_b:g}"
 
 
-def main(
-    scale: Scale = "default",
-    data_dir: Path | None = None,
-    checkpoints: Path | None = None,
-    budget: float | None = None,
-) -> None:
-    """Train with each form of decay from the same seeds, print a table and draw the curves.
-
-    `--budget` is in minutes: the same command goes on from its checkpoints.
-    """
-    config, limit = begun(SCALES[scale], data_dir), Budget(budget, checkpoints)
-    pair = images(config.source, data_dir)
-    groups = {}
-    for recipe in config.recipes:
-        exp = built(config.design, recipe, pair, config.source.name, config.chunk)
-        name = name_of(recipe, len(pair[0].labels))
-        groups[name] = seeds_of(exp, config.seeds, name, limit, landscape=True)
+def main(scale: Scale = "default", training: OmitArgPrefixes[Training] = AS_THE_SCALE) -> None:
+    """Train with each form of decay from the same seeds, print a table and draw the curves."""
+    budget = Budget(training.budget, training.checkpoints)
+    config = begun(SCALES[scale], training)
+    pair = images(config.source, training.data_dir)
+    experiments = {
+        name_of(recipe, len(pair[0].labels)): built(
+            config.design, recipe, pair, config.source.name, config.chunk
+        )
+        for recipe in config.recipes
+    }
+    budget.afford(experiments)
+    groups = runs_of(experiments, config.seeds, budget, landscape=True)
     rows = {name: summary(runs, KEYS) for name, runs in groups.items()}
-    what = config.source.said(pair[0].pixels.shape)
-    print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n", flush=True)
+    what = f"{config.source.said(pair[0].pixels.shape)}, {trained_said(groups, experiments)}"
+    print(f"\n{what}; mean ± standard deviation\n{shown(rows)}\n", flush=True)
     write_histories(folder(scale) / "feature_decay.csv", groups)
     body = f"{config.design.architecture}, width {config.design.width}"
-    title = f"Decay of all parameters, or of W, H and b only: {body}, {what}, {seeds_said(config.seeds)}"
+    title = f"Decay of all parameters, or of W, H and b only: {body}, {what}"
     draw = partial(curves, COLLAPSE | EXTRA | LANDSCAPE, groups, 5, title)
     facts = {"config": asdict(config), "images": what, "table": rows, "ends": plain(groups, KEYS)}
     save(draw, "feature_decay", scale, **facts)

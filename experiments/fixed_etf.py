@@ -25,20 +25,18 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from tyro.conf import OmitArgPrefixes
 
 from experiments.common import COLOURS, MARKERS, Scale, cli, folder, save
 from experiments.networks_common import (
     COLLAPSE,
     EXTRA,
-    Budget,
     Source,
     begun,
     built,
     cell,
     curves,
     images,
-    seeds_of,
-    seeds_said,
     spread,
     summary,
     table,
@@ -46,6 +44,7 @@ from experiments.networks_common import (
     write_histories,
 )
 from experiments.networks_cost import memory, rates, step_times
+from experiments.networks_runs import AS_THE_SCALE, Budget, Histories, Training, runs_of, trained_said
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import num_parameters
 from ufm_jax.networks.run import Experiment, Row
@@ -59,6 +58,7 @@ PRICES = {
     "temporary_bytes": "memory of a step",
     "step_seconds": "time of a step",
 }
+TIMED = 0.1  # the most that timing steps may take of a budget
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def prices(exp: Experiment) -> Row:
 
 
 def change(runs: list[list[Row]], first: list[list[Row]]) -> Row:
-    """Return what test accuracy gains from the first design: mean and deviation over seeds that both have."""
-    ends = zip(runs, first, strict=False)
+    """Return what test accuracy gains from the first design: mean and deviation over seeds."""
+    ends = zip(runs, first, strict=True)
     return spread(here[-1]["test_accuracy"] - there[-1]["test_accuracy"] for here, there in ends)
 
 
@@ -141,22 +141,24 @@ def changes(rows: dict[str, Row]) -> None:
             row[f"{key}_change_percent"] = 100.0 * (row[key] / first[key] - 1.0)
 
 
-def results(config: Config, data_dir: Path | None, budget: Budget) -> tuple[dict[str, Row], Any, str]:
-    """Train every design from every seed; return rows of the table, histories, and what the images are."""
+def results(config: Config, data_dir: Path | None, budget: Budget) -> tuple[dict[str, Row], Histories, str]:
+    """Price and train every design; return rows of the table, histories, and what was trained on what."""
     pair = images(config.source, data_dir)
-    histories: dict[str, list[list[Row]]] = {}
-    rows: dict[str, Row] = {}
-    experiments: dict[str, Experiment] = {}
-    for name, design in designs(config.body).items():
-        exp = experiments[name] = built(design, config.recipe, pair, config.source.name, config.chunk)
-        histories[name] = runs = seeds_of(exp, config.seeds, name, budget)
-        moved = change(runs, next(iter(histories.values())))
-        rows[name] = summary(runs, KEYS) | {"test_accuracy_change": moved} | prices(exp)
-        rows[name] |= {"seeds": len(runs), "epochs": [run[-1]["epoch"] for run in runs]}
-    for name, seconds in step_times(experiments, config.timed).items():
-        rows[name] |= rates(experiments[name], seconds)
+    experiments = {
+        name: built(design, config.recipe, pair, config.source.name, config.chunk)
+        for name, design in designs(config.body).items()
+    }
+    budget.afford(experiments)
+    seconds = step_times(experiments, min(config.timed, TIMED * budget.left))
+    rows = {name: prices(exp) | rates(exp, seconds[name]) for name, exp in experiments.items()}
     changes(rows)
-    return rows, histories, config.source.said(pair[0].pixels.shape)
+    histories = runs_of(experiments, config.seeds, budget)
+    for name, runs in histories.items():
+        moved = change(runs, next(iter(histories.values())))
+        rows[name] |= summary(runs, KEYS) | {"test_accuracy_change": moved}
+        rows[name] |= {"seeds": len(runs), "epochs": [run[-1]["epoch"] for run in runs]}
+    said = f"{config.source.said(pair[0].pixels.shape)}, {trained_said(histories, experiments)}"
+    return rows, histories, said
 
 
 def shown(rows: dict[str, Row]) -> str:
@@ -246,29 +248,20 @@ def plot_prices(rows: dict[str, Row], title: str) -> plt.Figure:
     return figure
 
 
-def main(
-    scale: Scale = "default",
-    data_dir: Path | None = None,
-    checkpoints: Path | None = None,
-    budget: float | None = None,
-) -> None:
-    """Train the designs, print the tables and draw the curves and prices.
-
-    `--checkpoints` makes runs resumable. `--budget` is in minutes: the same command goes on from its
-    checkpoints.
-    """
-    config, limit = begun(SCALES[scale], data_dir), Budget(budget, checkpoints)
-    rows, histories, what = results(config, data_dir, limit)
-    seeds = seeds_said(min(row["seeds"] for row in rows.values()))  # a budget may have left some out
-    print(f"\n{what}; mean ± standard deviation, {seeds}, last epoch\n{shown(rows)}\n")
+def main(scale: Scale = "default", training: OmitArgPrefixes[Training] = AS_THE_SCALE) -> None:
+    """Price and train the designs, print the tables and draw the curves and prices."""
+    budget = Budget(training.budget, training.checkpoints)
+    config = begun(SCALES[scale], training)
+    rows, histories, what = results(config, training.data_dir, budget)
+    print(f"\n{what}; mean ± standard deviation, last epoch\n{shown(rows)}\n")
     print(f"in brackets: change from the first design (%)\n{priced(rows)}\n")
     write_histories(folder(scale) / "fixed_etf.csv", histories)
     write_designs(folder(scale) / "fixed_etf_prices.csv", rows)
     body = f"{config.body.architecture}, width {config.body.width}"
-    title = f"Designs of the last layer: {body}, {what}, {seeds}"
+    title = f"Designs of the last layer: {body}, {what}"
     facts: Any = {"config": asdict(config), "images": what, "table": rows}
     save(partial(curves, COLLAPSE | EXTRA, histories, 4, title), "fixed_etf", scale, **facts)
-    title = f"What designs of the last layer cost: {body}, {what}, {seeds}, batch {config.recipe.batch}"
+    title = f"What designs of the last layer cost: {body}, {what}, batch {config.recipe.batch}"
     save(partial(plot_prices, rows, title), "fixed_etf_prices", scale, **facts)
 
 

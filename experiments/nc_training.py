@@ -11,14 +11,14 @@ GPU: ResNet18 at full width on all of Fashion-MNIST at 32 × 32 pixels, 200 epoc
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes
 
 from experiments.common import Scale, cli, folder, save, set_up
 from experiments.networks_common import (
     COLLAPSE,
     EXTRA,
     LANDSCAPE,
-    Budget,
     Source,
     available,
     built,
@@ -26,12 +26,11 @@ from experiments.networks_common import (
     curves,
     images,
     plain,
-    seeds_of,
-    seeds_said,
     summary,
     table,
     write_histories,
 )
+from experiments.networks_runs import AS_THE_SCALE, Budget, Training, runs_of, trained_said
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.run import Row
 from ufm_jax.networks.training import Recipe
@@ -112,32 +111,31 @@ def shown(rows: dict[str, Row]) -> str:
 
 def main(
     scale: Scale = "default",
-    data_dir: Path | None = None,
-    checkpoints: Path | None = None,
-    budget: float | None = None,
+    training: OmitArgPrefixes[Training] = AS_THE_SCALE,
     only: tuple[str, ...] = (),
 ) -> None:
     """Train by each optimiser, print a table and draw two figures for each set of images.
 
-    `--budget` is in minutes: the same command goes on from its checkpoints. `--only` are optimisers.
+    `--only` are optimisers.
     """
     set_up()
-    config, limit = SCALES[scale], Budget(budget, checkpoints)
+    config, budget = training.applied_to(SCALES[scale]), Budget(training.budget, training.checkpoints)
     if only:
         config = replace(config, recipes=tuple(r for r in config.recipes if r.optimiser in only))
         if not config.recipes:
             raise ValueError(f"only: need some of sgd, adam, lbfgs, got {only}")
     for number, asked in enumerate(config.sources):
-        source = available(asked, data_dir)
-        pair = images(source, data_dir)
-        groups = {}
-        for recipe in config.recipes:
-            exp = built(config.design_for(recipe), recipe, pair, source.name, config.chunk)
-            name = name_of(recipe)
-            groups[name] = seeds_of(exp, config.seeds, name, limit, landscape=True)
+        source = available(asked, training.data_dir)
+        pair = images(source, training.data_dir)
+        experiments = {
+            name_of(recipe): built(config.design_for(recipe), recipe, pair, source.name, config.chunk)
+            for recipe in config.recipes
+        }
+        budget.afford(experiments)
+        groups = runs_of(experiments, config.seeds, budget, landscape=True)
         rows = {name: summary(runs, KEYS) for name, runs in groups.items()}
-        what = source.said(pair[0].pixels.shape)
-        print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n", flush=True)
+        what = f"{source.said(pair[0].pixels.shape)}, {trained_said(groups, experiments)}"
+        print(f"\n{what}; mean ± standard deviation\n{shown(rows)}\n", flush=True)
         body = f"{config.design.architecture}, width {config.design.width}"
         ending = "" if number == 0 else f"_{source.name}"
         write_histories(folder(scale) / f"nc_training{ending}.csv", groups)

@@ -1,25 +1,23 @@
-"""What the experiments with networks share: their images, runs over seeds, tables, curves."""
+"""What the experiments with networks share: images, tables, curves."""
 
 import csv
 import textwrap
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.common import COLOURS, set_up
+from experiments.networks_runs import Config, Histories, Training
 from ufm_jax.networks.data import Dataset, as_rgb32, load, pooled, prepared, random_labels, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import network
-from ufm_jax.networks.peeled import stand
-from ufm_jax.networks.run import Experiment, Row, experiment, line, run
+from ufm_jax.networks.run import Experiment, Row, experiment
 from ufm_jax.networks.training import Images, Recipe, on_device
 
-Config = TypeVar("Config")  # an experiment's record of choices
 ROUNDING = 1e-12  # NC2 of a frozen ETF, say
 LINES = ("-", "--", "-.", ":")
 COLLAPSE = {
@@ -78,11 +76,11 @@ def available(source: Source, data_dir: Path | None = None) -> Source:
     return source
 
 
-def begun(config: Config, data_dir: Path | None) -> Config:
-    """Set up, and return the record with a `source` that can be had: see `available`."""
+def begun(config: Config, training: Training) -> Config:
+    """Set up, and return the record as the flags say, with a `source` that can be had: see `available`."""
     set_up()
-    given: Any = config
-    return replace(given, source=available(given.source, data_dir))
+    given: Any = training.applied_to(config)
+    return replace(given, source=available(given.source, training.data_dir))
 
 
 def images(source: Source, data_dir: Path | None = None) -> tuple[Images, Images]:
@@ -112,66 +110,6 @@ def labelled(data: Dataset, random: bool) -> tuple[Images, Images]:
 def built(design: Design, recipe: Recipe, pair: tuple[Images, Images], name: str, chunk: int) -> Experiment:
     """Build a run on these images."""
     return experiment(network(design, pair[0].pixels.shape[1:]), recipe, *pair, chunk=chunk, name=name)
-
-
-class Budget:
-    """Minutes that an experiment may take; what was not finished goes on from its checkpoints next time."""
-
-    def __init__(self, minutes: float | None, checkpoints: Path | None) -> None:
-        if minutes is not None and not 0 < minutes < np.inf:
-            raise ValueError(f"budget: need a number of minutes > 0, got {minutes}")
-        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        self.checkpoints = checkpoints if minutes is None else checkpoints or Path("runs/checkpoints")
-
-    @property
-    def spent(self) -> bool:
-        """True if no further run may begin."""
-        return self.deadline is not None and time.monotonic() > self.deadline
-
-    def seeds(self, number: int) -> Iterator[int]:
-        """Go through the seeds, the first in any case, the others as long as there is time."""
-        return (seed for seed in range(number) if seed == 0 or not self.spent)
-
-
-def trained(
-    exp: Experiment,
-    seed: int,
-    label: str,
-    budget: Budget,
-    *,
-    landscape: bool = False,
-) -> list[Row]:
-    """Run one seed with progress lines; add where the last layer stands in its landscape if asked."""
-    every = max(1, exp.recipe.epochs // 10)
-
-    def say(text: str) -> None:
-        epoch = int(text[5:].split(":")[0])
-        if epoch % every == 0 or epoch == 1:
-            print(f"{label}, seed {seed}: {text}", flush=True)
-
-    also = (lambda weights: stand(exp.net, exp.recipe, weights, exp.train)) if landscape else None
-    name = f"{label.replace(' ', '_').replace(',', '')}-{seed}.npz"
-    file = budget.checkpoints / name if budget.checkpoints else None
-    rows = run(exp, seed, also=also, say=say, checkpoint=file, deadline=budget.deadline)[1]
-    print(f"{label}, seed {seed}: ends with {line(rows[-1])}", flush=True)
-    return [row | derived(row) for row in rows]
-
-
-def seeds_of(
-    exp: Experiment, seeds: int, label: str, budget: Budget, *, landscape: bool = False
-) -> list[list[Row]]:
-    """Run every seed as long as there is time; `landscape`: say where the last layer stands at each epoch."""
-    return [trained(exp, seed, label, budget, landscape=landscape) for seed in budget.seeds(seeds)]
-
-
-def derived(row: Row) -> Row:
-    """Add what is drawn and not measured as such."""
-    more = {f"{split}_error": 1.0 - row[f"{split}_accuracy"] for split in ("train", "test")}
-    if "dual_gap" in row:
-        more["curvature_left"] = max(0.0, -row["negative_curvature"])
-        more["gap_distance"] = abs(row["logit_gap"] - row["logit_gap_predicted"])
-        more["probability_distance"] = abs(row["wrong_probability"] - row["wrong_probability_predicted"])
-    return more
 
 
 def spread(values: Iterable[float]) -> dict[str, float | None]:
@@ -205,9 +143,7 @@ def table(heads: list[str], lines: list[list[str]]) -> str:
     )
 
 
-def curves(
-    panels: dict[str, str], groups: dict[str, list[list[Row]]], columns: int, title: str
-) -> plt.Figure:
+def curves(panels: dict[str, str], groups: Histories, columns: int, title: str) -> plt.Figure:
     """Draw each quantity against epochs: a colour and style for each group, see `draw`."""
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 1.9 * rows + 1.0))
@@ -229,7 +165,7 @@ def wrapped(title: str, figure: plt.Figure) -> str:
     return textwrap.fill(title, int(13 * figure.get_figwidth()))
 
 
-def write_histories(path: Path, groups: dict[str, list[list[Row]]]) -> None:
+def write_histories(path: Path, groups: Histories) -> None:
     """Write every epoch of every run as CSV: group, seed, and the columns of a row."""
     rows = [
         {"group": name, "seed": seed} | row
@@ -243,11 +179,6 @@ def write_histories(path: Path, groups: dict[str, list[list[Row]]]) -> None:
         writer.writerows(
             {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
         )
-
-
-def seeds_said(count: int) -> str:
-    """Say how many seeds."""
-    return "one seed" if count == 1 else f"{count} seeds"
 
 
 def draw(ax: plt.Axes, runs: list[list[Row]], key: str, number: int, name: str | None) -> None:
@@ -267,7 +198,7 @@ def draw(ax: plt.Axes, runs: list[list[Row]], key: str, number: int, name: str |
     ax.plot(x[seen], middle[seen], LINES[number % 4], color=COLOURS[number], lw=1.3, label=name)
 
 
-def plain(groups: dict[str, list[list[Row]]], keys: Iterable[str]) -> dict[str, Any]:
+def plain(groups: Histories, keys: Iterable[str]) -> dict[str, Any]:
     """Return the last rows of each run for a sidecar, NaN as None."""
     keep: Callable[[Any], Any] = lambda v: None if isinstance(v, float) and not np.isfinite(v) else v
     return {

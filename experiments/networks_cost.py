@@ -64,22 +64,48 @@ def memory(net: Network, recipe: Recipe, pixels: tuple[int, ...]) -> Row:
     }
 
 
-def step_times(experiments: dict[str, Experiment], seconds: float = 60.0) -> dict[str, float]:
-    """Return the seconds of a training step: each design's best epoch, in turns, all compiled.
+def steps_of(exp: Experiment) -> int:
+    """Return the steps of an epoch."""
+    return len(exp.train.labels) // min(exp.recipe.batch, len(exp.train.labels))
 
-    Rounds of turns go on for so many seconds, three at least: what else the machine does only adds time.
+
+class Clock:
+    """Times some steps of one run at a time, compiled before."""
+
+    def __init__(self, exp: Experiment) -> None:
+        self.exp, self.state = exp, exp.trainer.init(0)
+        self.step_seconds(1)
+
+    def step_seconds(self, steps: int) -> float:
+        """Take so many steps and return how long one took."""
+        began = time.perf_counter()
+        self.state, value = self.exp.trainer.epoch(self.state, self.exp.train, jax.random.key(0), steps)
+        value.block_until_ready()
+        return (time.perf_counter() - began) / steps
+
+
+def epoch_seconds(experiments: dict[str, Experiment]) -> float:
+    """Return about how long an epoch of all takes: training, and measuring, a third of that."""
+    return sum(4 / 3 * steps_of(exp) * Clock(exp).step_seconds(2) for exp in experiments.values())
+
+
+def step_times(experiments: dict[str, Experiment], seconds: float) -> dict[str, float]:
+    """Return the seconds of a training step: each run's best turn, in turns.
+
+    Rounds of turns go on for so many seconds, three at least: what else the machine does only adds time. A
+    turn is an epoch, or as many steps as leave time for three rounds.
     """
-    best = dict.fromkeys(experiments, np.inf)
-    states = {name: exp.trainer.init(0) for name, exp in experiments.items()}
+    clocks = {name: Clock(exp) for name, exp in experiments.items()}
+    turn = {}
+    for name, clock in clocks.items():
+        fit = seconds / (3 * len(clocks) * clock.step_seconds(2))
+        turn[name] = int(np.clip(fit, 1, steps_of(clock.exp)))
+    best = dict.fromkeys(clocks, np.inf)
     ends, rounds = time.perf_counter() + seconds, 0
     while rounds < 3 or time.perf_counter() < ends:
         rounds += 1
-        for name, exp in experiments.items():
-            steps = len(exp.train.labels) // min(exp.recipe.batch, len(exp.train.labels))
-            began = time.perf_counter()
-            states[name], value = exp.trainer.epoch(states[name], exp.train, jax.random.key(0))
-            value.block_until_ready()
-            best[name] = min(best[name], (time.perf_counter() - began) / steps)
+        for name, clock in clocks.items():
+            best[name] = min(best[name], clock.step_seconds(turn[name]))
     return best
 
 

@@ -14,23 +14,22 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import NullLocator
+from tyro.conf import OmitArgPrefixes
 
 from experiments.common import COLOURS, Scale, cli, save
 from experiments.networks_common import (
     COLLAPSE,
     LINES,
-    Budget,
     Source,
     begun,
     built,
     cell,
     images,
-    seeds_of,
-    seeds_said,
     summary,
     table,
     wrapped,
 )
+from experiments.networks_runs import AS_THE_SCALE, Budget, Training, runs_of, trained_said
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.run import Row
 from ufm_jax.networks.training import Recipe
@@ -73,13 +72,18 @@ SCALES: dict[Scale, Config] = {
 }
 
 
-def results(config: Config, body: Design, data_dir: Path | None, budget: Budget) -> dict[str, Row]:
-    """Train at every width on random and on true labels; return summaries by "LABELS, width WIDTH"."""
+def results(
+    config: Config, body: Design, data_dir: Path | None, budget: Budget
+) -> tuple[dict[str, Row], str]:
+    """Train at every width on random and on true labels.
+
+    Return summaries by "LABELS, ARCHITECTURE, width WIDTH", and what was trained on what.
+    """
     pairs = {
         name: images(replace(config.source, random=name == "random labels"), data_dir)
         for name in ("random labels", "true labels")
     }
-    rows = {}
+    experiments = {}
     for width in config.widths:
         exp = built(
             replace(body, width=width),
@@ -90,18 +94,25 @@ def results(config: Config, body: Design, data_dir: Path | None, budget: Budget)
         )
         for name, (train, test) in pairs.items():  # the same compiled functions serve both
             here = exp._replace(train=train, test=test, name=f"{config.source.name}, {name}")
-            label = f"{name}, {body.architecture}, width {width}"
-            runs = seeds_of(here, config.seeds, label, budget)
-            rows[f"{name}, width {width}"] = summary(runs, (*KEYS, "train_error"))
-    return rows
+            experiments[named(name, body, width)] = here
+    budget.afford(experiments)
+    histories = runs_of(experiments, config.seeds, budget)
+    rows = {name: summary(runs, (*KEYS, "train_error")) for name, runs in histories.items()}
+    shape = pairs["true labels"][0].pixels.shape
+    return rows, f"{config.source.said(shape)}, {trained_said(histories, experiments)}"
 
 
-def plot(config: Config, rows: dict[str, Row], title: str) -> plt.Figure:
+def named(labels: str, body: Design, width: int) -> str:
+    """Name a run, for its checkpoint, too."""
+    return f"{labels}, {body.architecture}, width {width}"
+
+
+def plot(config: Config, body: Design, rows: dict[str, Row], title: str) -> plt.Figure:
     """Draw mean and deviation of each quantity against width."""
     figure, axes = plt.subplots(1, len(PANELS), figsize=(2.5 * len(PANELS), 2.9))
     for ax, (key, label) in zip(axes, PANELS.items(), strict=True):
         for i, name in enumerate(("random labels", "true labels")):
-            ends = [rows[f"{name}, width {width}"][key] for width in config.widths]
+            ends = [rows[named(name, body, width)][key] for width in config.widths]
             mean, sd = (np.array([end[k] or 0.0 for end in ends]) for k in ("mean", "sd"))
             seen = mean >= 0 if key == "train_error" else mean > 0
             ax.errorbar(
@@ -124,7 +135,7 @@ def plot(config: Config, rows: dict[str, Row], title: str) -> plt.Figure:
     return figure
 
 
-def shown(config: Config, rows: dict[str, Row]) -> str:
+def shown(rows: dict[str, Row]) -> str:
     """Format mean ± deviation over seeds at the last epoch."""
     lines = [
         [
@@ -138,31 +149,21 @@ def shown(config: Config, rows: dict[str, Row]) -> str:
     return table(["labels", "train acc. (%)", "NC1 first", "NC1", "NC2", "NC3", "NC4"], lines)
 
 
-def main(
-    scale: Scale = "default",
-    data_dir: Path | None = None,
-    checkpoints: Path | None = None,
-    budget: float | None = None,
-) -> None:
-    """Train at every width, print a table and draw a figure for each body.
-
-    `--budget` is in minutes: the same command goes on from its checkpoints.
-    """
-    config, limit = begun(SCALES[scale], data_dir), Budget(budget, checkpoints)
+def main(scale: Scale = "default", training: OmitArgPrefixes[Training] = AS_THE_SCALE) -> None:
+    """Train at every width, print a table and draw a figure for each body."""
+    budget = Budget(training.budget, training.checkpoints)
+    config = begun(SCALES[scale], training)
     for number, body in enumerate(config.bodies):
-        rows = results(config, body, data_dir, limit)
-        said = images(config.source, data_dir)[0].pixels.shape
-        what = config.source.said(said)
-        print(f"\n{what}; mean ± standard deviation, {seeds_said(config.seeds)}\n{shown(config, rows)}\n")
+        rows, what = results(config, body, training.data_dir, budget)
+        print(f"\n{what}; mean ± standard deviation\n{shown(rows)}\n")
         kind = (
             f"{body.architecture}, {body.depth} hidden layers"
             if body.architecture == "mlp"
             else body.architecture
         )
-        epochs = config.recipe.epochs
-        title = f"Collapse against width after {epochs} epochs: {kind}, {what}, {seeds_said(config.seeds)}"
+        title = f"Collapse against width after {config.recipe.epochs} epochs: {kind}, {what}"
         name = "random_labels" if number == 0 else f"random_labels_{body.architecture}"
-        draw = partial(plot, config, rows, title)
+        draw = partial(plot, config, body, rows, title)
         save(draw, name, scale, config=asdict(config), images=what, table=rows)
 
 

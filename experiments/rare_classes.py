@@ -27,7 +27,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.common import COLOURS, Scale, cli, folder, save
-from experiments.networks_common import Source, begun, built, cell, seeds_said, spread, table, wrapped
+from experiments.networks_common import Source, begun, built, cell, spread, table, wrapped
+from experiments.networks_runs import Training, seeds_said
 from ufm_jax.landscape.search import Newton, search
 from ufm_jax.models.unconstrained.geometry import simplex_etf
 from ufm_jax.models.unconstrained.losses import CrossEntropy
@@ -287,7 +288,7 @@ def plot(config: Config, rows: list[Row], title: str) -> plt.Figure:
 
 def main(scale: Scale = "default", data_dir: Path | None = None) -> None:
     """Train every classifier at every ratio, print the table and draw it."""
-    config = begun(SCALES[scale], data_dir)
+    config = begun(SCALES[scale], Training(data_dir))
     rows = results(config, data_dir)
     print(f"\nmean ± standard deviation, {seeds_said(config.seeds)}\n{shown(rows)}\n")
     with (folder(scale) / "rare_classes.csv").open("w", newline="") as file:

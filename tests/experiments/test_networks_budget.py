@@ -1,23 +1,174 @@
-"""A budget ends runs, not the first of them."""
+"""A budget is shared by all runs, what it cut off is compared as far as all came, flags reach every run."""
 
 import time
+from dataclasses import replace
 
+import jax
+import numpy as np
 import pytest
 
-from experiments.networks_common import Budget
+from experiments import feature_decay, fixed_etf, nc_training, networks_cost, precision, random_labels
+from experiments.networks_common import built
+from experiments.networks_runs import Budget, Training, comparable, runs_of, trained_said
+from ufm_jax.networks.data import load, stratified
+from ufm_jax.networks.design import Design
+from ufm_jax.networks.training import Recipe, on_device
+
+BODY = Design("mlp", 10, width=12, depth=1, batch_norm=False)
 
 
-def test_a_budget_lets_the_first_seed_begin_and_others_as_long_as_there_is_time(tmp_path):
-    assert list(Budget(None, None).seeds(3)) == [0, 1, 2]
-    assert Budget(None, None).checkpoints is None
+@pytest.fixture(scope="module")
+def experiments():
+    """Two designs on a few digits, for three epochs."""
+    images = on_device(stratified(load("digits").train, 10))
+    recipe = Recipe(epochs=3, batch=50)
+    return {f"d = {d}": built(replace(BODY, dim=d), recipe, (images, images), "digits", 100) for d in (12, 5)}
+
+
+def test_a_budget_is_minutes_and_is_shared_evenly(tmp_path):
+    assert Budget().share(3) is None
+    assert Budget().left == np.inf
+    assert Budget().checkpoints is None
     ample = Budget(1.0, tmp_path)
-    assert list(ample.seeds(3)) == [0, 1, 2]
     assert ample.checkpoints == tmp_path
     assert ample.deadline == pytest.approx(time.monotonic() + 60, abs=5)
-    spent = Budget(1e-9, None)
+    assert ample.share(4) - time.monotonic() == pytest.approx(15, abs=2)
+    spent = Budget(1e-9)
     time.sleep(1e-3)
-    assert spent.spent
-    assert list(spent.seeds(3)) == [0]
+    assert spent.left < 0
+    assert spent.share(4) == pytest.approx(time.monotonic(), abs=1)
     assert spent.checkpoints is not None  # else nothing could go on
-    with pytest.raises(ValueError, match=r"^budget: need a number of minutes > 0, got 0"):
-        Budget(0.0, None)
+    for minutes in (0.0, np.inf, np.nan, -1.0):
+        with pytest.raises(ValueError, match=r"^budget: need a number of minutes > 0, got"):
+            Budget(minutes)
+
+
+def test_a_spent_budget_does_an_epoch_of_each_run_of_the_first_seed_and_goes_on_next_time(
+    experiments, tmp_path
+):
+    spent = Budget(1e-9, tmp_path)
+    time.sleep(1e-3)
+    short = runs_of(experiments, 2, spent)
+    assert {name: [len(rows) for rows in runs] for name, runs in short.items()} == {key: [1] for key in short}
+    assert trained_said(short, experiments) == "one seed, 1 of 3 epochs"
+    on = runs_of(experiments, 2, Budget(None, tmp_path))
+    whole = runs_of(experiments, 2, Budget())
+    assert trained_said(on, experiments) == "2 seeds"
+    said = lambda runs: [[{k: v for k, v in row.items() if k != "seconds"} for row in rows] for rows in runs]
+    for name, runs in whole.items():
+        np.testing.assert_equal(said(on[name]), said(runs))  # the same bits; NaN where NaN was
+
+
+def test_a_budget_that_no_epoch_fits_into_is_refused_before_anything_is_trained(experiments):
+    Budget().afford(experiments)
+    Budget(60.0).afford(experiments)
+    with pytest.raises(ValueError, match=r"^budget: an epoch of each of 2 runs takes about \S+ minutes"):
+        Budget(1e-6).afford(experiments)
+
+
+def test_steps_are_timed_within_the_time_that_is_given(experiments, monkeypatch):
+    """Three rounds of turns, each of as many steps as fit, and one at least."""
+    taken = []
+
+    class Slow:
+        def __init__(self, exp):
+            self.exp = exp
+
+        def step_seconds(self, steps):
+            taken.append(steps)
+            return 1.0
+
+    monkeypatch.setattr(networks_cost, "Clock", Slow)
+    monkeypatch.setattr(networks_cost, "steps_of", lambda exp: 100)
+    assert networks_cost.step_times(experiments, 0.0) == dict.fromkeys(experiments, 1.0)
+    assert taken == [2, 2] + 6 * [1]
+    taken.clear()
+    clock = iter(range(1000))
+    monkeypatch.setattr(networks_cost.time, "perf_counter", lambda: float(next(clock)) * 60.0)
+    networks_cost.step_times(experiments, 60.0)
+    assert taken == [2, 2] + 6 * [10]
+    assert networks_cost.epoch_seconds(experiments) == pytest.approx(2 * 100 * 4 / 3)
+
+
+def test_an_epoch_may_end_after_some_steps(experiments):
+    exp = experiments["d = 5"]
+    assert networks_cost.steps_of(exp) == 2
+    key = jax.random.key(0)
+    short, _ = exp.trainer.epoch(exp.trainer.init(0), exp.train, key, 1)
+    whole, _ = exp.trainer.epoch(exp.trainer.init(0), exp.train, key)
+    counts = [int(state.optimiser[1].count) for state in (short, whole)]
+    assert counts == [1, 2]
+
+
+def test_another_recipe_begins_anew_beside_what_is_there(experiments, tmp_path):
+    one = {"d": experiments["d = 5"]}
+    short = one["d"]._replace(recipe=replace(one["d"].recipe, epochs=2))
+    for exp, epochs, files in ((one["d"], 3, 1), (short, 2, 2), (one["d"], 3, 2)):
+        found = runs_of({"d": exp}, 1, Budget(None, tmp_path))
+        assert len(found["d"][0]) == epochs
+        assert len(list(tmp_path.iterdir())) == files
+
+
+@pytest.mark.parametrize(
+    ("lengths", "left"),
+    [
+        ({"a": [3, 3], "b": [5, 5]}, {"a": [3, 3], "b": [5, 5]}),  # every run ended
+        ({"a": [3, 3], "b": [5, 4]}, {"a": [3], "b": [5]}),  # a seed that not all ended counts for none
+        ({"a": [3, 2, 3], "b": [5, 5, 5]}, {"a": [3], "b": [5]}),  # nor does one after it
+        ({"a": [3], "b": [2]}, {"a": [2], "b": [2]}),  # as far as all came
+        ({"a": [1, 3], "b": [4, 5]}, {"a": [1], "b": [1]}),
+    ],
+)
+def test_what_was_cut_off_is_compared_as_far_as_all_came(lengths, left):
+    histories = {name: [list(range(n)) for n in each] for name, each in lengths.items()}
+    found = comparable(histories, {"a": 3, "b": 5})
+    assert {name: [len(rows) for rows in runs] for name, runs in found.items()} == left
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        fixed_etf.SCALES["default"],
+        nc_training.SCALES["paper"],
+        random_labels.SCALES["paper"],
+        feature_decay.SCALES["default"],
+        precision.config_of("paper"),
+    ],
+    ids=["fixed_etf", "nc_training", "random_labels", "feature_decay", "precision"],
+)
+def test_flags_reach_every_recipe_and_none_leaves_what_the_scale_says(config):
+    assert Training().applied_to(config) == config
+    flags = Training(epochs=10, seeds=2, precision="bfloat16")
+    changed = flags.applied_to(config)
+    assert changed.seeds == 2
+    recipes = lambda c: c.recipes if hasattr(c, "recipes") else (c.recipe,)
+    for before, after in zip(recipes(config), recipes(changed), strict=True):
+        drop_every = round(before.drop_every * 10 / before.epochs)  # the rate falls at the same shares
+        expected = replace(before, epochs=10, drop_every=drop_every, precision="bfloat16")
+        assert after == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (Training(epochs=0), "epochs: need"),
+        (Training(seeds=0), "seeds: need"),
+        (Training(precision="half"), "precision: need bfloat16, tensorfloat32, float32 or None, got 'half'"),
+    ],
+)
+def test_flags_that_no_training_can_have_are_refused(flags, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        flags.applied_to(fixed_etf.SCALES["smoke"])
+
+
+def test_precisions_are_compared_seed_by_seed():
+    row = {"train_accuracy": 1.0, "test_accuracy": 0.5} | dict.fromkeys(precision.RATIOS, 1.0)
+    runs = {
+        "float32": [[row], [row | {"nc1": 4.0}]],
+        "bfloat16": [[row | {"nc1": 2.0}], [row | {"nc1": 2.0, "test_accuracy": 0.75}]],
+    }
+    rows = precision.compared(runs)
+    assert rows["float32"]["nc1_ratio"] == {"mean": 1.0, "sd": 0.0}
+    assert rows["float32"]["nc1_log_sd_of_seeds"] == pytest.approx(np.log(4) / 2**0.5)
+    assert rows["bfloat16"]["nc1_ratio"] == pytest.approx({"mean": 1.0, "sd": np.log(4) / 2**0.5})
+    assert rows["bfloat16"]["test_accuracy_change"]["mean"] == 0.125
