@@ -6,10 +6,11 @@ On whatever device JAX finds: `agreement` compares rows toward minima and saddle
 measures judged starts a second over growing batches, beside the device's own rates. Both run in processes of
 their own; this one touches no device. It hears each result as it comes, writes all there are into
 accelerator_DEVICE.json after each, ends what has not ended by the budget, and draws what there is. A stage
-that fails, crashes or hangs is one error in that file; a fresh process does the rest.
+that fails, crashes or hangs is one error in that file; a fresh process does the rest. On a GPU or TPU, but
+not at smoke scale, `networks` then trains the paper's with the time that is left.
 
 Exit status 1: rows differ beyond what `agreement` allows, or a stage failed. Stages left undone at the budget
-are named, and are no failure.
+are named, and are no failure; nor are networks that did not end.
 """
 
 import contextlib
@@ -27,12 +28,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from experiments.accelerator import networks
 from experiments.accelerator.agreement import Sizes
 from experiments.accelerator.figure import plot
 from experiments.accelerator.plan import Plan, stages
 from experiments.accelerator.results import Results, facts, name_of, table
 from experiments.benchmark.settings import LARGE, SMALL
-from experiments.common import Scale, cli, record, save, set_up
+from experiments.common import FIGURES, Scale, cli, folder, record, save, set_up
 
 RESERVE = 0.03  # share of the budget, and seconds, kept for the figure
 RESERVE_S = 5.0
@@ -198,6 +200,10 @@ def main(config: Config) -> None:
     content = told(results)
     draw = partial(plot, content, results.made_by)
     save(draw, name_of(results), config.scale, results.made_by, **content)
+    if config.scale != "smoke" and results.made_by.get("device", "cpu") != "cpu":
+        left = config.budget - (time.time() - began) - RESERVE_S
+        trained = networks.train(left, update=folder(config.scale) == FIGURES)
+        record(name_of(results), config.scale, results.made_by, **content, networks=trained)
     sys.exit(0 if results.good else 1)
 
 

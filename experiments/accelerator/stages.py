@@ -70,7 +70,7 @@ def device(stage: Stage, plan: Plan) -> Iterator[dict[str, Any]]:
     size = min(plan.matrix, limits.MATRIX) if on_cpu else plan.matrix
     copied = min(plan.copied, limits.TRIAD) if on_cpu else plan.copied
     yield {"operations_per_s": {f"{size:,} x {size:,}": limits.product_rate((size, size, size))}}
-    yield {"bytes_per_s": {"a = b + 2 c": limits.triad_rate(copied)}}
+    yield {"bytes_per_s": {"b = b/2 + c": limits.triad_rate(copied)}}
     if not on_cpu:  # whose memory is the host's
         yield {"bytes_per_s": _transfers(np.ones(copied))}
     for sizes in dict.fromkeys(s.sizes for s in plan.stages if s.kind != "device"):

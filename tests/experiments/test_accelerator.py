@@ -1,21 +1,23 @@
 """What differs between two devices is found and said; whatever happens, results come within the budget."""
 
 import json
+import subprocess
 import sys
 import time
 from dataclasses import replace
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from experiments.accelerator import __main__ as accelerator
-from experiments.accelerator import agreement, stages
+from experiments.accelerator import agreement, networks, stages
 from experiments.accelerator import plan as accelerator_plan
 from experiments.accelerator.__main__ import Amount, Config
 from experiments.accelerator.agreement import Rows
 from experiments.accelerator.plan import Plan, Stage
-from experiments.accelerator.results import name_of
+from experiments.accelerator.results import Results, name_of
 from ufm_jax.landscape.spectrum import NOT_COUNTED
 from ufm_jax.landscape.verdict import Verdict
 from ufm_jax.runs import pipeline
@@ -276,3 +278,44 @@ def test_with_no_time_it_ends_at_once_and_says_what_it_lacks(tmp_path, monkeypat
     assert held["ended"].startswith("stopped at the budget without device, searched K=4 minima")
     assert set(held["stages"]) == {s.name for s in accelerator_plan.stages(SIZES[:1])}
     assert (file.with_suffix(".png")).stat().st_size > 0
+
+
+def test_networks_share_what_is_left_and_whatever_becomes_of_one_the_next_begins(monkeypatch, capsys):
+    asked = []
+
+    def run(command, timeout, check):
+        asked.append((command[1:], timeout))
+        if len(asked) == 1:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(networks.subprocess, "run", run)
+    ended = networks.train(1000.0, update=True)
+    assert ended["fixed_etf"].startswith("stopped after 700 s")
+    assert ended["nc_training"] == "ended with status 1"
+    (first, mine), (second, rest) = asked
+    paper = ["--scale", "paper", "--budget"]
+    assert first == ["-m", "experiments.fixed_etf", *paper, "9.33", "--update"]
+    assert second[:5] == ["-m", "experiments.nc_training", *paper]
+    assert second[6:] == ["--only", "sgd", "--update"]
+    assert mine == pytest.approx(700, abs=5)
+    assert rest == pytest.approx(1000, abs=5)  # the first took none of it
+    assert networks.train(networks.LEAST - 1, update=False) == {"fixed_etf": None, "nc_training": None}
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "scale", "begun"), [("cpu", "default", 0), ("GPU 9", "default", 1), ("GPU 9", "smoke", 0)]
+)
+def test_networks_are_trained_on_accelerators_alone(monkeypatch, tmp_path, device, scale, begun):
+    monkeypatch.chdir(tmp_path)
+    told = []
+    results = Results({"device": device, "versions": {}}, 1)
+    monkeypatch.setattr(accelerator, "run", lambda *args: results)
+    monkeypatch.setattr(accelerator, "plot", lambda *args: plt.figure())
+    monkeypatch.setattr(networks, "train", lambda *args, **more: told.append(args) or {"fixed_etf": "done"})
+    with pytest.raises(SystemExit):
+        accelerator.main(Config(scale, 100.0))
+    assert len(told) == begun
+    (file,) = tmp_path.glob("runs/*/*.json")
+    assert ("networks" in json.loads(file.read_text())) == bool(begun)
