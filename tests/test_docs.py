@@ -76,3 +76,24 @@ def test_one_version_everywhere():
     assert cited is not None
     assert project["version"] == ufm_jax.__version__ == cited[1]
     assert f"## {ufm_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/inside/networks.md"])
+def test_the_table_of_designs_is_that_of_the_figure(page):
+    text = (ROOT / page).read_text().replace("−", "-")
+    rows = json.loads((ROOT / "figures/fixed_etf.json").read_text())["table"]
+    of = lambda value: f"{100 * value['mean']:.2f} ± {100 * value['sd']:.2f}"
+    for name, row in rows.items():
+        count = row["full_width_parameters"] if page == "README.md" else row["parameters"]
+        assert f"| {of(row['test_accuracy'])} |" in text, name
+        assert f"| {count:,} " in text, name
+        if row["test_accuracy_change"]["sd"]:
+            assert f"| {of(row['test_accuracy_change'])} |" in text, name
+
+
+def test_what_rounded_products_change_is_said_as_found():
+    text = (ROOT / "docs/inside/networks.md").read_text().replace("−", "-")
+    row = json.loads((ROOT / "figures/precision.json").read_text())["table"]["bfloat16"]
+    ratio, change = row["nc1_ratio"], row["test_accuracy_change"]
+    assert f"change NC1 by a factor {ratio['mean']:.2f}, e to the ± {ratio['sd']:.2f}" in text
+    assert f"seed by seed {100 * change['mean']:.2f} ± {100 * change['sd']:.2f} points" in text
