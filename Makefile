@@ -9,12 +9,12 @@ EXPERIMENTS := landscape dynamics claims atlas proved_branches theorem etf_spect
   accelerator
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 
-.PHONY: $(EXPERIMENTS) help experiments paper compare test lint docs wheel clean
+.PHONY: $(EXPERIMENTS) help experiments paper compare test test-slow lint docs wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "make NAME         one experiment, into figures/ (SCALE=smoke|default|paper):" && \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "make NAME         one experiment, into runs/SCALE/ (SCALE=smoke|default|paper):" && \
 	  echo "$(EXPERIMENTS)" | fold -s -w 78 | sed 's/^/  /'
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -44,8 +44,12 @@ compare: .venv/.installed  ## the same small runs here and at another commit: ma
 
 # Files go to two processes: nearly all of the time is XLA's compilation, one core at a time. The order is the
 # tests' own (`pytest_collection_modifyitems` in tests/conftest.py).
-test: .venv/.installed  ## all tests, on two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: .venv/.installed  ## the everyday tests, on two processes: nine minutes
+	$(PYTEST) -m 'not slow'
+
+test-slow: .venv/.installed  ## the other tests, of five seconds or more each
+	$(PYTEST) -m slow
 
 lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff check .

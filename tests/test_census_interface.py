@@ -40,6 +40,7 @@ def moved(p, seed=0):
     return p._replace(W=(p.W @ Q)[order], H=(Q.T @ p.H)[:, columns], b=p.b[order])
 
 
+@pytest.mark.slow
 def test_an_atlas_lists_orbits_and_points_of_the_full_problem(atlas):
     assert atlas.table.select(["rank", "copies", "verdict"]).to_pylist() == [
         {"rank": 2, "copies": 1, "verdict": "GLOBAL_MINIMUM"},

@@ -246,6 +246,7 @@ def test_a_point_that_is_not_critical_pays_for_no_spectrum_and_reports_the_same(
         row_of(W, H)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("critical", [False, True])
 def test_row_by_row_a_large_point_is_judged_as_a_small_one(critical, monkeypatch):
     shift = 0.0 if critical else 0.1

@@ -200,6 +200,7 @@ def test_predict_gives_the_public_case(capsys):
     assert (result["nullity"], result["origin_index"]) == (1, 4)
 
 
+@pytest.mark.slow
 def test_census_writes_its_files_resumes_and_refuses_another_run(tmp_path, capsys):
     out = tmp_path / "run"
     command = ["census", *SHAPE.split(), "--out", str(out)]

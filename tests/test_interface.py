@@ -176,6 +176,7 @@ class Network(ufm.Landscape):
         return jnp.mean(error**2) / 2 + self.decay / 2 * (jnp.sum(x["V"] ** 2) + jnp.sum(x["w"] ** 2))
 
 
+@pytest.mark.slow
 def test_a_network_of_the_user_s_own():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(40, 2))

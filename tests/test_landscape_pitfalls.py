@@ -112,6 +112,7 @@ def test_an_index_beyond_the_variables_is_refused_before_the_search():
         ufm.sweep(Well(), starts=2, target=99)
 
 
+@pytest.mark.slow
 def test_a_search_for_an_index_counts_it_over_all_coordinates():
     """The lowest saddle of f in d = 4, K = 3, has another index in the coordinates of a search."""
     prob = ufm.problem(num_classes=3, per_class=2, dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)

@@ -88,6 +88,7 @@ def test_a_known_minimum_stands_beside_the_lowest_found(tmp_path, capsys):
     assert "met by 8 rows" in text
 
 
+@pytest.mark.slow
 def test_of_a_frozen_simplex_the_minimum_is_known_and_of_others_it_is_not():
     for loss, bias in (("cross-entropy", True), ("squared", True), ("cross-entropy", False)):
         landscape = frozen_simplex(
@@ -159,6 +160,7 @@ def test_bad_input_ends_with_one_line(args, named, capsys):
     assert f"error: {named}: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [1e-3, 1e-11])
 def test_rows_that_meet_a_closed_form_are_the_global_minima_however_small_it_is(decay):
     """At 1e-11 saddles are within 1e-9 of f*, which is 2e-9."""

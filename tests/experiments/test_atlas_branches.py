@@ -39,6 +39,7 @@ def test_at_kt_sets_theta_and_keeps_the_ratio_of_decays(kt):
     assert there.decay_b == PROB.decay_b
 
 
+@pytest.mark.slow
 def test_every_recorded_point_is_critical():
     paths, small = followed(), reduced(PROB)
     for g, kt in enumerate(GRID):
@@ -79,6 +80,7 @@ def test_all_branches_of_three_classes():
     assert np.all(paths.excess[paths.rank >= 0] == 0)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_records_and_the_tests_betray_a_missing_branch():
     grid = atlas_branches.kt_grid(4)
     first, second = (atlas_branches.follow(PROB, grid, censuses=(1,), seed=3) for _ in range(2))

@@ -39,6 +39,7 @@ def test_what_is_not_critical_is_refused():
     assert seen_at(np.full((4, 3), np.nan)) is None
 
 
+@pytest.mark.slow
 def test_sweeps_find_what_is_known_of_four_atoms_and_the_rest_is_left_out(capsys):
     config = clusters.Config({4: (8, 32)}, {4: 1.0})
     (row,) = clusters.run(config, "no/such/python")

@@ -148,6 +148,7 @@ def test_accuracies_are_compared_seed_by_seed():
     assert fixed_etf.change(runs["a"], runs["a"]) == {"mean": 0.0, "sd": 0.0}
 
 
+@pytest.mark.slow
 def test_a_run_has_a_row_for_each_design(monkeypatch):
     config = fixed_etf.SCALES["smoke"]
     some = {name: one for name, one in fixed_etf.designs(config.body).items() if one.dim == 5}

@@ -2,12 +2,14 @@
 
 import matplotlib
 import matplotlib.pyplot as plt
+import pytest
 
 from experiments import growth
 
 matplotlib.use("Agg")
 
 
+@pytest.mark.slow
 def test_a_point_is_measured_in_its_own_process_and_a_failure_says_why():
     good = growth.Point("classes", num_classes=3, dim=3, starts=20)
     bad = growth.Point("classes", num_classes=3000, dim=3000, starts=20, target="saddles")

@@ -26,6 +26,7 @@ def orbits(run, index):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", KNOWN)
 def test_all_minima_and_transition_states_are_found_and_no_others(n):
     landscape = LennardJones(num_atoms=n)

@@ -15,6 +15,7 @@ def model(K, per_set, dim=None, decay=5e-3):
     return MultiLabel(decay_w=decay, decay_h=decay / 3, num_classes=K, per_set=per_set, dim=dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("K", "per_set", "dim", "decay"), CASES)
 def test_all_descents_end_at_the_closed_form_and_certify_it(K, per_set, dim, decay):
     landscape = model(K, per_set, dim, decay)
@@ -69,6 +70,7 @@ def test_the_bound_is_below_every_value():
     assert np.all(values >= known - 1e-13)
 
 
+@pytest.mark.slow
 def test_saddles_are_strict_and_the_logits_of_all_labels_do_not_count():
     run = ufm.sweep(model(3, (1, 1), 2, 1e-2), starts=300, target="saddles")
     assert set(run.table["verdict"].to_pylist()) <= {"GLOBAL_MINIMUM", "STRICT_SADDLE"}

@@ -32,6 +32,7 @@ def minima(landscape, starts=8, seed=0):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("K", "n", "d", "tau"), [(3, 1, 2, 1.0), (4, 2, 3, 4.0), (4, 1, 6, 8.0)])
 def test_all_descents_end_at_the_simplex_of_the_closed_form(K, n, d, tau):
     landscape = UnitNorm(temperature=tau, num_classes=K, per_class=n, dim=d)

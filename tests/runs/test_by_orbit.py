@@ -52,6 +52,7 @@ DECAYS = {"decay_w": 5e-3, "decay_h": 1e-3, "decay_b": 1e-2}
 FACTORS = ufm.Factorisation(M=np.diag([4.0, 3.0, 2.0, 1.0]), decay=0.1, rank=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["minima", "saddles"])
 @pytest.mark.parametrize(
     "landscape",
@@ -125,6 +126,7 @@ def test_orbits_of_equal_value_are_not_merged(landscape, spectra):
     assert dict(spectra) == ({} if type(landscape) is Wells else {"shared": 2})  # else a spectrum each
 
 
+@pytest.mark.slow
 def test_where_class_means_do_not_tell_orbits_apart_no_row_takes_another_s_spectrum(spectra):
     prob = ufm.problem(counts=(2, 2), dim=2, **DECAYS, loss=Focal(2.0))
     rows, own = both_ways(prob, "minima", 8)

@@ -60,6 +60,7 @@ def workers():
     return [p for p in below if "spawn_main" in " ".join(p.cmdline()) and p.children() == []]
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_and_double_nothing(tmp_path, local):
     killed, counted = [], []
 
@@ -85,6 +86,7 @@ def test_killed_workers_lose_and_double_nothing(tmp_path, local):
     assert made["l"] == made["c"]
 
 
+@pytest.mark.slow
 def test_shards_that_keep_failing_are_given_up_and_tried_again(tmp_path, local, monkeypatch, capsys):
     def fails(config, digest, out, shard):  # goes to workers by value: they do not see this module
         import os
@@ -141,6 +143,7 @@ def test_a_worker_compiles_once(tmp_path):
     assert not [name for name in compiled if "backend_compile" in name]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_shards(tmp_path):
     out, many = tmp_path / "run", replace(CONFIG, starts=1200)  # not done before the signal comes
     flags = FLAGS.replace("--starts 400", "--starts 1200").split()

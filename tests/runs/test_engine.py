@@ -30,6 +30,7 @@ def config(space, **options):
     return SweepConfig(**(sizes | decays | options))
 
 
+@pytest.mark.slow
 def test_full_space_and_class_means_agree():
     full, means = (sweep(config(space)) for space in ("full", "auto"))
     for name in ("verdict", "rank", "index", "nullity", "decay_w"):
@@ -49,6 +50,7 @@ def test_a_loss_that_is_not_convex_is_searched_over_all_features_only(space, tar
         sweep(config(space, target=target, loss="focal"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("counts", "target"), [((2, 2, 2), "both"), ((8, 4, 2, 1), "minima")])
 def test_certificates_decide_as_the_spectrum_does(counts, target):
     options = {"counts": counts, "target": target, "starts": 40, "decay_b": (1e-2, 0.0)}
@@ -82,6 +84,7 @@ def assert_same_rows(a, b):
             np.testing.assert_array_equal(one, other, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["minima", "saddles"])
 def test_a_row_depends_on_its_seed_and_start_alone(target):
     """Not on shards, nor on the place in a batch, nor on the device that it was computed on; see above."""
@@ -123,6 +126,7 @@ def test_own_starts_are_judged_where_they_end():
     assert float(prob.value(point.x)) == pytest.approx(run.table["loss"][3].as_py(), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_own_starts_over_all_features_end_where_those_on_class_means_do():
     prob = problem(counts=(2, 2, 2), dim=4, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
     plan, work = Plan(starts=9, keep_points=True), Work(prob, prob, {}, own_starts(prob, 9))
@@ -134,6 +138,7 @@ def test_own_starts_over_all_features_end_where_those_on_class_means_do():
     np.testing.assert_allclose(ends.rows["loss"].to_numpy(), means["loss"].to_numpy(), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_just_below_the_threshold_a_descent_s_end_is_the_minimum_or_undecided():
     """At Kθ = 1 the simplex shrinks to the origin: along its orbit curvature has an error of ‖∇f‖/‖x‖."""
     K, n, below = 4, 3, np.array([1e-5, 1e-6, 1e-7, 1e-8])
@@ -150,6 +155,7 @@ def test_just_below_the_threshold_a_descent_s_end_is_the_minimum_or_undecided():
             assert set(rows["index"].to_pylist()) <= {0, None}
 
 
+@pytest.mark.slow
 def test_rows_hold_no_count_that_was_not_made():
     sizes = {"counts": (8, 4, 2, 1), "target": "both", "starts": 100}
     decays = {"decay_w": (1e-10,), "decay_h": (1e-10,)}  # so small that some searches stall
@@ -169,6 +175,7 @@ def test_rows_hold_no_count_that_was_not_made():
     assert not any(x != x for x in nc if x is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("counts", "dim"), [((1, 9, 3), 4), ((1, 9, 3), 2)])
 def test_lambda_min_on_class_means_is_that_of_f(counts, dim):
     """Which has the directions in which the features of a class differ, of curvature λ_H and more."""
@@ -187,6 +194,7 @@ def test_lambda_min_on_class_means_is_that_of_f(counts, dim):
     assert means["lambda_min"].null_count < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["minima", "saddles"])
 def test_surplus_dimensions_change_nothing_but_counts(target):
     one, other = (sweep(config("auto", target=target, starts=20, dim=d, spectra="all")) for d in (300, 10**8))

@@ -75,6 +75,7 @@ def wait_for_shards(out, process, count):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_comes_out_the_same(tmp_path, begin, undisturbed):
     moment = random.Random(0)
     out, kills = tmp_path / "run", 0
@@ -99,6 +100,7 @@ def test_killed_at_random_moments_it_comes_out_the_same(tmp_path, begin, undistu
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_of_two_processes_one_is_refused(tmp_path, begin, undisturbed, seed):
     out = tmp_path / "run"
@@ -217,6 +219,7 @@ run_command(lambda: write_file(Path(sys.argv[1]), slow))
     assert (tmp_path / "file").read_bytes() == b"whole"
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_the_very_end_is_130_or_nothing():
     for delay in (0.0, 0.02, 0.1):
         command = [*HEEDING, sys.executable, "-m", "ufm_jax", "predict", *SHAPE.split()]

@@ -44,6 +44,7 @@ def files(out):
     return {f.name: f.read_bytes() for f in out.iterdir() if f.is_file() and f.name != durable.LOCK}
 
 
+@pytest.mark.slow
 def test_a_census_loads_as_points_ready_for_f_in_the_order_of_its_table(undisturbed):
     atlas = ufm.load(undisturbed)
     lines = (undisturbed / "orbits.csv").read_text().splitlines()[1:]

@@ -105,6 +105,7 @@ def test_a_module_in_the_working_directory_predicts_and_certifies(file, tmp_path
     del sys.modules["own"]
 
 
+@pytest.mark.slow
 def test_a_census_of_an_own_loss_ends_and_a_changed_source_is_noticed(file, tmp_path, capsys):
     out = tmp_path / "census"
     census = ["census", *PROBLEM, "--starts", "300", "--loss", f"{file}:Tempered", "--out", str(out)]
@@ -150,6 +151,7 @@ def test_an_instance_is_swept_as_its_name_is(file, tmp_path):
     assert sweep(instance).equals(sweep(named))
 
 
+@pytest.mark.slow
 def test_what_a_folder_cannot_hold_is_swept_in_memory_only(tmp_path):
     class Local(Top):
         pass
@@ -196,6 +198,7 @@ def test_manifests_of_older_versions_are_of_the_same_runs(loss, held, kind, tmp_
     assert built_loss(again) == built_loss(replace(config, loss=loss_of(config)))
 
 
+@pytest.mark.slow
 def test_flags_and_settings_of_a_built_in_loss_are_one_run(tmp_path, capsys):
     out = tmp_path / "run"
     ufm_sweep(out, "--smoothing", "0.1")

@@ -27,6 +27,7 @@ class Stiff(ufm.Landscape):
         return jnp.sum(x.astype("float64") ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("landscape", [MODEL, ANY], ids=["model", "any"])
 def test_the_same_critical_orbits_are_found(landscape):
     runs = [

@@ -48,6 +48,7 @@ def test_the_list_at_a_larger_d_has_the_same_orbits_with_the_index_of_that_d():
     assert [t.passed for t in census.completeness(large, more)] == [True] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("counts", "options"),
     [

@@ -58,6 +58,7 @@ def test_the_bound_never_exceeds_the_closed_form(bias, decay_b, decay_w, decay_h
     assert np.min(bound) >= 0.0  # Θ = 0 bounds every softmax loss by the targets' entropy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_bound_never_exceeds_f_at_numerical_minimisers_and_closes_there(name):
     z = zoo(name)

@@ -74,6 +74,7 @@ def modulo_orbit(prob, p):
     return np.linalg.eigvalsh(complement.T @ H @ complement)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_distinct_eigenvalue_is_found_and_no_other(name):
     prob, ranks = CASES[name], set()

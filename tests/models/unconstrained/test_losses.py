@@ -194,6 +194,7 @@ def test_the_reach_of_cross_entropy_is_below_the_one_from_convexity():
     assert 0 < own < default < 1e3 * own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 2.0), (2.0, 1.0, 1.0)])
 @pytest.mark.parametrize("own", [False, True])
 def test_classes_of_unequal_weight_are_not_interchanged(weights, own):

@@ -40,6 +40,7 @@ def test_descents_end_at_the_closed_form(minima, decay):
     assert np.max(table["rel_dual_gap"].to_numpy()) <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", DECAYS)
 def test_saddles_are_strict_and_nothing_is_said_that_is_not_so(decay):
     """Index and nullity are those at λ = 1e-3, where the census of the same problem has these orbits."""
@@ -56,6 +57,7 @@ def test_saddles_are_strict_and_nothing_is_said_that_is_not_so(decay):
     np.testing.assert_allclose(lowest, best, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [1e-3, 1e-7])
 def test_a_bias_that_hardly_decays_is_counted_as_what_it_is(decay):
     """A shift of all logits has the eigenvalue λ_b exactly: no zero, however small beside the others.

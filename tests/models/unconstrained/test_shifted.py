@@ -81,6 +81,7 @@ def test_many_classes_advance_lane_by_lane():
     assert batch_size(replace(many, dim=1)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_searches_end_at_critical_points_and_no_row_knows_of_the_others(name):
     prob = model(**PROBLEMS[name]).space("rows")
@@ -102,6 +103,7 @@ def test_starts_of_one_s_own_may_use_any_coordinates():
     assert np.all(evidence.rel_grad_norm <= 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("K", "count"), [(4, 512), (10, 40)])
 def test_nearly_all_starts_end_at_a_judged_critical_point(K, count):
     n, decay_h = (5, 1e-4) if K == 4 else (20, 2.5e-5)
@@ -113,6 +115,7 @@ def test_nearly_all_starts_end_at_a_judged_critical_point(K, count):
     assert np.mean([v not in ("NOT_CRITICAL", "UNDECIDED") for v in verdicts]) >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", [3, 4])
 def test_sweeps_toward_saddles_find_what_a_census_lists(K):
     prob = ufm.problem(num_classes=K, per_class=5, dim=K + 2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)

@@ -119,6 +119,7 @@ def test_a_search_that_ends_too_soon_claims_no_nullity(monkeypatch):
     assert not spec.resolved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("K", "d"), [(3, 2), (3, 3), (4, 6)])
 def test_lanczos_counts_no_null_directions_from_one_of_them(K, d, monkeypatch):
     """At the origin with Kθ = 1, (K − 1)d eigenvalues are zero: Lanczos sees each eigenspace once."""
