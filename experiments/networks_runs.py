@@ -73,20 +73,38 @@ class Budget:
         return np.inf if self.deadline is None else self.deadline - time.monotonic()
 
     def afford(self, experiments: dict[str, Experiment]) -> None:
-        """See to it that an epoch of each run can be done.
+        """See to it that an epoch of each run can be done and its checkpoint written.
+
+        Runs are compiled and timed one after the other, and no more of them than it takes to say no.
 
         Raises:
-            ValueError: saying how long that takes on this device, if it cannot.
+            ValueError: saying how long an epoch of each takes on this device, if that cannot be done; naming
+                `checkpoints`, if that folder cannot be made.
         """
+        if self.checkpoints is not None:
+            try:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"checkpoints: cannot make the folder {self.checkpoints}: {error}") from None
         if self.deadline is None:
             return
-        need = epoch_seconds(experiments)
-        if need > self.left:
-            raise ValueError(
-                f"budget: an epoch of each of {len(experiments)} runs takes about {need / 60:.3g} minutes on "
-                f"{jax.devices()[0].device_kind}, {max(0.0, self.left) / 60:.3g} are left: give it more, or "
-                "choose a smaller --scale"
-            )
+        need, total = 0.0, len(experiments)
+        for tried, exp in enumerate(experiments.values(), 1):
+            need += epoch_seconds(exp)
+            if need > self.left:
+                device, left = jax.devices()[0].device_kind, max(0.0, self.left)
+                which = f"each of {total}" if tried == total else f"the first {tried} of {total}"
+                raise ValueError(
+                    f"budget: an epoch of {which} runs takes about {need / 60:.3g} minutes on {device}, and "
+                    f"after their compilation {left / 60:.3g} are left: give it more, or choose a smaller "
+                    "--scale"
+                )
+
+    def part(self, number: int) -> "Budget":
+        """Return the budget of the next of so many groups of runs, which share what is left."""
+        mine = Budget(None, self.checkpoints)
+        mine.deadline = self.share(number)
+        return mine
 
     def share(self, number: int) -> float | None:
         """Return the deadline of the next of so many runs that share what is left."""

@@ -13,6 +13,7 @@ from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective as landscape_objective
 from ufm_jax.models.unconstrained.problem import Params
+from ufm_jax.networks import run as run_module
 from ufm_jax.networks.data import load, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import last_layer, network
@@ -75,6 +76,24 @@ def test_a_run_that_has_to_end_in_time_goes_on_from_there(built, tmp_path):
     _, rows = run(exp, 1, checkpoint=file, epochs=3)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[0] == first[0]
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.0, 2), (1e9, 0)])
+def test_epochs_that_take_long_are_kept_before_their_tenth(built, tmp_path, monkeypatch, seconds, kept):
+    """A kill costs no more than `KEPT` seconds or an epoch."""
+    exp, file = built(RECIPES["sgd"]), tmp_path / "run.npz"
+    monkeypatch.setattr(run_module, "KEPT", seconds)
+
+    def kill(text):
+        if text.startswith("epoch   3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(exp, 1, checkpoint=file, say=kill)
+    assert file.exists() == (kept > 0)
+    again = []
+    run(exp, 1, checkpoint=file, epochs=3, say=again.append)
+    assert len(again) == 3 - kept
 
 
 @pytest.mark.parametrize("name", ["sgd", "lbfgs", "augmented"])
