@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm_jax.models.unconstrained.losses import Loss
+from ufm_jax.precision import unrounded
 
 # Of a block's features, or logits: 32 MiB in float64, a few of which are held at once. A block whose logits
 # are fewer than the entries of W would spend its time on going through W, and on sums as large.
@@ -184,8 +185,9 @@ def survey(
     total = jax.tree.map(jnp.copy, total)  # one buffer each, to be given away
     dtype = jnp.float32 if samples.heavy else jnp.float64
     narrow, nearest = _narrow(layer, dtype), _nearest(means, dtype)
-    for block in samples.blocks(say, "logits"):
-        total = _survey(total, block, narrow, means, nearest, decay_h, float(samples.number), loss)
+    with unrounded():
+        for block in samples.blocks(say, "logits"):
+            total = _survey(total, block, narrow, means, nearest, decay_h, float(samples.number), loss)
     return total
 
 
