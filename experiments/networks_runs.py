@@ -66,6 +66,7 @@ class Budget:
             raise ValueError(f"budget: need a number of minutes > 0, got {minutes}")
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.checkpoints = checkpoints if minutes is None else checkpoints or Path("runs/checkpoints")
+        self.need = 0.0  # seconds that an epoch of each run takes, once `afford` knows
 
     @property
     def left(self) -> float:
@@ -99,6 +100,7 @@ class Budget:
                     f"after their compilation {left / 60:.3g} are left: give it more, or choose a smaller "
                     "--scale"
                 )
+        self.need = need
 
     def part(self, number: int) -> "Budget":
         """Return the budget of the next of so many groups of runs, which share what is left."""
@@ -147,12 +149,14 @@ def runs_of(
     """Run all experiments from each seed, one seed after the other; return what of it can be compared.
 
     With a budget, the runs of a seed that are still to come share evenly what is left of it, so that none is
-    trained at the cost of others; each does an epoch at least. `landscape`: say at each epoch where the last
-    layer stands.
+    trained at the cost of others; each does an epoch at least. A seed is begun where all runs of the one
+    before came to their end, and an epoch of each can be done in time. `landscape`: say at each epoch where
+    the last layer stands.
     """
     histories: Histories = {name: [] for name in experiments}
     for seed in range(seeds):
-        if seed > 0 and budget.left <= 0:
+        cut = any(len(runs[-1]) < experiments[name].recipe.epochs for name, runs in histories.items() if runs)
+        if cut or (seed > 0 and budget.left <= budget.need):
             break
         for number, (name, exp) in enumerate(experiments.items()):
             until = budget.share(len(experiments) - number)

@@ -70,9 +70,31 @@ def test_a_spent_budget_does_an_epoch_of_each_run_of_the_first_seed_and_goes_on_
         np.testing.assert_equal(said(on[name]), said(runs))  # the same bits; NaN where NaN was
 
 
+@pytest.mark.parametrize(
+    ("until", "need", "files"),
+    [
+        (-1.0, 0.0, 2),  # a seed was cut off: time that is left is not for another
+        (100.0, 1e6, 2),  # an epoch of each run of another would end too late
+        (100.0, 0.0, 4),
+    ],
+)
+def test_a_seed_begins_where_all_of_the_one_before_ended_and_there_is_time(
+    experiments, tmp_path, monkeypatch, until, need, files
+):
+    """Each run of a seed does an epoch at least, so one begun too late is that much over the budget."""
+    budget = Budget(60.0, tmp_path)
+    budget.need = need
+    monkeypatch.setattr(budget, "share", lambda number: time.monotonic() + until)
+    found = runs_of(experiments, 2, budget)
+    assert len(list(tmp_path.iterdir())) == files
+    assert {len(runs) for runs in found.values()} == {files // 2}
+
+
 def test_a_budget_that_no_epoch_fits_into_is_refused_before_anything_is_trained(experiments, tmp_path):
     Budget().afford(experiments)
-    Budget(60.0, tmp_path).afford(experiments)
+    ample = Budget(60.0, tmp_path)
+    ample.afford(experiments)
+    assert 0 < ample.need < 60.0
     with pytest.raises(
         ValueError, match=r"^budget: an epoch of the first 1 of 2 runs takes about \S+ minutes"
     ):
