@@ -226,6 +226,23 @@ def test_bfloat16_rounds_the_bodys_products_and_nothing_else(digits, architectur
     assert 0 < abs(narrow - wide) < 2.0**-8 * wide
 
 
+@pytest.mark.parametrize("precision", [None, "bfloat16", "tensorfloat32", "float32"])
+@pytest.mark.parametrize("etf", [False, True])
+def test_the_classifier_is_float32_on_devices_that_round_by_default(digits, precision, etf):
+    """The body is as the recipe says: JAX's own precision, TensorFloat-32 (HIGH) or float32 (HIGHEST)."""
+    net = network(Design("mlp", 10, width=12, depth=2, etf=etf), digits[0].pixels.shape[1:])
+    weights = net.init(jax.random.key(0))
+    pixels, labels = standardise(digits[0].pixels[:32], digits[0]), digits[0].labels[:32]
+    f = objective(net, Recipe(precision=precision), 32)
+    jaxpr = str(jax.make_jaxpr(f)(weights.params, weights, pixels, labels))
+    *body, classifier = re.findall(r"dot_general\[(.*?)\n *\] ", jaxpr, re.DOTALL)
+    said = {None: None, "bfloat16": None, "tensorfloat32": "HIGH", "float32": "HIGHEST"}[precision]
+    assert len(body) == 2
+    for product, expected in ((body[0], said), (body[1], said), (classifier, "HIGHEST")):
+        found = re.search(r"precision=\(Precision\.(\w+), ", product)
+        assert (found.group(1) if found else None) == expected
+
+
 def test_a_networks_precision_is_its_own():
     """What is measured after training in bfloat16 is measured in float32."""
     net = network(Design("mlp", 10, width=8, depth=2), (4, 4, 1))
