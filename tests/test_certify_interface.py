@@ -142,6 +142,7 @@ def test_as_many_features_as_samples_must_be_told_apart():
         ({"labels": LABELS[None]}, "labels", "ravel"),
         ({"labels": np.tile(LABELS, (2, 1))}, "labels", r"sequences take labels.ravel\(\) and H.reshape"),
         ({"labels": np.where(LABELS == 1, -100, LABELS)}, "labels", "keep = labels >= 0"),
+        ({"labels": np.full((2, 3), "cat", dtype=object)}, "labels", "need a vector"),
         ({"labels": LABELS[:-1]}, "H", "need shape"),
         ({"W": W[:1], "b": b[:1], "labels": 0 * LABELS}, "W", "at least 2 classes"),
         ({"W": 1e160 * W, "H": 1e160 * H, "decay_h": None}, "H", "no network's"),

@@ -237,7 +237,8 @@ def checked_labels(value: Any, shape: Sequence[int]) -> np.ndarray:
             "of a single logit's, of class 1 against class 0, np.vstack([-W / 2, W / 2]) makes two"
         )
     if labels.ndim != 1 or labels.size == 0:
-        one_hot = labels.ndim == 2 and labels.shape[1] == K and labels.size > 0 and labels.max() <= 1
+        numeric = labels.dtype.kind in "biuf" and labels.size > 0
+        one_hot = numeric and labels.ndim == 2 and labels.shape[1] == K and labels.max() <= 1
         hint = "; of sequences take labels.ravel() and H.reshape(-1, d)" if labels.ndim > 1 else ""
         hint = "; of one-hot rows take .argmax(axis=1)" if one_hot else hint
         hint = "; labels.ravel() makes one" if labels.ndim > 1 and labels.size == max(labels.shape) else hint
