@@ -6,6 +6,7 @@ scale again, and `--update` writes into the tracked `figures/`. Without it resul
 
 import argparse
 import pickle
+import re
 import resource
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import tyro
 
 from ufm_jax.devices import use_all_cores
 from ufm_jax.files import provenance, write_file, write_json
+from ufm_jax.interrupt import INTERRUPTED
 from ufm_jax.report.style import COLOURS, MARKERS, STYLE
 
 Scale = Literal["smoke", "default", "paper"]
@@ -47,12 +49,14 @@ FLAGS = (
     "run at this scale again, compute nothing; with --update they and their .json go to figures/ (tables, "
     ".csv, stay as they are)."
 )
+NAMED = re.compile(r"[a-z_.]+: ")  # how errors begin that tell a user what to change
 
 
 def cli(command: Callable[..., Any]) -> Any:
     """Return tyro's `cli` of an experiment's command, or of a record of its flags; heed `FLAGS` before.
 
-    `--redraw` ends the process when it has drawn.
+    `--redraw` ends the process when it has drawn. An error that names a flag or an argument is said in a line
+    without a traceback, and the exit status is 1; after Ctrl-C it is 130.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--update", action="store_true")
@@ -63,7 +67,16 @@ def cli(command: Callable[..., Any]) -> Any:
     if told.redraw:
         set_up()
         sys.exit(redraw(parser.parse_known_args()[0].scale))
-    return tyro.cli(command, args=rest, description=f"{command.__doc__}\n\n{FLAGS}")
+    try:
+        return tyro.cli(command, args=rest, description=f"{command.__doc__}\n\n{FLAGS}")
+    except (ValueError, FloatingPointError) as error:
+        if not NAMED.match(str(error)):  # a fault of the code's, whose place has to be known
+            raise
+        sys.exit(f"{_experiment() or 'experiment'}: {error}")
+    except KeyboardInterrupt:
+        goes_on = "the same command goes on from its checkpoints, if it keeps any"
+        print(f"\n{_experiment() or 'experiment'}: interrupted; {goes_on}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def set_up() -> None:

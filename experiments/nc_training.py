@@ -119,11 +119,11 @@ def main(
     `--only` are optimisers.
     """
     set_up()
-    config, budget = training.applied_to(SCALES[scale]), Budget(training.budget, training.checkpoints)
+    config, whole = training.applied_to(SCALES[scale]), Budget(training.budget, training.checkpoints)
     if only:
+        if unknown := set(only) - {r.optimiser for r in config.recipes}:
+            raise ValueError(f"only: need some of sgd, adam, lbfgs, got {', '.join(sorted(unknown))}")
         config = replace(config, recipes=tuple(r for r in config.recipes if r.optimiser in only))
-        if not config.recipes:
-            raise ValueError(f"only: need some of sgd, adam, lbfgs, got {only}")
     for number, asked in enumerate(config.sources):
         source = available(asked, training.data_dir)
         pair = images(source, training.data_dir)
@@ -131,6 +131,7 @@ def main(
             name_of(recipe): built(config.design_for(recipe), recipe, pair, source.name, config.chunk)
             for recipe in config.recipes
         }
+        budget = whole.part(len(config.sources) - number)
         budget.afford(experiments)
         groups = runs_of(experiments, config.seeds, budget, landscape=True)
         rows = {name: summary(runs, KEYS) for name, runs in groups.items()}

@@ -84,9 +84,9 @@ class Clock:
         return (time.perf_counter() - began) / steps
 
 
-def epoch_seconds(experiments: dict[str, Experiment]) -> float:
-    """Return about how long an epoch of all takes: training, and measuring, a third of that."""
-    return sum(4 / 3 * steps_of(exp) * Clock(exp).step_seconds(2) for exp in experiments.values())
+def epoch_seconds(exp: Experiment) -> float:
+    """Return about how long an epoch takes: training, and measuring, a third of that."""
+    return 4 / 3 * steps_of(exp) * Clock(exp).step_seconds(2)
 
 
 def step_times(experiments: dict[str, Experiment], seconds: float) -> dict[str, float]:

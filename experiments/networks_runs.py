@@ -66,6 +66,7 @@ class Budget:
             raise ValueError(f"budget: need a number of minutes > 0, got {minutes}")
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self.checkpoints = checkpoints if minutes is None else checkpoints or Path("runs/checkpoints")
+        self.need = 0.0  # seconds that an epoch of each run takes, once `afford` knows
 
     @property
     def left(self) -> float:
@@ -73,20 +74,39 @@ class Budget:
         return np.inf if self.deadline is None else self.deadline - time.monotonic()
 
     def afford(self, experiments: dict[str, Experiment]) -> None:
-        """See to it that an epoch of each run can be done.
+        """See to it that an epoch of each run can be done and its checkpoint written.
+
+        Runs are compiled and timed one after the other, and no more of them than it takes to say no.
 
         Raises:
-            ValueError: saying how long that takes on this device, if it cannot.
+            ValueError: saying how long an epoch of each takes on this device, if that cannot be done; naming
+                `checkpoints`, if that folder cannot be made.
         """
+        if self.checkpoints is not None:
+            try:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"checkpoints: cannot make the folder {self.checkpoints}: {error}") from None
         if self.deadline is None:
             return
-        need = epoch_seconds(experiments)
-        if need > self.left:
-            raise ValueError(
-                f"budget: an epoch of each of {len(experiments)} runs takes about {need / 60:.3g} minutes on "
-                f"{jax.devices()[0].device_kind}, {max(0.0, self.left) / 60:.3g} are left: give it more, or "
-                "choose a smaller --scale"
-            )
+        need, total = 0.0, len(experiments)
+        for tried, exp in enumerate(experiments.values(), 1):
+            need += epoch_seconds(exp)
+            if need > self.left:
+                device, left = jax.devices()[0].device_kind, max(0.0, self.left)
+                which = f"each of {total}" if tried == total else f"the first {tried} of {total}"
+                raise ValueError(
+                    f"budget: an epoch of {which} runs takes about {need / 60:.3g} minutes on {device}, and "
+                    f"after their compilation {left / 60:.3g} are left: give it more, or choose a smaller "
+                    "--scale"
+                )
+        self.need = need
+
+    def part(self, number: int) -> "Budget":
+        """Return the budget of the next of so many groups of runs, which share what is left."""
+        mine = Budget(None, self.checkpoints)
+        mine.deadline = self.share(number)
+        return mine
 
     def share(self, number: int) -> float | None:
         """Return the deadline of the next of so many runs that share what is left."""
@@ -129,12 +149,14 @@ def runs_of(
     """Run all experiments from each seed, one seed after the other; return what of it can be compared.
 
     With a budget, the runs of a seed that are still to come share evenly what is left of it, so that none is
-    trained at the cost of others; each does an epoch at least. `landscape`: say at each epoch where the last
-    layer stands.
+    trained at the cost of others; each does an epoch at least. A seed is begun where all runs of the one
+    before came to their end, and an epoch of each can be done in time. `landscape`: say at each epoch where
+    the last layer stands.
     """
     histories: Histories = {name: [] for name in experiments}
     for seed in range(seeds):
-        if seed > 0 and budget.left <= 0:
+        cut = any(len(runs[-1]) < experiments[name].recipe.epochs for name, runs in histories.items() if runs)
+        if cut or (seed > 0 and budget.left <= budget.need):
             break
         for number, (name, exp) in enumerate(experiments.items()):
             until = budget.share(len(experiments) - number)

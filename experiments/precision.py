@@ -106,6 +106,12 @@ def main(scale: Scale = "default", training: OmitArgPrefixes[Training] = AS_THE_
     budget = Budget(training.budget, training.checkpoints)
     config = begun(config_of(scale), replace(training, precision=None))
     if training.precision:
+        if training.precision not in config.here()[1:]:
+            need = " or ".join(config.here()[1:])
+            raise ValueError(
+                f"precision: need {need} on {jax.default_backend()}, to be compared with {config.here()[0]}, "
+                f"got {training.precision!r}"
+            )
         config = replace(config, precisions=("float32", training.precision))
     pair = images(config.source, training.data_dir)
     experiments = {

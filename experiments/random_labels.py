@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 from tyro.conf import OmitArgPrefixes
 
-from experiments.common import COLOURS, Scale, cli, save
+from experiments.common import COLOURS, Scale, cli, folder, save
 from experiments.networks_common import (
     COLLAPSE,
     LINES,
@@ -28,8 +28,9 @@ from experiments.networks_common import (
     summary,
     table,
     wrapped,
+    write_histories,
 )
-from experiments.networks_runs import AS_THE_SCALE, Budget, Training, runs_of, trained_said
+from experiments.networks_runs import AS_THE_SCALE, Budget, Histories, Training, runs_of, trained_said
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.run import Row
 from ufm_jax.networks.training import Recipe
@@ -74,10 +75,10 @@ SCALES: dict[Scale, Config] = {
 
 def results(
     config: Config, body: Design, data_dir: Path | None, budget: Budget
-) -> tuple[dict[str, Row], str]:
+) -> tuple[dict[str, Row], Histories, str]:
     """Train at every width on random and on true labels.
 
-    Return summaries by "LABELS, ARCHITECTURE, width WIDTH", and what was trained on what.
+    Return summaries by "LABELS, ARCHITECTURE, width WIDTH", histories, and what was trained on what.
     """
     pairs = {
         name: images(replace(config.source, random=name == "random labels"), data_dir)
@@ -99,7 +100,14 @@ def results(
     histories = runs_of(experiments, config.seeds, budget)
     rows = {name: summary(runs, (*KEYS, "train_error")) for name, runs in histories.items()}
     shape = pairs["true labels"][0].pixels.shape
-    return rows, f"{config.source.said(shape)}, {trained_said(histories, experiments)}"
+    return rows, histories, f"{config.source.said(shape)}, {trained_said(histories, experiments)}"
+
+
+def epochs_said(histories: Histories) -> str:
+    """Say how many epochs all runs did."""
+    (first, *_) = histories.values()
+    done = len(first[0])
+    return f"{done} epoch{'' if done == 1 else 's'}"
 
 
 def named(labels: str, body: Design, width: int) -> str:
@@ -154,15 +162,17 @@ def main(scale: Scale = "default", training: OmitArgPrefixes[Training] = AS_THE_
     budget = Budget(training.budget, training.checkpoints)
     config = begun(SCALES[scale], training)
     for number, body in enumerate(config.bodies):
-        rows, what = results(config, body, training.data_dir, budget)
+        part = budget.part(len(config.bodies) - number)
+        rows, histories, what = results(config, body, training.data_dir, part)
         print(f"\n{what}; mean ± standard deviation\n{shown(rows)}\n")
         kind = (
             f"{body.architecture}, {body.depth} hidden layers"
             if body.architecture == "mlp"
             else body.architecture
         )
-        title = f"Collapse against width after {config.recipe.epochs} epochs: {kind}, {what}"
+        title = f"Collapse against width after {epochs_said(histories)}: {kind}, {what}"
         name = "random_labels" if number == 0 else f"random_labels_{body.architecture}"
+        write_histories(folder(scale) / f"{name}.csv", histories)
         draw = partial(plot, config, body, rows, title)
         save(draw, name, scale, config=asdict(config), images=what, table=rows)
 

@@ -7,6 +7,14 @@ import jax
 from ufm_jax.devices import has_float64
 
 
+def unrounded() -> Any:
+    """Return a context in which float32 products are of float32: GPUs take them in TensorFloat-32 by default.
+
+    That rounds to eleven bits. Traced functions keep it where they are traced inside.
+    """
+    return jax.default_matmul_precision("float32")
+
+
 def require_x64(*landscapes: Any) -> None:
     """Refuse to give verdicts in float32, on these landscapes if any are named.
 

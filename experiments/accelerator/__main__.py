@@ -15,6 +15,7 @@ are named, and are no failure; nor are networks that did not end.
 
 import contextlib
 import json
+import math
 import os
 import queue
 import subprocess
@@ -51,10 +52,18 @@ REFERENCE = 0.5  # share of the budget that the CPU's rows may take
 
 @dataclass(frozen=True)
 class Config:
-    """Seconds the whole run may take, and what is done at a scale: paper is default."""
+    """Seconds the whole run may take, and what is done at a scale: paper is default.
+
+    Raises:
+        ValueError: naming the budget that is no time.
+    """
 
     scale: Scale = "default"
     budget: float = 480.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget < math.inf:
+            raise ValueError(f"budget: need a number of seconds > 0, got {self.budget}")
 
 
 @dataclass(frozen=True)

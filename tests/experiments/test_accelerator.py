@@ -266,6 +266,12 @@ def test_a_device_that_no_process_gets_is_not_asked_for_for_ever(monkeypatch):
     assert not results.good
 
 
+@pytest.mark.parametrize("budget", [0.0, -5.0, np.nan, np.inf])
+def test_a_budget_that_is_no_time_is_refused(budget):
+    with pytest.raises(ValueError, match=r"^budget: need a number of seconds > 0, got"):
+        Config("smoke", budget)
+
+
 def test_with_no_time_it_ends_at_once_and_says_what_it_lacks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     began = time.time()

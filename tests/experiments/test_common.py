@@ -112,3 +112,27 @@ def test_every_experiment_heeds_the_flags():
     asked = {p for p in folder.rglob("*.py") if "tyro.cli(" in p.read_text()}
     own = {folder / "common.py", folder / "compare" / "__main__.py"}  # compare makes no figure
     assert asked == own
+
+
+@pytest.mark.parametrize("error", [ValueError, FloatingPointError])
+def test_what_a_user_can_mend_is_said_in_a_line_and_a_fault_of_the_code_where_it_is(run, error):
+    def refuses(what: str) -> None:
+        """Raise what is asked for."""
+        raise error(what)
+
+    with pytest.raises(SystemExit) as ended:
+        run("--what", "train.labels: need 0 to 9, got 10", command=refuses)
+    assert ended.value.code.partition(": ")[2] == "train.labels: need 0 to 9, got 10"
+    with pytest.raises(error, match=r"^shapes do not match: 3, 4"):
+        run("--what", "shapes do not match: 3, 4", command=refuses)
+
+
+def test_ctrl_c_ends_in_a_line_and_with_the_status_of_shells(run, capsys):
+    def interrupted() -> None:
+        """End as Ctrl-C does."""
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run(command=interrupted)
+    assert ended.value.code == 130
+    assert "goes on from its checkpoints" in capsys.readouterr().err

@@ -1,13 +1,24 @@
 """A budget is shared by all runs, what it cut off is compared as far as all came, flags reach every run."""
 
+import csv
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import feature_decay, fixed_etf, nc_training, networks_cost, precision, random_labels
+from experiments import (
+    feature_decay,
+    fixed_etf,
+    nc_training,
+    networks_cost,
+    networks_runs,
+    precision,
+    random_labels,
+)
 from experiments.networks_common import built
 from experiments.networks_runs import Budget, Training, comparable, runs_of, trained_said
 from ufm_jax.networks.data import load, stratified
@@ -59,11 +70,111 @@ def test_a_spent_budget_does_an_epoch_of_each_run_of_the_first_seed_and_goes_on_
         np.testing.assert_equal(said(on[name]), said(runs))  # the same bits; NaN where NaN was
 
 
-def test_a_budget_that_no_epoch_fits_into_is_refused_before_anything_is_trained(experiments):
+@pytest.mark.parametrize(
+    ("until", "need", "files"),
+    [
+        (-1.0, 0.0, 2),  # a seed was cut off: time that is left is not for another
+        (100.0, 1e6, 2),  # an epoch of each run of another would end too late
+        (100.0, 0.0, 4),
+    ],
+)
+def test_a_seed_begins_where_all_of_the_one_before_ended_and_there_is_time(
+    experiments, tmp_path, monkeypatch, until, need, files
+):
+    """Each run of a seed does an epoch at least, so one begun too late is that much over the budget."""
+    budget = Budget(60.0, tmp_path)
+    budget.need = need
+    monkeypatch.setattr(budget, "share", lambda number: time.monotonic() + until)
+    found = runs_of(experiments, 2, budget)
+    assert len(list(tmp_path.iterdir())) == files
+    assert {len(runs) for runs in found.values()} == {files // 2}
+
+
+def test_a_budget_that_no_epoch_fits_into_is_refused_before_anything_is_trained(experiments, tmp_path):
     Budget().afford(experiments)
-    Budget(60.0).afford(experiments)
-    with pytest.raises(ValueError, match=r"^budget: an epoch of each of 2 runs takes about \S+ minutes"):
-        Budget(1e-6).afford(experiments)
+    ample = Budget(60.0, tmp_path)
+    ample.afford(experiments)
+    assert 0 < ample.need < 60.0
+    with pytest.raises(
+        ValueError, match=r"^budget: an epoch of the first 1 of 2 runs takes about \S+ minutes"
+    ):
+        Budget(1e-6, tmp_path).afford(experiments)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "tried", "said"),
+    [
+        (5.0, 1, "the first 1 of 3 runs"),
+        (15.0, 2, "the first 2 of 3"),
+        (25.0, 3, "each of 3"),
+        (35.0, 3, None),
+    ],
+)
+def test_no_more_runs_are_compiled_than_it_takes_to_refuse(minutes, tried, said, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(networks_runs, "epoch_seconds", lambda exp: seen.append(exp) or 600.0)
+    afford = partial(Budget(minutes, tmp_path).afford, {name: name for name in "abc"})
+    if said is None:
+        afford()
+    else:
+        with pytest.raises(ValueError, match=f"^budget: an epoch of {said}"):
+            afford()
+    assert len(seen) == tried
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_trained(experiments, tmp_path):
+    (tmp_path / "file").touch()
+    for minutes in (None, 60.0):
+        with pytest.raises(ValueError, match=r"^checkpoints: cannot make the folder \S+file"):
+            Budget(minutes, tmp_path / "file" / "under").afford(experiments)
+
+
+def test_groups_of_runs_share_a_budget_too(tmp_path):
+    assert Budget().part(2).left == np.inf
+    whole = Budget(1.0, tmp_path)
+    assert whole.part(2).left == pytest.approx(30, abs=2)
+    assert whole.part(1).left == pytest.approx(60, abs=2)
+    assert whole.part(2).checkpoints == tmp_path
+
+
+def test_every_body_has_its_share_and_titles_say_the_epochs_that_were_done(tmp_path, monkeypatch):
+    """Two bodies with a budget that is spent: neither starves the other, none claims the recipe's epochs."""
+    monkeypatch.chdir(tmp_path)
+    drawn, smoke = {}, random_labels.SCALES["smoke"]
+    body = smoke.bodies[0]
+    both = replace(smoke, bodies=(body, replace(body, depth=1)), widths=(8,))
+    monkeypatch.setitem(random_labels.SCALES, "smoke", both)
+    monkeypatch.setattr(Budget, "afford", lambda self, experiments: time.sleep(np.clip(self.left, 0.0, 1.0)))
+    keep = lambda draw, name, scale, **facts: drawn.update({name: draw.args[3]})
+    monkeypatch.setattr(random_labels, "save", keep)
+    random_labels.main("smoke", Training(budget=2e-3))
+    assert drawn.keys() == {"random_labels", "random_labels_mlp"}
+    for name, title in drawn.items():
+        assert "after 1 epoch:" in title
+        assert "one seed, 1 of 3 epochs" in title
+        with Path(f"runs/smoke/{name}.csv").open() as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "1"]
+    random_labels.main("smoke", Training(checkpoints=Path("runs/checkpoints")))
+    assert all("after 3 epochs:" in title and title.endswith("one seed") for title in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (partial(nc_training.main, "smoke", only=("sgd", "adma")), "only: need some of .*, got adma"),
+        (partial(nc_training.main, "smoke", only=("adma",)), "only: need some of .*, got adma"),
+        *(
+            (
+                partial(precision.main, "smoke", Training(precision=name)),
+                f"precision: need bfloat16 .*'{name}'",
+            )
+            for name in ("float32", "tensorfloat32", "half")
+        ),
+    ],
+)
+def test_what_would_be_left_out_in_silence_is_refused(command, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        command()
 
 
 def test_steps_are_timed_within_the_time_that_is_given(experiments, monkeypatch):
@@ -87,7 +198,7 @@ def test_steps_are_timed_within_the_time_that_is_given(experiments, monkeypatch)
     monkeypatch.setattr(networks_cost.time, "perf_counter", lambda: float(next(clock)) * 60.0)
     networks_cost.step_times(experiments, 60.0)
     assert taken == [2, 2] + 6 * [10]
-    assert networks_cost.epoch_seconds(experiments) == pytest.approx(2 * 100 * 4 / 3)
+    assert networks_cost.epoch_seconds(experiments["d = 5"]) == pytest.approx(100 * 4 / 3)
 
 
 def test_an_epoch_may_end_after_some_steps(experiments):

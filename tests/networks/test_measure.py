@@ -1,12 +1,20 @@
 """Streaming metrics equal a plain NumPy computation, whatever the chunk, also where Σ_B is singular."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
+from ufm_jax.models.unconstrained import passes
 from ufm_jax.models.unconstrained.geometry import simplex_etf
-from ufm_jax.networks import measure
+from ufm_jax.models.unconstrained.losses import CrossEntropy
+from ufm_jax.networks import measure, peeled
+from ufm_jax.networks.data import load, stratified
+from ufm_jax.networks.design import Design
 from ufm_jax.networks.measure import Rows, streaming
+from ufm_jax.networks.models import network
+from ufm_jax.networks.training import on_device
 
 
 def by_hand(W, b, H, labels):
@@ -89,3 +97,40 @@ def test_all_metrics_vanish_at_collapse():
     for name in ("nc1", "nc2", "nc3", "nc4", "cdnv", "ncc_mismatch"):
         assert abs(float(getattr(found, name))) < 1e-12, name
     assert float(found.accuracy) == 1.0
+
+
+def narrow_products(f, *arguments):
+    """Return the precisions of all products of float32 numbers that a function traces."""
+    found, todo = [], [jax.make_jaxpr(f)(*arguments).jaxpr]
+    while todo:
+        for equation in todo.pop().eqns:
+            todo += jaxprs_in_params(equation.params)
+            is_product = equation.primitive.name in ("dot_general", "conv_general_dilated")
+            if is_product and equation.outvars[0].aval.dtype == jnp.float32:
+                found.append(equation.params["precision"])
+    return found
+
+
+@pytest.mark.parametrize("design", [Design("mlp", 10, width=6, depth=1), Design("resnet18", 10, width=2)])
+def test_features_are_measured_in_float32_on_devices_that_round_by_default(design):
+    """GPUs take float32 products in TensorFloat-32 unless told: metrics would be of other features."""
+    images = on_device(stratified(load("digits").train, 2))
+    net = network(design, images.pixels.shape[1:])
+    weights = net.init(jax.random.key(0))
+    measured = narrow_products(lambda *given: measure.measurer(net, 20)(*given), weights, images)
+    extracted = narrow_products(peeled._evaluator(net), weights, images, images.pixels)
+    assert measured
+    assert extracted
+    assert {*measured, *extracted} == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
+def test_passes_in_float32_are_of_float32_on_devices_that_round_by_default(monkeypatch):
+    monkeypatch.setattr(passes, "HEAVY", 0.0)
+    H, labels = np.ones((12, 5)), np.arange(12) % 3
+    samples = passes.Samples(H, labels, 3, rows=True)
+    layer = passes.Layer(jnp.ones((3, 5)), jnp.zeros(3))
+    seen = narrow_products(
+        lambda layer: passes.survey(samples, layer, jnp.ones((3, 5)), 1.0, CrossEntropy()), layer
+    )
+    assert len(seen) >= 5  # logits, distances, three of gradients
+    assert set(seen) == {(jax.lax.Precision.HIGHEST,) * 2}

@@ -13,6 +13,7 @@ from ufm_jax.models.unconstrained.losses import CrossEntropy
 from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective as landscape_objective
 from ufm_jax.models.unconstrained.problem import Params
+from ufm_jax.networks import run as run_module
 from ufm_jax.networks.data import load, stratified
 from ufm_jax.networks.design import Design
 from ufm_jax.networks.models import last_layer, network
@@ -75,6 +76,24 @@ def test_a_run_that_has_to_end_in_time_goes_on_from_there(built, tmp_path):
     _, rows = run(exp, 1, checkpoint=file, epochs=3)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[0] == first[0]
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.0, 2), (1e9, 0)])
+def test_epochs_that_take_long_are_kept_before_their_tenth(built, tmp_path, monkeypatch, seconds, kept):
+    """A kill costs no more than `KEPT` seconds or an epoch."""
+    exp, file = built(RECIPES["sgd"]), tmp_path / "run.npz"
+    monkeypatch.setattr(run_module, "KEPT", seconds)
+
+    def kill(text):
+        if text.startswith("epoch   3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(exp, 1, checkpoint=file, say=kill)
+    assert file.exists() == (kept > 0)
+    again = []
+    run(exp, 1, checkpoint=file, epochs=3, say=again.append)
+    assert len(again) == 3 - kept
 
 
 @pytest.mark.parametrize("name", ["sgd", "lbfgs", "augmented"])
@@ -205,6 +224,23 @@ def test_bfloat16_rounds_the_bodys_products_and_nothing_else(digits, architectur
         assert classifier == "f32"
     (wide, _), (narrow, _) = (value for value, _ in found.values())
     assert 0 < abs(narrow - wide) < 2.0**-8 * wide
+
+
+@pytest.mark.parametrize("precision", [None, "bfloat16", "tensorfloat32", "float32"])
+@pytest.mark.parametrize("etf", [False, True])
+def test_the_classifier_is_float32_on_devices_that_round_by_default(digits, precision, etf):
+    """The body is as the recipe says: JAX's own precision, TensorFloat-32 (HIGH) or float32 (HIGHEST)."""
+    net = network(Design("mlp", 10, width=12, depth=2, etf=etf), digits[0].pixels.shape[1:])
+    weights = net.init(jax.random.key(0))
+    pixels, labels = standardise(digits[0].pixels[:32], digits[0]), digits[0].labels[:32]
+    f = objective(net, Recipe(precision=precision), 32)
+    jaxpr = str(jax.make_jaxpr(f)(weights.params, weights, pixels, labels))
+    *body, classifier = re.findall(r"dot_general\[(.*?)\n *\] ", jaxpr, re.DOTALL)
+    said = {None: None, "bfloat16": None, "tensorfloat32": "HIGH", "float32": "HIGHEST"}[precision]
+    assert len(body) == 2
+    for product, expected in ((body[0], said), (body[1], said), (classifier, "HIGHEST")):
+        found = re.search(r"precision=\(Precision\.(\w+), ", product)
+        assert (found.group(1) if found else None) == expected
 
 
 def test_a_networks_precision_is_its_own():

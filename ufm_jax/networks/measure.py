@@ -1,7 +1,8 @@
 """Neural collapse of a network's last layer, in two passes over the images, some at a time.
 
-Evaluation mode; raw features h, in float64. With class means h̄_k, global mean h_G,
-Σ_W = N⁻¹ Σ (h − h̄_k)(h − h̄_k)ᵀ and Σ_B = K⁻¹ Σ_k (h̄_k − h_G)(h̄_k − h_G)ᵀ, as the paper's released code:
+Evaluation mode, float32 on every device; raw features h, then in float64. With class means h̄_k, their global
+mean h_G, Σ_W = N⁻¹ Σ (h − h̄_k)(h − h̄_k)ᵀ and Σ_B = K⁻¹ Σ_k (h̄_k − h_G)(h̄_k − h_G)ᵀ, as the
+paper's released code:
 
     NC1 = tr(Σ_W Σ_B^†)/K      NC2 = ‖WWᵀ/‖WWᵀ‖ − (I − J/K)/√(K−1)‖
     NC3 = the same of W [h̄_k − h_G]      NC4 = ‖W h_G + b‖
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from ufm_jax.models.unconstrained.geometry import distance_to_simplex, whitening
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, standardise
-from ufm_jax.precision import require_x64
+from ufm_jax.precision import require_x64, unrounded
 
 HELD = 2**28  # numbers that are kept between the passes at most: 1 GiB in float32
 
@@ -158,7 +159,8 @@ def measurer(net: Network, chunk: int = 500) -> Callable[[Weights, Images], Coll
 
     def rows_of(source: tuple[Weights, Images], which: Int[Array, " m"]) -> Rows:
         weights, images = source
-        features, logits, _ = net.apply(weights, standardise(images.pixels[which], images), False)
+        with unrounded():
+            features, logits, _ = net.apply(weights, standardise(images.pixels[which], images), False)
         return Rows(features, logits, images.labels[which], jnp.ones(len(which), jnp.float64))
 
     collapse = streaming(rows_of, lambda source: last_layer(source[0]), chunk)

@@ -24,7 +24,7 @@ from ufm_jax.models.unconstrained.objective import logits
 from ufm_jax.models.unconstrained.problem import Params, Problem
 from ufm_jax.networks.models import Network, Weights, last_layer
 from ufm_jax.networks.training import Images, Recipe, standardise
-from ufm_jax.precision import require_x64
+from ufm_jax.precision import require_x64, unrounded
 
 
 class Standing(NamedTuple):
@@ -61,7 +61,12 @@ def extract(
 
 @functools.lru_cache(maxsize=8)  # so that a network's features compile once, not at every epoch
 def _evaluator(net: Network) -> Callable[[Weights, Images, Array], Array]:
-    return jax.jit(lambda weights, images, pixels: net.apply(weights, standardise(pixels, images), False)[0])
+    @jax.jit
+    def features(weights: Weights, images: Images, pixels: Array) -> Array:
+        with unrounded():
+            return net.apply(weights, standardise(pixels, images), False)[0]
+
+    return features
 
 
 def decays(recipe: Recipe, point: Params) -> dict[str, float]:

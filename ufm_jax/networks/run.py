@@ -17,6 +17,7 @@ from ufm_jax.networks.models import Network, Weights
 from ufm_jax.networks.training import Images, Recipe, State, Trainer, trainer
 
 Row = dict[str, Any]
+KEPT = 60.0  # seconds of training that a kill may cost, or an epoch where that takes longer
 
 
 class Experiment(NamedTuple):
@@ -65,9 +66,11 @@ def run(
 ) -> tuple[State, list[Row]]:
     """Train from `seed` and measure after each epoch; return the last state and a row for each epoch.
 
-    With a checkpoint that exists, the run goes on from there: the bits are those of a run in one go. `also`
-    adds columns, `say` gets a line an epoch. `epochs` ends before the recipe's last epoch, and `deadline`, of
-    `time.monotonic`, before an epoch that would end after it, if it takes as long as the last; one is done.
+    With a checkpoint that exists, the run goes on from there: the bits are those of a run in one go. It is
+    written every `checkpoint_every` epochs, after an epoch that ends `KEPT` seconds later, and at the end.
+    `also` adds columns, `say` gets a line an epoch. `epochs` ends before the recipe's last epoch, and
+    `deadline`, of `time.monotonic`, before an epoch that would end after it, if it takes as long as the last;
+    one is done.
 
     Raises:
         ValueError: if the checkpoint belongs to another run, or does not say which images it was trained on.
@@ -81,7 +84,7 @@ def run(
     if checkpoint is not None and checkpoint.exists():
         state, history = restore(checkpoint, state, belongs)
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    last = exp.recipe.epochs if epochs is None else epochs
+    last, saved = exp.recipe.epochs if epochs is None else epochs, time.monotonic()
     while (done := int(state.epoch)) < last:
         began = time.perf_counter()
         state, value = exp.trainer.epoch(state, exp.train, key)
@@ -99,8 +102,10 @@ def run(
         if say:
             say(line(row))
         ends = done + 1 == last or (deadline is not None and time.monotonic() + _taken(began) > deadline)
-        if checkpoint is not None and ((done + 1) % checkpoint_every == 0 or ends):
+        due = ends or (done + 1) % checkpoint_every == 0 or time.monotonic() - saved > KEPT
+        if checkpoint is not None and due:
             save(checkpoint, state, history, belongs)
+            saved = time.monotonic()
         if ends:
             break
     return state, history

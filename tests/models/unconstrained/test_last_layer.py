@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.special
 
 from ufm_jax.cli import main
 from ufm_jax.model_interface import certify
@@ -21,7 +22,7 @@ from ufm_jax.models.unconstrained.model import problem
 from ufm_jax.models.unconstrained.objective import objective
 from ufm_jax.models.unconstrained.problem import Params
 from ufm_jax.networks.measure import _cdnv
-from ufm_jax.report.last_layer import page
+from ufm_jax.report.last_layer import COLLAPSE, page
 
 DECAYS = {"decay_w": 5e-3, "decay_h": 1e-3, "decay_b": 1e-2}
 K, d = 3, 5
@@ -241,3 +242,74 @@ def test_of_features_after_a_relu_it_is_said_what_they_can_come_to():
     assert row["global_minimum"] < row["nonnegative_minimum"]
     assert "f* of ReLU features" in page(row)
     assert certify(W, H, b, LABELS, **DECAYS).row["nonnegative_minimum"] is None
+
+
+def _at_scale(size, seed=4):
+    """Return a last layer of five classes whose features are of this size; logits are of size 1."""
+    rng, labels = np.random.default_rng(seed), np.arange(60) % 5
+    V, c = rng.normal(size=(5, 9)), rng.normal(size=5)
+    return V / size, size * (V[labels] + 0.4 * rng.normal(size=(60, 9))), c, labels
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-12, 1.0, 1e12, 1e25])
+@pytest.mark.parametrize("stored", [np.float64, np.float32])
+@pytest.mark.parametrize("heavy", [False, True])
+def test_passes_are_a_dense_computation_at_any_scale(size, stored, heavy, monkeypatch):
+    """Products in float32, where there are many, keep loss, gradient and the nearest class mean."""
+    monkeypatch.setattr(passes, "HEAVY", 0.0 if heavy else 1e12)
+    V, X, c, labels = _at_scale(size)
+    X = X.astype(stored)
+    decays = {"decay_w": 1e-3 * size**2, "decay_h": 1e-3 / size**2, "decay_b": 1e-2}
+    row = certify(V, X, c, labels, **decays, stream=True).row
+    X = X.astype(np.float64)
+    Z, T = V @ X.T + c[:, None], np.eye(5)[:, labels]
+    total = scipy.special.logsumexp(Z, axis=0)
+    G = (np.exp(Z - total) - T) / 60
+    slopes = G @ X + decays["decay_w"] * V, V.T @ G + decays["decay_h"] * X.T, G.sum(axis=1) + 1e-2 * c
+    means = np.stack([X[labels == k].mean(axis=0) for k in range(5)])
+    nearest = np.argmin(((X[:, None] - means) / size) ** 2 @ np.ones(9), axis=1)
+    expected = {
+        "mean_loss": np.mean(total - Z[labels, np.arange(60)]),
+        "grad_norm": np.sqrt(sum(np.sum(slope**2) for slope in slopes)),
+        "ncc_mismatch": np.mean(nearest != np.argmax(Z, axis=0)),
+    }
+    assert 0 < expected["ncc_mismatch"] < 0.2
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(value, rel=1e-6 if heavy else 1e-10), name
+
+
+def test_what_float32_rounds_is_in_the_errors_and_in_no_verdict(monkeypatch):
+    """At the global minimum gains are 0: what is found is rounding, and no gap below that is shown."""
+    p, tolerances = etf_minimiser(ETF), {"grad_tol": 1e-5, "gap_tol": 1e-8}
+    tight = certify(*p, ETF.labels, **DECAYS, stream=True, **tolerances)
+    assert tight.verdict.name == "GLOBAL_MINIMUM"
+    monkeypatch.setattr(passes, "HEAVY", 0.0)
+    found = certify(*p, ETF.labels, **DECAYS, stream=True, **tolerances)
+    for name in ("gain_last_layer", "gain_features"):
+        assert found.row[name] <= found.row[f"{name}_error"] <= 2e-6 * found.row["mean_loss"], name
+    assert found.verdict.name != "GLOBAL_MINIMUM"
+    wide = certify(*p, ETF.labels, **DECAYS, stream=True, **tolerances | {"gap_tol": 1e-5})
+    assert wide.verdict.name == "GLOBAL_MINIMUM"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("weight", "features", "labels"),
+    [
+        (W, np.zeros_like(H), LABELS),
+        (np.zeros_like(W), H, LABELS),
+        (np.zeros_like(W), np.zeros_like(H), LABELS),
+        (W, H, np.zeros_like(LABELS)),  # one class alone
+        (W, H, np.minimum(LABELS, 1)),  # the last has no sample
+        (W[:, :1], H[:, :1], LABELS),  # d < K − 1
+    ],
+)
+def test_every_dash_of_the_page_has_its_reason(weight, features, labels, stream):
+    stream = stream or len(np.unique(labels)) < K
+    row = certify(weight, features, b, labels, **DECAYS, stream=stream).row
+    shown = {*COLLAPSE, "balance", "imbalance", "global_minimum", "excess_loss", "gain_both"}
+    shown |= {"gain_last_layer", "gain_features", "dual_bound", "negative_curvature", "index", "nullity"}
+    assert {name for name in shown if row[name] is None and name not in row["unknown"]} == set()
+    assert set(row["unknown"]) <= {name for name in row if row[name] is None}
+    for why in row["unknown"].values():
+        assert why in page(row)

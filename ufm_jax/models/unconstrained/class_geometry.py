@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm_jax.models.unconstrained.geometry import PINV_RTOL
+from ufm_jax.precision import unrounded
 
 ROWS = 2**23  # entries of a K x K matrix that are held at once: 64 MiB, a few times
 HEAVY = 1e11  # multiplications of K x K products beyond which they are taken in float32: metrics to 1e-6
@@ -95,7 +96,8 @@ def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """Return ABᵀ; of many classes on all cores, as NumPy has one (`ufm_jax/__init__.py`), and in float32."""
     if len(B) ** 2 * B.shape[1] < HEAVY:
         return A @ B.T
-    return np.asarray(jnp.asarray(A, jnp.float32) @ jnp.asarray(B, jnp.float32).T, np.float64)
+    with unrounded():
+        return np.asarray(jnp.asarray(A, jnp.float32) @ jnp.asarray(B, jnp.float32).T, np.float64)
 
 
 def _from_simplex(rows: np.ndarray, own: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -18,7 +18,7 @@ from ufm_jax.landscape.units import GAP_TOL, GRAD_TOL
 from ufm_jax.models.relu_features import ReLUFeatures
 from ufm_jax.models.unconstrained import gains, own_point, passes
 from ufm_jax.models.unconstrained.arrays import Slices, read_point
-from ufm_jax.models.unconstrained.class_geometry import class_geometry
+from ufm_jax.models.unconstrained.class_geometry import NAMES, class_geometry
 from ufm_jax.models.unconstrained.closed_forms import balanced_minimum, has_balanced_form
 from ufm_jax.models.unconstrained.losses import CrossEntropy, Loss
 from ufm_jax.models.unconstrained.model import problem
@@ -95,7 +95,8 @@ def judge(
     least = _lowest(prob, sizes, unknown)
     if point is not None and seen is not None:
         row = own_point.as_row(point, seen)
-        unknown |= {} if row["index"] is not None else {"index": _why_no_index(row["verdict"])}
+        uncounted = [name for name in ("index", "nullity") if row[name] is None]
+        unknown |= dict.fromkeys(uncounted, _why_no_index(row["verdict"]))
         row |= _classes(sizes, survey, skip=("nc1", "nc2", "nc3", "nc4"))
     else:
         row = streamed_row(sizes, survey, least, unknown, grad_tol, gap_tol, say)
@@ -109,6 +110,7 @@ def judge(
         row |= proof.columns()
     if source.heavy:
         said = [*said, "products with all classes were taken in float32: gradient and loss to about 1e-6"]
+    unknown |= _undefined(row, unknown)
     row |= {"streamed": not held, "notes": [*notes, *said], "unknown": unknown}
     row["warnings"] = warnings_of(row["accuracy"], classes, counts, weight, H if guessed else None)
     return LastLayer({n: own_point.plain(v) for n, v in row.items()}, prob, point, seen, proof)
@@ -249,12 +251,21 @@ def _classes(s: Sizes, seen: passes.Survey, skip: Sequence[str] = ()) -> dict[st
     """Return the metrics of class means over the classes present, none where there is but one."""
     here = s.present
     if np.sum(here) < 2:
-        return {}
+        return {name: None for name in NAMES if name not in skip}
     W, b = np.asarray(s.layer.W)[here], np.asarray(s.layer.b)[here] if s.bias else None
     means, counts, spreads = np.asarray(s.means)[here], s.samples.counts[here], np.asarray(seen.spreads)[here]
     within = np.asarray(seen.within) if seen.within.size else None
     found = class_geometry(W, b, means, counts, spreads, within)
     return {name: value for name, value in found.items() if name not in skip}
+
+
+def _undefined(row: dict[str, Any], unknown: dict[str, str]) -> dict[str, str]:
+    """Say why what is not known yet is none: 0/0, or a part of it that is not known."""
+    why = dict.fromkeys(NAMES, "0/0: lengths that are zero, class means that coincide, or one class alone")
+    why |= dict.fromkeys(("balance", "imbalance"), "0/0: W or H is zero")
+    because = unknown.get("global_minimum", row["global_minimum_source"] + ", not certified")
+    why |= dict.fromkeys(("global_minimum", "excess_loss", "gain_both"), because)
+    return {name: text for name, text in why.items() if row[name] is None and name not in unknown}
 
 
 def _lowest(prob: Problem | None, s: Sizes, unknown: dict[str, str]) -> gains.Lowest:
@@ -294,7 +305,7 @@ def _gains(
         ("gain_last_layer", "gain_last_layer_error", "gain_features", "gain_features_error")
     )
     K, d, N = len(s.samples.counts), s.samples.dim, s.samples.number
-    second = s.second(seen)
+    second, rounding = s.second(seen), s.samples.rounded * float(seen.loss)
     most = int(min(MOST_PASSES[on_disk], MOST_WORK / (3.0 * N * K * d)))
     if not s.loss.convex:
         unknown["gain_last_layer"] = unknown["gain_features"] = f"{s.loss.name} is not convex"
@@ -307,7 +318,7 @@ def _gains(
         )  # fmt: skip
         before = value - s.decay_h * s.squares[1] / 2
         out |= {"gain_last_layer": max(0.0, before - trained.least.value)}
-        out |= {"gain_last_layer_error": trained.least.error}
+        out |= {"gain_last_layer_error": trained.least.error + rounding}
     if prob is None:
         unknown["gain_features"] = "a class has no sample"
     elif K**2 * max(K, d) > gains.MOST_WORK:
@@ -315,5 +326,6 @@ def _gains(
     elif s.loss.convex:
         found = gains.features_alone(prob, s.layer.W, s.means, s.layer.b if s.bias else None)
         rest = (s.decay_w * s.squares[0] + s.decay_b * s.squares[2]) / 2
-        out |= {"gain_features": max(0.0, value - rest - found.value), "gain_features_error": found.error}
+        out |= {"gain_features": max(0.0, value - rest - found.value)}
+        out |= {"gain_features_error": found.error + rounding}
     return out

@@ -237,7 +237,10 @@ def checked_labels(value: Any, shape: Sequence[int]) -> np.ndarray:
             "of a single logit's, of class 1 against class 0, np.vstack([-W / 2, W / 2]) makes two"
         )
     if labels.ndim != 1 or labels.size == 0:
-        hint = "; of one-hot rows take .argmax(axis=1)" if labels.ndim == 2 else ""
+        numeric = labels.dtype.kind in "biuf" and labels.size > 0
+        one_hot = numeric and labels.ndim == 2 and labels.shape[1] == K and labels.max() <= 1
+        hint = "; of sequences take labels.ravel() and H.reshape(-1, d)" if labels.ndim > 1 else ""
+        hint = "; of one-hot rows take .argmax(axis=1)" if one_hot else hint
         hint = "; labels.ravel() makes one" if labels.ndim > 1 and labels.size == max(labels.shape) else hint
         raise ValueError(f"labels: need a vector of N labels, got shape {labels.shape}{hint}")
     if labels.dtype.kind not in "iu":
@@ -248,6 +251,7 @@ def checked_labels(value: Any, shape: Sequence[int]) -> np.ndarray:
         raise ValueError(f"labels: need 0..{K - 1}, got 1..{K}; subtract 1")
     if low < 0 or high >= K:
         hint = f"; is W transposed? It has shape {(K, d)}, need (K, d)" if low == 0 and high == d - 1 else ""
+        hint = "; keep = labels >= 0 says which samples to give, of ignored ones none" if low < 0 else hint
         raise ValueError(f"labels: need 0..{K - 1} (W has {K} rows), got {low}..{high}{hint}")
     if high == d - 1 < K - 1 and len(np.unique(labels)) == d:
         hint = f"is W transposed? It has shape {(K, d)}, need (K, d)"

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm_jax.models.unconstrained.losses import Loss
+from ufm_jax.precision import unrounded
 
 # Of a block's features, or logits: 32 MiB in float64, a few of which are held at once. A block whose logits
 # are fewer than the entries of W would spend its time on going through W, and on sums as large.
@@ -24,6 +25,7 @@ NUMBERS = 2**22
 # Multiplications of a pass beyond which products with all classes are taken in float32, four times as fast: a
 # quarter of an hour of two cores in float64. Their sums are float64 all the same.
 HEAVY = 1e12
+ROUNDED = 1e-6  # the loss's error there, relative to it: float32's rounding of logits near 10
 MOST_SQUARE = 8192  # rows of a square matrix that is summed up: 512 MiB
 RUNS = 256  # of samples, each read at once
 SAY_EVERY = 5.0  # seconds
@@ -68,6 +70,11 @@ class Samples:
     def heavy(self) -> bool:
         """True if products with all classes are taken in float32."""
         return float(self.number) * self.dim * len(self.counts) > HEAVY
+
+    @property
+    def rounded(self) -> float:
+        """About how far the mean loss may be from that of float64, relative to it."""
+        return ROUNDED if self.heavy else 0.0
 
     def taken(self, first: int, last: int) -> np.ndarray:
         """Return features of samples `first` to `last`, (m, d)."""
@@ -123,12 +130,14 @@ class Centres(NamedTuple):
 class Nearest(NamedTuple):
     """Class means as the nearest of them is looked for.
 
-    It has the largest ⟨m − c, h − c⟩ − ‖m − c‖²/2, c any point: the mean of means here.
+    It has the largest ⟨m − c, h − c⟩ − ‖m − c‖²/2, c any point: the mean of means here. All three differences
+    are in units of the largest entry of m − c, whose square may be beyond float32.
     """
 
     arms: Float[Array, "K d"]  # m − c, 0 for a class without samples
     halves: Float[Array, " K"]  # ‖m − c‖²/2, ∞ there
     middle: Float[Array, " d"]  # c
+    unit: Float[Array, ""]
 
 
 class Survey(NamedTuple):
@@ -176,8 +185,9 @@ def survey(
     total = jax.tree.map(jnp.copy, total)  # one buffer each, to be given away
     dtype = jnp.float32 if samples.heavy else jnp.float64
     narrow, nearest = _narrow(layer, dtype), _nearest(means, dtype)
-    for block in samples.blocks(say, "logits"):
-        total = _survey(total, block, narrow, means, nearest, decay_h, float(samples.number), loss)
+    with unrounded():
+        for block in samples.blocks(say, "logits"):
+            total = _survey(total, block, narrow, means, nearest, decay_h, float(samples.number), loss)
     return total
 
 
@@ -190,8 +200,11 @@ def _narrow(layer: Layer, dtype: Any) -> Layer:
 def _nearest(means: Float[Array, "K d"], dtype: Any) -> Nearest:
     there, middle = ~jnp.isnan(means[:, :1]), jnp.nanmean(means, axis=0)
     arms = jnp.where(there, means - middle, 0.0)
+    largest = jnp.max(jnp.abs(arms))
+    unit = jnp.where(largest > 0, largest, 1.0)
+    arms = arms / unit
     halves = jnp.where(there[:, 0], jnp.sum(arms**2, axis=1) / 2, jnp.inf)
-    return Nearest(arms.astype(dtype), halves.astype(dtype), middle)
+    return Nearest(arms.astype(dtype), halves.astype(dtype), middle, unit)
 
 
 @partial(jax.jit, static_argnames="loss", donate_argnums=0)
@@ -216,7 +229,7 @@ def _survey(
     choice = jnp.argmax(Z, axis=0).astype(jnp.int32)
     margin = own - (jnp.sum(Z, axis=0) - own) / (K - 1)
     away = (wide - means[labels]) * block.counted[:, None]
-    closeness = near.arms @ (wide - near.middle).astype(dtype).T - near.halves[:, None]
+    closeness = near.arms @ ((wide - near.middle) / near.unit).astype(dtype).T - near.halves[:, None]
     nearest = jnp.argmax(closeness, axis=0).astype(jnp.int32)
     pulled = (W.T @ G).astype(jnp.float64) + decay_h * wide.T
     add = lambda old, new: old + new.astype(jnp.float64)

@@ -164,7 +164,8 @@ def _judged(
         size = 2 * (s.strength + 1 + sum(sq / c**2 for sq, c in zip(s.squares[:2], even[:2], strict=True)))
         radius = float(used[0]) ** 0.5 if used.size else 1.0
         tolerance = float(zero_tolerance(number(size), number(slope), number(radius), HESSIAN_RTOL))
-    gap = np.nan if bound is None else (value - bound) / value
+    rounding = s.samples.rounded * float(seen.loss)
+    gap = np.nan if bound is None else (value - bound + rounding) / value
     size_of = Size(number(slope / unit), number(0.0), number(gap), number(s.strength))
     doubt = doubt_if_even(Units(number(value), number(s.strength), HESSIAN_RTOL), number(slope))
     judged = judge_by_certificates(
