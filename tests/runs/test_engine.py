@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from conftest import assert_near
 
 from ufm_jax import devices, interface
 from ufm_jax.landscape.evidence import examine
@@ -70,29 +71,17 @@ def test_certificates_decide_as_the_spectrum_does(counts, target):
     assert needed["lambda_min"].null_count == needed["nullity"].null_count
 
 
-def assert_same_rows(a, b):
-    """To rounding: what is measured of many rows at once depends on the place, what orbits share on shards.
-
-    Where searches ended, and what was shown of it, does not.
-    """
-    assert a.column_names == b.column_names
-    for name in set(a.column_names) - {"orbit"}:
-        one, other = (table[name].to_numpy() for table in (a, b))
-        if one.dtype.kind == "f":
-            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13, err_msg=name)
-        else:
-            np.testing.assert_array_equal(one, other, err_msg=name)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["minima", "saddles"])
 def test_a_row_depends_on_its_seed_and_start_alone(target):
     """Not on shards, nor on the place in a batch, nor on the device that it was computed on; see above."""
     whole = sweep(config("auto", target=target, starts=50))
     for size in (7, 64):
-        assert_same_rows(sweep(config("auto", target=target, starts=50, shard_size=size)), whole)
+        # To rounding: what is measured of many rows at once depends on the place, what orbits share on
+        # shards. Where searches ended, and what was shown of it, does not.
+        assert_near(sweep(config("auto", target=target, starts=50, shard_size=size)), whole, but="orbit")
     fewer = sweep(config("auto", target=target, starts=50, decay_w=(0.5,)))
-    assert_same_rows(fewer, whole.filter(pc.field("decay_w") == 0.5))
+    assert_near(fewer, whole.filter(pc.field("decay_w") == 0.5), but="orbit")
 
 
 @pytest.mark.parametrize("target", ["minima", "saddles"])
