@@ -60,6 +60,7 @@ class Config:
 
     scale: Scale = "default"
     budget: float = 480.0
+    data_dir: Path | None = None  # where the networks' images are
 
     def __post_init__(self) -> None:
         if not 0 < self.budget < math.inf:
@@ -211,7 +212,7 @@ def main(config: Config) -> None:
     save(draw, name_of(results), config.scale, results.made_by, **content)
     if config.scale != "smoke" and results.made_by.get("device", "cpu") != "cpu":
         left = config.budget - (time.time() - began) - RESERVE_S
-        trained = networks.train(left, update=folder(config.scale) == FIGURES)
+        trained = networks.train(left, update=folder(config.scale) == FIGURES, data_dir=config.data_dir)
         record(name_of(results), config.scale, results.made_by, **content, networks=trained)
     sys.exit(0 if results.good else 1)
 

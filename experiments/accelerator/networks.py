@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 LEAST = 60.0  # seconds with which it is worth beginning
@@ -15,20 +16,20 @@ BUDGETED = 0.8  # share of a process's time that it is told; the rest is for wha
 FIRST = 0.7  # share of the time that the first may take
 
 
-def commands(seconds: float, update: bool) -> Iterator[tuple[str, list[str], float]]:
+def commands(seconds: float, update: bool, data_dir: Path | None) -> Iterator[tuple[str, list[str], float]]:
     """Yield each experiment's name, its command and the seconds that it may take of those left."""
     until = time.monotonic() + seconds
     for name, flags, share in (("fixed_etf", [], FIRST), ("nc_training", ["--only", "sgd"], 1.0)):
         mine = share * (until - time.monotonic())
         budget = ["--scale", "paper", "--budget", f"{BUDGETED * mine / 60:.2f}"]
-        where = ["--update"] if update else []
+        where = [*(["--update"] if update else []), *(["--data-dir", str(data_dir)] if data_dir else [])]
         yield name, [sys.executable, "-m", f"experiments.{name}", *budget, *flags, *where], mine
 
 
-def train(seconds: float, update: bool) -> dict[str, Any]:
+def train(seconds: float, update: bool, data_dir: Path | None = None) -> dict[str, Any]:
     """Run what fits, and return of each experiment how it ended: None for one that there was no time for."""
     ended: dict[str, Any] = {}
-    for name, command, mine in commands(seconds, update):
+    for name, command, mine in commands(seconds, update, data_dir):
         if mine < LEAST:
             ended[name] = None
             continue

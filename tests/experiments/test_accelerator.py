@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import matplotlib.pyplot as plt
@@ -296,14 +297,14 @@ def test_networks_share_what_is_left_and_whatever_becomes_of_one_the_next_begins
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(networks.subprocess, "run", run)
-    ended = networks.train(1000.0, update=True)
+    ended = networks.train(1000.0, update=True, data_dir=Path("images"))
     assert ended["fixed_etf"].startswith("stopped after 700 s")
     assert ended["nc_training"] == "ended with status 1"
     (first, mine), (second, rest) = asked
     paper = ["--scale", "paper", "--budget"]
-    assert first == ["-m", "experiments.fixed_etf", *paper, "9.33", "--update"]
+    assert first == ["-m", "experiments.fixed_etf", *paper, "9.33", "--update", "--data-dir", "images"]
     assert second[:5] == ["-m", "experiments.nc_training", *paper]
-    assert second[6:] == ["--only", "sgd", "--update"]
+    assert second[6:] == ["--only", "sgd", "--update", "--data-dir", "images"]
     assert mine == pytest.approx(700, abs=5)
     assert rest == pytest.approx(1000, abs=5)  # the first took none of it
     assert networks.train(networks.LEAST - 1, update=False) == {"fixed_etf": None, "nc_training": None}
