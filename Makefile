@@ -45,7 +45,7 @@ compare: .venv/.installed  ## the same small runs here and at another commit: ma
 # Files go to two processes: nearly all of the time is XLA's compilation, one core at a time. The order is the
 # tests' own (`pytest_collection_modifyitems` in tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-test: .venv/.installed  ## the everyday tests, on two processes: nine minutes
+test: .venv/.installed  ## the everyday tests, on two processes: nine or ten minutes
 	$(PYTEST) -m 'not slow'
 
 test-slow: .venv/.installed  ## the other tests, of five seconds or more each

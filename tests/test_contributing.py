@@ -47,6 +47,7 @@ def test_a_landscape_and_a_column(capsys):
     assert sorted(atlas.table["index"].to_pylist()) == [0, 0, 0, 1, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_a_loss():
     main([*command("sweep", "tempered.py:Tempered"), "--no-cache"])

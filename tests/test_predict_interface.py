@@ -109,6 +109,7 @@ def test_a_factorisation_of_plain_numbers_predicts_its_critical_values():
         factorisation(singular_values=(3.0, -1.0), decay=0.1, rank=1)
 
 
+@pytest.mark.slow
 def test_a_folder_holds_a_landscape_of_plain_numbers_made_in_python(tmp_path):
     landscape = ufm.UnitNorm(temperature=2.0, num_classes=3, loss="cross-entropy smoothing=0.1")
     run = ufm.sweep(landscape, starts=2, out=tmp_path)

@@ -208,6 +208,7 @@ def test_importing_the_package_imports_none_of_what_it_stands_on():
     assert made.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_library_never_keeps_programs():
     code = (
         "import jax; jax.config.update('jax_enable_x64', True); import ufm_jax as ufm\n"

@@ -108,6 +108,7 @@ def test_full_width_has_the_papers_share_of_parameters():
     assert counts[1] / counts[0] - 1 == pytest.approx(-0.2070, abs=5e-5)  # Zhu et al. 2021: over 20%
 
 
+@pytest.mark.slow
 def test_every_price_of_every_design_stands_in_the_rows_and_in_the_csv(tmp_path):
     data = load("digits")
     train = on_device(stratified(data.train, 10))

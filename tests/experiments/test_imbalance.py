@@ -48,6 +48,7 @@ def test_the_threshold_of_cross_entropy_is_that_of_minority_collapse(ratio):
         assert merged == sorted({n for n, at in zip(counts[::2], limits, strict=True) if s >= at})
 
 
+@pytest.mark.slow
 def test_classes_merge_at_the_threshold_of_a_weighted_loss_and_ends_are_certified():
     landscape = at_ratio("class-balanced", 4.0)
     at = float(landscape.thresholds[-1])

@@ -70,6 +70,7 @@ def test_a_cluster_in_a_line_lacks_one_rotation(name):
     assert cluster.orbit(cluster.evaluate(bent)).dim == dim
 
 
+@pytest.mark.slow
 @given(
     independent=st.integers(0, 3),
     mixed=st.integers(0, 4),

@@ -86,6 +86,7 @@ def test_there_is_one_minimum_and_its_null_directions_are_the_tangents(name):
     assert np.sum(eigenvalues < -1e-9) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LANDSCAPES)
 def test_the_lower_bound_holds_everywhere_and_closes_at_the_minimum(name):
     landscape = LANDSCAPES[name]

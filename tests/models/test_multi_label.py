@@ -48,6 +48,7 @@ def test_one_label_a_sample_is_the_papers_problem(n):
     np.testing.assert_allclose(landscape.known_minimum(), ufm.predict(prob)["loss"], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [0.99, 1.01])
 def test_the_origin_is_the_minimum_from_the_threshold_on(side):
     K, per_set = 4, (2, 1)

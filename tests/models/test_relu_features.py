@@ -94,6 +94,7 @@ def test_the_bound_is_below_every_value(d):
     assert np.isnan(landscape.known_minimum()) == (d == 2)
 
 
+@pytest.mark.slow
 def test_a_multiplier_of_the_wrong_sign_is_a_strict_saddle():
     found = searches(UNEQUAL, keys(5, 80))
     hessian, seen = jax.jit(dense_hessian(UNEQUAL.value)), 0

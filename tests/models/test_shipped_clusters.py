@@ -8,6 +8,7 @@ from jax import grad, random
 import ufm_jax as ufm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "starts"), [(4, 40)])
 def test_minima_and_transition_states_are_as_many_as_predicted(n, starts):
     landscape = ufm.LennardJones(num_atoms=n)

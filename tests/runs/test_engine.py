@@ -204,6 +204,7 @@ def test_start_numbers_beyond_32_bits_are_searches_of_their_own():
     np.testing.assert_array_equal(ends[0], ends[3])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_convex_is_not_judged_on_class_means():
     prob = problem(counts=(2, 2), dim=2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2, loss=Focal(2.0))
     begin = jax.tree.map(lambda a: np.ones((3, *a.shape)), prob.zeros())

@@ -61,6 +61,7 @@ def refused(capsys, call):
     return capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_loss_of_a_file_is_swept_certified_resumed_and_reported(file, tmp_path, monkeypatch, capsys):
     out, flags = tmp_path / "run", ["--loss", f"{file}:Tempered", "--loss-set", "weights=1,1,2"]
     ufm_sweep(out, *flags)
@@ -86,6 +87,7 @@ def test_a_loss_of_a_file_is_swept_certified_resumed_and_reported(file, tmp_path
     main(["report", str(out)])
 
 
+@pytest.mark.slow
 def test_a_module_in_the_working_directory_predicts_and_certifies(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -142,6 +144,7 @@ class Top(Loss):
         return CE.value(Z, T)
 
 
+@pytest.mark.slow
 def test_an_instance_is_swept_as_its_name_is(file, tmp_path):
     named = replace(SWEEP, starts=6, loss=chosen_loss(f"{file}:Tempered", {"temperature": 2.0}))
     instance = replace(named, loss=make("loss", named.loss))

@@ -90,6 +90,7 @@ def test_verdicts_on_a_device_without_float64_are_refused(monkeypatch):
         require_x64()
 
 
+@pytest.mark.slow
 def test_a_folder_says_what_its_searches_began_in(tmp_path):
     grid = ufm.grid(MODEL)
     plain, single = (config_of(grid, starts=8, search_dtype=dtype, seed=0) for dtype in ("auto", "float32"))

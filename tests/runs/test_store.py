@@ -67,6 +67,7 @@ def test_the_folder_holds_the_rows_that_were_computed(undisturbed):
     assert sorted(f.name for f in (undisturbed / "points").iterdir()) == NAMES
 
 
+@pytest.mark.slow
 def test_points_keep_their_shapes(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "HASTE", 0)  # by the same programs: small folders are compiled in haste
     store.run(CONFIG, tmp_path / "run")

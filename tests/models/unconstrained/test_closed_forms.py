@@ -194,6 +194,7 @@ def examined_focal():
     return run(prob, keys(44, 4))
 
 
+@pytest.mark.slow
 def test_focal_minimisers_are_never_called_more_than_local():
     status, evidence, bound = examined_focal()
     assert np.all(status == Status.CONVERGED)

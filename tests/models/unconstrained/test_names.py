@@ -166,6 +166,7 @@ def test_kinds_of_classes_are_letters(L, kinds, name):
     assert name_of_logits(L, np.array(kinds)) == name
 
 
+@pytest.mark.slow
 def test_a_census_names_its_orbits():
     prob = make((5, 5, 5), 2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
     found = rows(prob, census.find_orbits(prob, starts=1000))
@@ -196,6 +197,7 @@ def test_names_do_not_depend_on_rotations_and_permutations_of_a_point():
         assert prob.name_of(unbalanced) == ("origin" if row.rank == 0 else "")
 
 
+@pytest.mark.slow
 def test_a_sweep_names_its_orbits_where_it_kept_points():
     prob = make((2, 2, 2), 2, decay_w=5e-3, decay_h=1e-3, decay_b=1e-2)
     run = ufm.sweep(prob, starts=20, target="both")
