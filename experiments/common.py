@@ -67,15 +67,16 @@ def cli(command: Callable[..., Any]) -> Any:
     if told.redraw:
         set_up()
         sys.exit(redraw(parser.parse_known_args()[0].scale))
+    name = _experiment() or "experiment"
     try:
         return tyro.cli(command, args=rest, description=f"{command.__doc__}\n\n{FLAGS}")
     except (ValueError, FloatingPointError) as error:
         if not NAMED.match(str(error)):  # a fault of the code's, whose place has to be known
             raise
-        sys.exit(f"{_experiment() or 'experiment'}: {error}")
+        sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
         goes_on = "the same command goes on from its checkpoints, if it keeps any"
-        print(f"\n{_experiment() or 'experiment'}: interrupted; {goes_on}", file=sys.stderr)
+        print(f"\n{name}: interrupted; {goes_on}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

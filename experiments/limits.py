@@ -61,7 +61,9 @@ def machine() -> dict[str, float]:
     return {"operations_per_s": product_rate((MATRIX,) * 3), "bytes_per_s": triad_rate(TRIAD)}
 
 
-def product_rate(sizes: tuple[int, int, int], count: int = 0, *, batch_last: bool = False) -> float:
+def product_rate(
+    sizes: tuple[int, int, int], count: int = 0, *, batch_last: bool = False, dtype: Any = jnp.float64
+) -> float:
     """Measure additions and multiplications a second of an m x k by k x n product, or of `count` at once.
 
     Where the batch is last, the product is the one that searches write out (`unconstrained.stacked.product`).
@@ -70,23 +72,24 @@ def product_rate(sizes: tuple[int, int, int], count: int = 0, *, batch_last: boo
     keys = jax.random.split(jax.random.key(0))
     batch = (count,) if count else ()
     shapes = [(*s, *batch) if batch_last else (*batch, *s) for s in ((m, k), (k, n))]
-    A, B = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    A, B = (jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True))
     return 2.0 * m * k * n * max(count, 1) / seconds(jax.jit(product if batch_last else jnp.matmul), A, B)
 
 
-def triad_rate(count: int, repeats: int = 5) -> float:
+def triad_rate(count: int) -> float:
     """Measure bytes a second that b ← b/2 + c reads and writes, `count` numbers each, on all cores.
 
     In place: a new array's pages would have to be found first, which takes five times as long.
     """
     f = jax.jit(lambda b, c: b / 2.0 + c, donate_argnums=0)
-    c = jnp.ones(count)
-    b, times = f(jnp.ones(count), c).block_until_ready(), []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        b = f(b, c).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return 3.0 * count * WORD / min(times)
+    b, c = jnp.ones(count), jnp.ones(count)
+
+    def again() -> jax.Array:
+        nonlocal b
+        b = f(b, c)
+        return b
+
+    return 3.0 * count * WORD / seconds(again)
 
 
 @functools.cache

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import limits
 from ufm_jax.networks.models import Network
 from ufm_jax.networks.run import Experiment, Row
 from ufm_jax.networks.training import Recipe, State, step, trainer
@@ -123,14 +124,6 @@ def rates(exp: Experiment, seconds: float) -> Row:
 
 
 @functools.cache
-def product_rate(size: int = 2048, times: int = 5) -> float:
-    """Return operations a second of products of large float32 matrices, the best of some."""
-    A = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(lambda A: A @ A)
-    product(A).block_until_ready()
-    best = np.inf
-    for _ in range(times):
-        began = time.perf_counter()
-        product(A).block_until_ready()
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * size**3 / best
+def product_rate() -> float:
+    """Return operations a second of products of large float32 matrices."""
+    return limits.product_rate((limits.MATRIX,) * 3, dtype=jnp.float32)
